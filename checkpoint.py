@@ -1,0 +1,169 @@
+"""Checkpoints in Hugging Face's layout (config.json + model.safetensors), and the state that resumes a run exactly.
+
+A file holds one tensor per expert (`...mlp.experts.3.gate_proj.weight`); the model holds them stacked.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from config import ModelConfig, UserError, read_json
+from model import Transformer
+
+EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
+
+
+def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
+    """The model's tensors under Hugging Face's names, experts unstacked. A tied head is not stored."""
+    out = {}
+    for name, tensor in model.state_dict().items():
+        name = name if name.startswith("lm_head") else f"model.{name}"
+        if name == "lm_head.weight" and model.cfg.tie_word_embeddings:
+            continue
+        if name.endswith("experts.gate_up_proj"):
+            for e, both in enumerate(tensor):
+                gate, up = both.chunk(2)
+                base = name.removesuffix("gate_up_proj")
+                out[f"{base}{e}.gate_proj.weight"], out[f"{base}{e}.up_proj.weight"] = gate, up
+        elif name.endswith("experts.down_proj"):
+            for e, down in enumerate(tensor):
+                out[f"{name.removesuffix('down_proj')}{e}.down_proj.weight"] = down
+        else:
+            out[name] = tensor
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in out.items()}
+
+
+def save_model(model: Transformer, dir: str | Path):
+    """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old files."""
+    dir = Path(dir)
+    dir.mkdir(parents=True, exist_ok=True)
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
+    (dir / "config.json.tmp").write_text(json.dumps(model.cfg.to_hf() | {"torch_dtype": dtype}, indent=2) + "\n")
+    for name in ("model.safetensors", "config.json"):
+        os.replace(dir / f"{name}.tmp", dir / name)
+
+
+def _files(dir: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or the shards that the index names."""
+    if (dir / "model.safetensors").exists():
+        return [dir / "model.safetensors"]
+    index = dir / "model.safetensors.index.json"
+    if not index.exists():
+        raise UserError(f"{dir} has no model.safetensors and no model.safetensors.index.json")
+    names = sorted(set(read_json(index)["weight_map"].values()))
+    missing = [n for n in names if not (dir / n).exists()]
+    if missing:
+        raise UserError(f"{dir} lacks {len(missing)} of {len(names)} shards, the first is {missing[0]}")
+    return [dir / n for n in names]
+
+
+def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """Read a DeepSeek-V3 / V2 checkpoint, ours or transformers', single-file or sharded; dtype None = as stored.
+
+    Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for tensors that
+    the model does not have (multi-token-prediction layers past the last one are skipped)."""
+    dir = Path(dir)
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    cfg = ModelConfig.from_hf(read_json(dir / "config.json"))
+    with torch.device("meta"):
+        model = Transformer(cfg)
+    wanted = dict(model.state_dict())
+    if cfg.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    filled: dict[str, torch.Tensor] = {}
+    seen, unknown = dict.fromkeys(wanted, 0), []  # numbers filled in, per tensor
+    for name, tensor in _stored_tensors(dir):
+        if _not_ours(name, cfg) or not tensor.numel():
+            continue
+        target, where = _place(name, cfg)
+        if target not in wanted:
+            unknown.append(name)
+            continue
+        if target not in filled:  # the routing bias stays float32: it decides between close experts
+            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or tensor.dtype
+            filled[target] = torch.empty(wanted[target].shape, dtype=kind, device=device)
+        slot = filled[target][where]
+        if slot.shape != tensor.shape:
+            raise UserError(f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(slot.shape)}")
+        slot.copy_(tensor)
+        seen[target] += tensor.numel()
+    missing = [n for n, t in wanted.items() if seen[n] != t.numel()]
+    if missing or unknown:
+        raise UserError(f"{dir} does not fit its config.json: missing {missing[:3]}, unknown {unknown[:3]}")
+    if cfg.tie_word_embeddings:
+        filled["lm_head.weight"] = filled["embed_tokens.weight"]
+    model.load_state_dict(filled, assign=True)
+    if cfg.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.requires_grad_(True)
+
+
+def _stored_tensors(dir: Path):
+    """Every (name, tensor) of a checkpoint, file by file. Raises UserError for a file that cannot be read."""
+    for file in _files(dir):
+        try:
+            with safe_open(file, framework="pt", device="cpu") as f:
+                for name in f.keys():  # noqa: SIM118  safe_open is no dict
+                    yield name, f.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{file} is truncated or no safetensors file ({error}); copy it again") from None
+
+
+def _not_ours(name: str, cfg: ModelConfig) -> bool:
+    """Multi-token-prediction layers behind the last one, old rotary buffers, a stored copy of a tied head."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    return (layer is not None and int(layer[1]) >= cfg.num_hidden_layers or "rotary_emb.inv_freq" in name
+            or name == "lm_head.weight" and cfg.tie_word_embeddings)
+
+
+def _place(name: str, cfg: ModelConfig):
+    """Where a stored tensor goes: (our name, index into our tensor). Experts go into their slice of the stack."""
+    target, width = name.removeprefix("model."), cfg.moe_intermediate_size
+    expert = EXPERT.match(target)
+    if not expert:
+        return target, slice(None)
+    if int(expert[2]) >= cfg.n_routed_experts:
+        raise UserError(f"{name}: the config has only {cfg.n_routed_experts} experts")
+    if expert[3] == "down":
+        return expert[1] + "down_proj", int(expert[2])
+    half = slice(0, width) if expert[3] == "gate" else slice(width, None)
+    return expert[1] + "gate_up_proj", (int(expert[2]), half)
+
+
+# ------------------------------------------------------------------------------------------------------- resume
+
+
+def save_state(dir: str | Path, model: Transformer, **state):
+    """Write model and state (optimizers, counters: anything torch.save takes) into dir, whole or not at all."""
+    dir = Path(dir)
+    new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
+    shutil.rmtree(new, ignore_errors=True)
+    save_model(model, new)
+    torch.save(state, new / "state.pt")
+    shutil.rmtree(old, ignore_errors=True)
+    if dir.exists():
+        dir.rename(old)
+    new.rename(dir)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(dir: str | Path) -> dict | None:
+    """The state that `save_state` wrote, or None if there is none. The model lies beside it: load_model(dir)."""
+    dir = Path(dir)
+    if not (dir / "state.pt").exists():
+        old = dir.with_name(dir.name + ".old")
+        if not (old / "state.pt").exists():
+            return None
+        old.rename(dir)  # the save was interrupted between its two renames
+    try:
+        return torch.load(dir / "state.pt", map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise UserError(f"{dir}/state.pt is damaged ({error}); remove {dir} to start again") from None

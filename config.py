@@ -1,0 +1,204 @@
+"""Model configuration, model presets and the `--key value` parser that every script shares.
+
+Field names are those of Hugging Face's `config.json` for deepseek_v3 (and deepseek_v2), so a released checkpoint's
+config is read as it stands and `ModelConfig.to_hf` writes a file that transformers opens.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+import typing
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
+
+
+@dataclass
+class ModelConfig:
+    """Shape of a DeepSeek-V3 / V2 transformer. Defaults are a small V3; see DeepSeek-V3, arXiv 2412.19437, sec. 2."""
+
+    model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
+    vocab_size: int = 512
+    hidden_size: int = 128  # D
+    intermediate_size: int = 256  # width of the dense layers' SwiGLU
+    moe_intermediate_size: int = 64  # F, width of one expert
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4  # H
+    n_shared_experts: int = 1
+    n_routed_experts: int = 8  # E
+    num_experts_per_tok: int = 2  # K
+    routed_scaling_factor: float = 1.0
+    first_k_dense_replace: int = 1  # the first k layers are dense; num_hidden_layers = a dense model
+    scoring_func: str = "sigmoid"  # sigmoid (V3) | softmax (V2)
+    topk_method: str = "noaux_tc"  # noaux_tc (V3) | greedy | group_limited_greedy (V2)
+    n_group: int = 1
+    topk_group: int = 1
+    norm_topk_prob: bool = True
+    q_lora_rank: int | None = None
+    kv_lora_rank: int = 64  # C, the latent that is cached
+    qk_nope_head_dim: int = 32
+    qk_rope_head_dim: int = 16  # R, the decoupled rotary key, cached beside the latent
+    v_head_dim: int = 32
+    attention_bias: bool = False
+    rope_theta: float = 10000.0
+    rope_scaling: dict | None = None  # None or a YaRN dict: factor, original_max_position_embeddings, mscale, ...
+    max_position_embeddings: int = 1024
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self):
+        v2 = self.model_type == "deepseek_v2"
+        routing = (self.scoring_func, self.topk_method)
+        allowed = ([("softmax", "greedy"), ("softmax", "group_limited_greedy")] if v2 else [("sigmoid", "noaux_tc")])
+        checks = [
+            (self.model_type in ("deepseek_v3", "deepseek_v2"),
+             f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
+            (routing in allowed, f"{self.model_type} routes with {allowed}, not {routing}"),
+            (not (v2 and self.norm_topk_prob), "deepseek_v2 with norm_topk_prob=true is not supported: no released "
+             "checkpoint uses it and the reference implementations disagree on it"),
+            (self.n_routed_experts % self.n_group == 0, "n_routed_experts must be a multiple of n_group"),
+            (self.topk_group <= self.n_group, "topk_group must be at most n_group"),
+            (self.is_dense or self.num_experts_per_tok <= self.topk_group * (self.n_routed_experts // self.n_group),
+             "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
+            (self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim must be even: RoPE turns pairs"),
+            (self.rope_scaling is None or self.rope_scaling.get("rope_type") == "yarn",
+             f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn"),
+        ]
+        for ok, message in checks:
+            if not ok:
+                raise UserError(f"model config: {message}")
+
+    @property
+    def is_dense(self) -> bool:
+        return self.first_k_dense_replace >= self.num_hidden_layers
+
+    @classmethod
+    def from_hf(cls, raw: dict) -> "ModelConfig":
+        """Read a `config.json` in either dialect: `rope_theta` + `rope_scaling`, or transformers 5's
+        `rope_parameters`. Raises UserError for a feature that the model does not have."""
+        raw = dict(raw)
+        rope = dict(raw.pop("rope_parameters", None) or raw.get("rope_scaling") or {})
+        raw["rope_theta"] = rope.pop("rope_theta", raw.get("rope_theta", 10000.0))
+        kind = rope.pop("type", None)
+        rope["rope_type"] = rope.get("rope_type", kind) or "default"
+        raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+        if raw.get("model_type") == "deepseek_v2":
+            raw = {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False} | raw
+            if "architectures" in raw and not raw.get("scoring_func"):
+                raw["scoring_func"] = "softmax"
+        for key, default in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0), ("n_routed_experts", 1),
+                             ("num_experts_per_tok", 1)):
+            raw[key] = default if raw.get(key, default) is None else raw.get(key, default)
+        if raw.get("n_routed_experts") == 1 and "moe_intermediate_size" not in raw:
+            raw["first_k_dense_replace"] = raw["num_hidden_layers"]
+        only = {"hidden_act": "silu", "rope_interleave": True, "moe_layer_freq": 1, "mlp_bias": False}
+        for key, value in only.items():
+            if raw.get(key, value) != value:
+                raise UserError(f"model config: {key}={raw[key]!r} is not supported (only {value!r})")
+        if raw.get("quantization_config"):
+            raise UserError("model config: quantized weights are not supported; convert the checkpoint to bfloat16")
+        known = {f.name for f in dataclasses.fields(cls)}
+        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "kv_lora_rank"} - set(raw)
+        if missing:
+            raise UserError(f"model config: config.json lacks {', '.join(sorted(missing))}")
+        return cls(**{k: v for k, v in raw.items() if k in known})
+
+    def to_hf(self) -> dict:
+        """The `config.json` that we, transformers, vLLM and SGLang open (the `rope_theta`/`rope_scaling` dialect)."""
+        name = "DeepseekV3ForCausalLM" if self.model_type == "deepseek_v3" else "DeepseekV2ForCausalLM"
+        scaling = self.rope_scaling and {**self.rope_scaling, "type": "yarn"}
+        return dataclasses.asdict(self) | {
+            "architectures": [name], "rope_scaling": scaling, "hidden_act": "silu", "moe_layer_freq": 1,
+            "num_key_value_heads": self.num_attention_heads, "num_nextn_predict_layers": 0, "ep_size": 1}
+
+
+# Model shapes, one row each. `tiny` is 1.1 M parameters (0.65 M active), `small` 60 M.
+PRESETS: dict[str, dict] = {
+    "tiny": {"tie_word_embeddings": True},
+    "tiny_dense": {"tie_word_embeddings": True, "first_k_dense_replace": 4},
+    "small": {
+        "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3, "q_lora_rank": 256,
+        "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
+        "max_position_embeddings": 4096},
+}
+
+
+def closest(word: str, choices) -> str:
+    """A hint for an unknown word: '; did you mean X?' or the list of choices."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
+
+
+def _convert(key: str, text: str, kind):
+    """Text from the command line to a field's type. Raises UserError with the expected type."""
+    kinds = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
+    if text.lower() in ("none", "null") and type(None) in typing.get_args(kind):
+        return None
+    try:
+        if kinds[0] is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kinds[0](text)
+    except (ValueError, KeyError):
+        raise UserError(f"--{key} {text}: expected {kinds[0].__name__}") from None
+
+
+def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None = None):
+    """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs.
+
+    Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown key, preset
+    or value."""
+    argv = sys.argv[1:] if argv is None else argv
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    if "--help" in argv or "-h" in argv:
+        print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
+        for name, f in fields.items():
+            kind = getattr(hints[name], "__name__", str(hints[name]))
+            print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
+        sys.exit(0)
+    given, i = {}, 0
+    while i < len(argv):
+        word = argv[i]
+        key, eq, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in {*fields, "config"}:
+            raise UserError(f"unknown option {word}{closest(key, [*fields, 'config'])}")
+        if not eq:
+            i += 1
+            if i == len(argv):
+                raise UserError(f"--{key} needs a value")
+            value = argv[i]
+        given[key] = value
+        i += 1
+    preset = given.pop("config", next(iter(presets)))
+    if preset not in presets:
+        raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
+    values = presets[preset] | {k: _convert(k, v, hints[k]) for k, v in given.items()}
+    return cls(**values), preset
+
+
+def run_script(main):
+    """Call main(); a UserError or a full disk becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def read_json(path) -> dict:
+    """The JSON object in a file. Raises UserError if it is missing or broken."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None

@@ -1,0 +1,192 @@
+"""Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, eq. 1 to 11), naive and absorbed side by side.
+
+Letters: b sequences, t/s tokens (query/key), h heads, c latent, r rotary, n non-rotary key width, v value width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import ModelConfig
+from kernels import rms_norm, rope
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's temperature 0.1 m ln(s) + 1 (arXiv 2309.00071, eq. 22)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def yarn_factor(cfg: ModelConfig) -> float:
+    """The context's extension s = new length / original length."""
+    s = cfg.rope_scaling
+    return s.get("factor") or cfg.max_position_embeddings / s["original_max_position_embeddings"]
+
+
+def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tensor:
+    """exp(i m theta_j) for positions m < length: complex64 (length, R/2), times YaRN's attention factor.
+
+    YaRN (arXiv 2309.00071, sec. 3.2): slow pairs are interpolated by the factor, fast pairs are kept, with a linear
+    ramp between the pairs that turn beta_fast and beta_slow times over the original context."""
+    half, length = cfg.qk_rope_head_dim // 2, length or cfg.max_position_embeddings
+    theta = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
+    amplitude = 1.0
+    if cfg.rope_scaling:
+        s, factor = cfg.rope_scaling, yarn_factor(cfg)
+        original = s["original_max_position_embeddings"]
+
+        def pair_turning(times):
+            return half * math.log(original / (times * 2 * math.pi)) / math.log(cfg.rope_theta)
+
+        low, high = pair_turning(s.get("beta_fast") or 32), pair_turning(s.get("beta_slow") or 1)
+        if s.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
+        ramp = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)
+        theta = theta * (1 - ramp) + theta / factor * ramp
+        m, m_all = s.get("mscale"), s.get("mscale_all_dim")
+        amplitude = s.get("attention_factor")
+        if amplitude is None:
+            amplitude = yarn_mscale(factor, m) / yarn_mscale(factor, m_all) if m and m_all else yarn_mscale(factor)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), theta)
+    return torch.polar(torch.full_like(angles, amplitude), angles)
+
+
+class LatentCache:
+    """What decoding remembers of one layer: the normed latent and the rotated key, C + R numbers per token.
+
+    `prefix` (P, S, C+R) is stored once per prompt and attended by all its samples; `suffix` (N, T, C+R) grows by one
+    token per row and step. Rows may leave (`keep_rows`); a prompt's prefix stays until the rollout ends."""
+
+    def __init__(self, prefix: torch.Tensor, rows: int, max_new_tokens: int):
+        self.prefix = prefix
+        self.suffix = prefix.new_zeros(rows, max_new_tokens, prefix.shape[-1])
+
+    def keep_rows(self, rows: torch.Tensor, used: int):
+        """Keep `rows` (a list of row numbers), of which the first `used` suffix tokens are filled."""
+        kept = self.suffix.new_zeros(len(rows), *self.suffix.shape[1:])
+        kept[:, :used] = self.suffix[rows, :used]
+        self.suffix = kept
+
+
+class PromptGrid:
+    """Which rows share which prompt: rows laid out as (P, G) so that a prompt's samples attend its prefix in one
+    matmul. After rows have left, G is the largest remaining group; the holes are computed and thrown away."""
+
+    def __init__(self, prompt_of_row: torch.Tensor, prompt_lengths: torch.Tensor, prefix_size: int):
+        """prompt_of_row (N,) ascending; prompt_lengths (P,), of the right-padded prefix (P, S)."""
+        self.prompts, counts = prompt_of_row.unique_consecutive(return_counts=True)
+        width = int(counts.max())
+        first = counts.cumsum(0) - counts
+        slot = torch.arange(len(prompt_of_row), device=counts.device) - first.repeat_interleave(counts)
+        group = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        self.cell = group * width + slot  # (N,) row -> cell
+        self.row = torch.zeros(len(counts) * width, dtype=torch.long, device=counts.device)
+        self.row[self.cell] = torch.arange(len(prompt_of_row), device=counts.device)  # cell -> row (holes: row 0)
+        self.full = len(self.row) == len(prompt_of_row)
+        self.all_prompts = len(counts) == len(prompt_lengths)
+        positions = torch.arange(prefix_size, device=counts.device)
+        self.mask = (positions[None] >= prompt_lengths[self.prompts][:, None])[:, None, None]  # (P, 1, 1, S) pad
+
+    def gather(self, x):  # (N, ...) -> (P, G, ...)
+        x = x if self.full else x[self.row]
+        return x.unflatten(0, (len(self.prompts), -1))
+
+    def scatter(self, x):  # (P, G, ...) -> (N, ...)
+        x = x.flatten(0, 1)
+        return x if self.full else x[self.cell]
+
+
+class MLA(nn.Module):
+    """Attention whose keys and values are up-projections of one small latent per token."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.H, self.C = cfg.num_attention_heads, cfg.kv_lora_rank
+        self.nope, self.R, self.v = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
+        D, qk = cfg.hidden_size, cfg.qk_nope_head_dim + cfg.qk_rope_head_dim
+        if cfg.q_lora_rank is None:
+            self.q_proj = nn.Linear(D, self.H * qk, bias=False)
+        else:  # eq. 6: c_Q = W_DQ h; eq. 7, 8: q = W_UQ c_Q
+            self.q_a_proj = nn.Linear(D, cfg.q_lora_rank, bias=cfg.attention_bias)
+            self.q_a_layernorm = RMSNorm(cfg.q_lora_rank)
+            self.q_b_proj = nn.Linear(cfg.q_lora_rank, self.H * qk, bias=False)
+        self.q_lora = cfg.q_lora_rank is not None
+        self.kv_a_proj_with_mqa = nn.Linear(D, self.C + self.R, bias=cfg.attention_bias)  # W_DKV, W_KR
+        self.kv_a_layernorm = RMSNorm(self.C)
+        self.kv_b_proj = nn.Linear(self.C, self.H * (self.nope + self.v), bias=False)  # W_UK, W_UV
+        self.o_proj = nn.Linear(self.H * self.v, D, bias=cfg.attention_bias)
+        self.scale = qk**-0.5
+        if cfg.rope_scaling and cfg.rope_scaling.get("mscale_all_dim"):
+            self.scale *= yarn_mscale(yarn_factor(cfg), cfg.rope_scaling["mscale_all_dim"]) ** 2
+
+    def queries(self, x, freqs):
+        """x (b, t, D) -> non-rotary (b, t, H, n), rotated (b, t, H, R)."""
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.q_lora else self.q_proj(x)
+        nope, rot = q.unflatten(-1, (self.H, -1)).split([self.nope, self.R], dim=-1)
+        return nope, rope(rot, freqs[..., None, :])
+
+    def latent(self, x, freqs):
+        """What the cache stores: eq. 1 and 3, c = norm(W_DKV h) and k_R = RoPE(W_KR h) -> (b, t, C + R)."""
+        c, k_rot = self.kv_a_proj_with_mqa(x).split([self.C, self.R], dim=-1)
+        return torch.cat([self.kv_a_layernorm(c), rope(k_rot, freqs)], dim=-1)
+
+    def forward(self, x, freqs):
+        """Naive causal attention, for training and prefill: x (b, t, D), freqs (t, R/2) -> (b, t, D), latent."""
+        latent = self.latent(x, freqs)
+        return self.attend_naive(*self.queries(x, freqs), latent), latent
+
+    def attend_naive(self, q_nope, q_rot, latent):
+        """Expand keys and values for every token (eq. 2, 4, 5), then ordinary attention (eq. 10, 11)."""
+        c, k_rot = latent.split([self.C, self.R], dim=-1)
+        k_nope, v = self.kv_b_proj(c).unflatten(-1, (self.H, -1)).split([self.nope, self.v], dim=-1)
+        q = torch.cat([q_nope, q_rot], dim=-1).transpose(1, 2)  # (b, H, t, n+R)
+        k = torch.cat([k_nope, k_rot.unsqueeze(2).expand(-1, -1, self.H, -1)], dim=-1).transpose(1, 2)
+        qk = q.shape[-1]
+        v = F.pad(v.transpose(1, 2), (0, max(0, qk - self.v)))  # the fused kernels want one head width
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)[..., : self.v]
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def attend_absorbed(self, q_nope, q_rot, latent):
+        """The same numbers without expanding keys and values: W_UK goes into the query and W_UV behind the attention,
+        so that every head attends the latent itself (DeepSeek-V2, arXiv 2405.04434, sec. 2.1.2)."""
+        w_uk, w_uv = self.up_projections()
+        q = torch.cat([torch.einsum("bthn,hnc->bthc", q_nope, w_uk), q_rot], dim=-1)  # (b, t, H, C+R)
+        scores = torch.einsum("bthc,bsc->bhts", q, latent) * self.scale
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        attn = scores.masked_fill(future, float("-inf")).softmax(-1)
+        out = torch.einsum("bhts,bsc,hvc->bthv", attn, latent[..., : self.C], w_uv)
+        return self.o_proj(out.flatten(2))
+
+    def up_projections(self):
+        """W_UK (H, n, C) and W_UV (H, v, C), the two halves of kv_b_proj."""
+        return self.kv_b_proj.weight.view(self.H, -1, self.C).split([self.nope, self.v], dim=1)
+
+    def decode(self, x, freqs, cache: LatentCache, t: int, grid: PromptGrid):
+        """One token per row, absorbed: x (N, D), freqs (N, R/2), t = tokens already in the suffix -> (N, D)."""
+        w_uk, w_uv = self.up_projections()
+        cache.suffix[:, t] = self.latent(x, freqs)
+        q_nope, q_rot = self.queries(x, freqs)
+        q_c = torch.bmm(q_nope.transpose(0, 1), w_uk).transpose(0, 1)  # (N, H, C)
+        q = torch.cat([q_c, q_rot], dim=-1) * self.scale  # (N, H, C+R)
+        prefix = cache.prefix if grid.all_prompts else cache.prefix[grid.prompts]  # (P, S, C+R)
+        suffix, S = cache.suffix[:, : t + 1], prefix.shape[1]  # (N, t+1, C+R)
+        q_grid = grid.gather(q)  # (P, G, H, C+R)
+        on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
+        on_prefix = grid.scatter(on_prefix.masked_fill_(grid.mask, float("-inf")))  # (N, H, S)
+        attn = torch.cat([on_prefix, torch.bmm(q, suffix.transpose(1, 2))], dim=-1).softmax(-1)
+        p_grid = grid.gather(attn[..., :S])
+        from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
+        out = grid.scatter(from_prefix) + torch.bmm(attn[..., S:], suffix[..., : self.C])  # (N, H, C)
+        out = torch.bmm(out.transpose(0, 1), w_uv.transpose(1, 2)).transpose(0, 1)  # (N, H, v)
+        return self.o_proj(out.flatten(1))

@@ -1,0 +1,114 @@
+"""The DeepSeek-V3-shaped transformer.
+
+Shape legend, for all files:
+    B sequences = P prompts x G samples     T tokens             D model width (hidden_size)
+    H heads                                 C latent rank        R rotary width
+    E experts    K experts per token        F expert width       V vocabulary      N rows of a decoding batch
+A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
+"""
+
+import torch
+from torch import nn
+
+from config import ModelConfig, UserError
+from mla import MLA, LatentCache, PromptGrid, RMSNorm, rope_frequencies
+from moe import MLP, Experts, MoE, Router, Routing
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, cfg: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.self_attn = MLA(cfg)
+        self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        dense = layer < cfg.first_k_dense_replace
+        self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size) if dense else MoE(cfg)
+
+    def feed_forward(self, x, routing):
+        h = self.post_attention_layernorm(x)
+        return x + (self.mlp(h, routing) if isinstance(self.mlp, MoE) else self.mlp(h))
+
+    def forward(self, x, freqs, routing):
+        attended, latent = self.self_attn(self.input_layernorm(x), freqs)
+        return self.feed_forward(x + attended, routing), latent
+
+    def decode(self, x, freqs, cache, t, grid, routing):
+        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cache, t, grid), routing)
+
+
+class Transformer(nn.Module):
+    """`model(tokens) -> logits`; `model.hidden(tokens)` stops before the head; `prefill` and `decode` generate."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_hidden_layers))
+        self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        if cfg.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0):
+        """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self."""
+        g = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | Experts | Router):
+                for name, p in module.named_parameters(recurse=False):
+                    p.zero_() if name == "bias" else p.normal_(0, self.cfg.initializer_range, generator=g)
+        return self
+
+    def freqs(self, positions: torch.Tensor) -> torch.Tensor:
+        """RoPE's unit numbers at integer positions: (...,) -> (..., R/2) complex64."""
+        if self.rotations is None or self.rotations.device != positions.device:
+            self.rotations = rope_frequencies(self.cfg).to(positions.device)
+        return self.rotations[positions]
+
+    def check_length(self, length: int):
+        """Raises UserError if a sequence of `length` tokens does not fit the context."""
+        if length > self.cfg.max_position_embeddings:
+            raise UserError(f"a sequence of {length} tokens does not fit the model's context of "
+                            f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
+
+    def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
+        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head."""
+        return self._run(tokens, routing)[0]
+
+    def _run(self, tokens, routing, keep_latents=False):
+        self.check_length(tokens.shape[1])
+        x, latents = self.embed_tokens(tokens), []  # (B, T, D)
+        freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
+        for layer in self.layers:
+            x, latent = layer(x, freqs, routing)
+            latents += [latent] if keep_latents else []
+        return self.norm(x), latents
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens (B, T) -> logits (B, T, V)."""
+        return self.lm_head(self.hidden(tokens))
+
+    def prefill(self, tokens, samples: int, max_new_tokens: int, routing=None):
+        """Run the prompts once: tokens (P, S) -> hidden (P, S, D) and a LatentCache per layer for P x samples rows."""
+        x, latents = self._run(tokens, routing, keep_latents=True)
+        rows = tokens.shape[0] * samples
+        return x, [LatentCache(latent, rows, max_new_tokens) for latent in latents]
+
+    def decode(self, tokens, positions, caches, t: int, grid: PromptGrid, routing=None):
+        """One step for every row: tokens (N,) at positions (N,), the t-th of the completion -> hidden (N, D)."""
+        x, freqs = self.embed_tokens(tokens), self.freqs(positions)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer.decode(x, freqs, cache, t, grid, routing)
+        return self.norm(x)
+
+    def routers(self) -> list[Router]:
+        return [layer.mlp.gate for layer in self.layers if isinstance(layer.mlp, MoE)]
+
+    def num_parameters(self) -> tuple[int, int]:
+        """(all, active per token): routed experts count K / E in the second."""
+        total = sum(p.numel() for p in self.parameters())
+        routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
+        return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts

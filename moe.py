@@ -1,0 +1,138 @@
+"""DeepSeekMoE: router, experts, load balancing (DeepSeek-V3, arXiv 2412.19437, sec. 2.1.2; V2: arXiv 2405.04434)."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import ModelConfig
+from kernels import experts_grouped
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate x) * up x) (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, width, bias=False)
+        self.up_proj = nn.Linear(dim, width, bias=False)
+        self.down_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@dataclass
+class Routing:
+    """What the routers of one forward pass are told and what they report; pass one to `Transformer.hidden`.
+
+    replay: per MoE layer the experts to use, (B, T, K) with -1 where the router decides (rollout routing replay,
+    arXiv 2510.11370). mask (B, T): the tokens that count for load and balance; None = all."""
+
+    replay: list[torch.Tensor] | None = None
+    mask: torch.Tensor | None = None
+    balance: bool = False  # also compute the sequence-wise balance loss
+    indices: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (B, T, K): the experts used
+    load: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (E,): tokens sent to each expert
+    balance_losses: list[torch.Tensor] = field(default_factory=list)  # per MoE layer: sum over sequences, alpha = 1
+
+    def report(self, scores, indices):
+        """scores (B, T, E), indices (B, T, K)."""
+        E = scores.shape[-1]
+        chosen = F.one_hot(indices, E).sum(-2).to(scores.dtype)  # (B, T, E)
+        if self.mask is not None:
+            chosen = chosen * self.mask[..., None]
+        self.indices.append(indices)
+        self.load.append(chosen.detach().sum((0, 1)))
+        if self.balance:
+            self.balance_losses.append(balance_loss(scores, chosen, self.mask).sum())
+
+
+def balance_loss(scores, chosen, mask=None):
+    """Sequence-wise balance loss of each sequence, DeepSeek-V3 eq. 17 to 20 with alpha = 1: sum_i f_i P_i.
+
+    scores (B, T, E) > 0; chosen (B, T, E) is 1 where a token uses an expert; mask (B, T) -> (B,)."""
+    E = scores.shape[-1]
+    mask = torch.ones_like(scores[..., 0]) if mask is None else mask.to(scores.dtype)
+    T = mask.sum(1).clamp(min=1)[:, None]  # (B, 1)
+    K = (chosen.sum((1, 2)) / T.squeeze(1)).clamp(min=1)[:, None]
+    f = chosen.sum(1) * E / (K * T)  # eq. 18
+    P = (scores / scores.sum(-1, keepdim=True) * mask[..., None]).sum(1) / T  # eq. 19, 20
+    return (f * P).sum(-1)
+
+
+class Router(nn.Module):
+    """Chooses K experts per token. Scores are computed in float32 whatever the model's dtype."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.weight = nn.Parameter(torch.empty(cfg.n_routed_experts, cfg.hidden_size))
+        if cfg.topk_method == "noaux_tc":  # b, chooses experts but never weighs them; moved by `update_bias`
+            self.register_buffer("e_score_correction_bias", torch.zeros(cfg.n_routed_experts))
+
+    def forward(self, x, replay=None):
+        """x (N, D) -> weights (N, K), indices (N, K), scores (N, E). replay (N, K): experts to use, -1 = choose."""
+        logits = F.linear(x.float(), self.weight.float())
+        scores = logits.sigmoid() if self.cfg.scoring_func == "sigmoid" else logits.softmax(-1)  # eq. 15
+        indices = self.choose(scores.detach())
+        if replay is not None:
+            indices = torch.where(replay >= 0, replay, indices)
+        weights = scores.gather(1, indices)
+        if self.cfg.norm_topk_prob:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)  # eq. 13
+        return weights * self.cfg.routed_scaling_factor, indices, scores
+
+    def choose(self, scores):
+        """Top-K of s + b (eq. 14 and 16), among the best `topk_group` groups. A group's score is the sum of its two
+        best in V3 (noaux_tc), its maximum in V2 (group_limited_greedy)."""
+        cfg = self.cfg
+        noaux = cfg.topk_method == "noaux_tc"
+        choice = scores + self.e_score_correction_bias if noaux else scores
+        if cfg.topk_group < cfg.n_group and cfg.topk_method != "greedy":
+            groups = choice.unflatten(1, (cfg.n_group, -1))  # (N, groups, E / groups)
+            best = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1) if noaux else groups.amax(-1)
+            kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(cfg.topk_group, dim=-1).indices, True)
+            choice = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
+        return choice.topk(cfg.num_experts_per_tok, dim=-1, sorted=False).indices
+
+    @torch.no_grad()
+    def update_bias(self, load, gamma: float = 1e-3):
+        """Auxiliary-loss-free balancing (V3, sec. 2.1.2; arXiv 2408.15664): after a step, b_i += gamma for an
+        underloaded expert, -= gamma for an overloaded one. load (E,): tokens sent to each expert in the step."""
+        self.e_score_correction_bias += gamma * torch.sign(load.float().mean() - load.float())
+
+
+class Experts(nn.Module):
+    """All routed experts' weights, stacked: gate_up_proj (E, 2F, D), down_proj (E, D, F)."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        E, D, width = cfg.n_routed_experts, cfg.hidden_size, cfg.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * width, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, width))
+
+    def forward(self, x, weights, indices):
+        return experts_grouped(x, self.gate_up_proj, self.down_proj, weights, indices)
+
+
+class MoE(nn.Module):
+    """h' = sum of shared experts + sum_k g_k FFN_k(h) (eq. 12)."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.gate, self.experts = Router(cfg), Experts(cfg)
+        shared = cfg.moe_intermediate_size * cfg.n_shared_experts
+        self.shared_experts = MLP(cfg.hidden_size, shared) if shared else None
+
+    def forward(self, x, routing: Routing | None = None):  # (..., D)
+        flat = x.flatten(0, -2)
+        replay = None
+        if routing is not None and routing.replay is not None:
+            replay = routing.replay[len(routing.indices)].flatten(0, -2)
+        weights, indices, scores = self.gate(flat, replay)
+        if routing is not None:
+            routing.report(*(a.unflatten(0, x.shape[:-1]) for a in (scores, indices)))
+        out = self.experts(flat, weights, indices).view_as(x)
+        return out if self.shared_experts is None else out + self.shared_experts(x)
