@@ -156,8 +156,8 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown key, preset
     or value."""
     argv = sys.argv[1:] if argv is None else argv
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls)}  # `from_` is --from: Python keeps the word
+    hints = {k.rstrip("_"): v for k, v in typing.get_type_hints(cls).items()}
     if "--help" in argv or "-h" in argv:
         print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
         for name, f in fields.items():
@@ -180,7 +180,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
         raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
-    values = presets[preset] | {k: _convert(k, v, hints[k]) for k, v in given.items()}
+    values = presets[preset] | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
     return cls(**values), preset
 
 

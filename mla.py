@@ -68,15 +68,19 @@ class LatentCache:
     `prefix` (P, S, C+R) is stored once per prompt and attended by all its samples; `suffix` (N, T, C+R) grows by one
     token per row and step. Rows may leave (`keep_rows`); a prompt's prefix stays until the rollout ends."""
 
-    def __init__(self, prefix: torch.Tensor, rows: int, max_new_tokens: int):
+    def __init__(self, prefix: torch.Tensor, rows: int):
         self.prefix = prefix
-        self.suffix = prefix.new_zeros(rows, max_new_tokens, prefix.shape[-1])
+        self.suffix = prefix.new_zeros(rows, 32, prefix.shape[-1])
 
-    def keep_rows(self, rows: torch.Tensor, used: int):
-        """Keep `rows` (a list of row numbers), of which the first `used` suffix tokens are filled."""
-        kept = self.suffix.new_zeros(len(rows), *self.suffix.shape[1:])
-        kept[:, :used] = self.suffix[rows, :used]
-        self.suffix = kept
+    def append(self, t: int, latent: torch.Tensor):
+        """Store the rows' t-th completion token: latent (N, C+R). The room doubles when it is full."""
+        if t == self.suffix.shape[1]:
+            self.suffix = F.pad(self.suffix, (0, 0, 0, t))
+        self.suffix[:, t] = latent
+
+    def keep_rows(self, rows: torch.Tensor):
+        """Drop all rows but these (row numbers)."""
+        self.suffix = self.suffix[rows]
 
 
 class PromptGrid:
@@ -175,7 +179,7 @@ class MLA(nn.Module):
     def decode(self, x, freqs, cache: LatentCache, t: int, grid: PromptGrid):
         """One token per row, absorbed: x (N, D), freqs (N, R/2), t = tokens already in the suffix -> (N, D)."""
         w_uk, w_uv = self.up_projections()
-        cache.suffix[:, t] = self.latent(x, freqs)
+        cache.append(t, self.latent(x, freqs))
         q_nope, q_rot = self.queries(x, freqs)
         q_c = torch.bmm(q_nope.transpose(0, 1), w_uk).transpose(0, 1)  # (N, H, C)
         q = torch.cat([q_c, q_rot], dim=-1) * self.scale  # (N, H, C+R)

@@ -91,11 +91,10 @@ class Transformer(nn.Module):
         """tokens (B, T) -> logits (B, T, V)."""
         return self.lm_head(self.hidden(tokens))
 
-    def prefill(self, tokens, samples: int, max_new_tokens: int, routing=None):
+    def prefill(self, tokens, samples: int, routing=None):
         """Run the prompts once: tokens (P, S) -> hidden (P, S, D) and a LatentCache per layer for P x samples rows."""
         x, latents = self._run(tokens, routing, keep_latents=True)
-        rows = tokens.shape[0] * samples
-        return x, [LatentCache(latent, rows, max_new_tokens) for latent in latents]
+        return x, [LatentCache(latent, tokens.shape[0] * samples) for latent in latents]
 
     def decode(self, tokens, positions, caches, t: int, grid: PromptGrid, routing=None):
         """One step for every row: tokens (N,) at positions (N,), the t-th of the completion -> hidden (N, D)."""

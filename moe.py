@@ -38,13 +38,13 @@ class Routing:
     balance_losses: list[torch.Tensor] = field(default_factory=list)  # per MoE layer: sum over sequences, alpha = 1
 
     def report(self, scores, indices):
-        """scores (B, T, E), indices (B, T, K)."""
+        """scores (B, T, E), indices (B, T, K); without T while decoding."""
         E = scores.shape[-1]
         chosen = F.one_hot(indices, E).sum(-2).to(scores.dtype)  # (B, T, E)
         if self.mask is not None:
             chosen = chosen * self.mask[..., None]
         self.indices.append(indices)
-        self.load.append(chosen.detach().sum((0, 1)))
+        self.load.append(chosen.detach().flatten(0, -2).sum(0))
         if self.balance:
             self.balance_losses.append(balance_loss(scores, chosen, self.mask).sum())
 

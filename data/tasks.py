@@ -1,0 +1,244 @@
+"""Seeded reasoning tasks with verifiable answers, honest chains of thought for the cold start, and a JSONL loader.
+
+A row is a dict {"prompt": str, "task": str, ...columns}; a completion is
+`<think>reasoning</think>` newline `<answer>result</answer>`. A problem belongs to the train or the test split by a hash
+of its key (what makes it the same problem: for Countdown the multiset of numbers and the target), so the splits are
+disjoint by problem whatever the seeds. A new task = `problem`, `chain`, one row in `TASKS`, one row in
+rewards.TASK_REWARDS, one test.
+"""
+
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+TEST_SHARE = 0.1  # of all problems of a task
+
+
+def wrap(thinking: str, answer: str) -> str:
+    """The completion format that the rewards read."""
+    return f"<think>{thinking}</think>\n<answer>{answer}</answer>"
+
+
+# ---------------------------------------------------------------------------------------------------- Countdown
+
+OPS: dict[str, Callable] = {
+    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: Fraction(a, b)}
+INNER = re.compile(r"\((\d+)([-+*/])(\d+)\)")
+
+
+def apply(a: int, op: str, b: int, limit: int) -> int | None:
+    """a op b, or None where the game does not go: negative, above limit, not whole, division by zero."""
+    if op == "/" and b == 0:
+        return None
+    value = OPS[op](a, b)
+    return int(value) if 0 <= value <= limit and value == int(value) else None
+
+
+def random_expression(numbers: list[int], ops: str, limit: int, rng: random.Random) -> tuple[str, int] | None:
+    """Combine two random numbers by a random operation until one is left: (expression, value), or None where a step
+    does not go. Commutative operations put the larger number first, so that a+b and b+a are one expression."""
+    pool = [(str(n), n) for n in numbers]
+    while len(pool) > 1:
+        (text_a, a), (text_b, b) = (pool.pop(rng.randrange(len(pool))) for _ in range(2))
+        op = rng.choice(ops)
+        if op in "+*" and (b, text_b) > (a, text_a):
+            (text_a, a), (text_b, b) = (text_b, b), (text_a, a)
+        value = apply(a, op, b, limit)
+        if value is None:
+            return None
+        pool.append((f"({text_a}{op}{text_b})", value))
+    return pool[0][0][1:-1], pool[0][1]
+
+
+def work_out(expression: str) -> str:
+    """Write an expression's evaluation, innermost bracket first: (7-3)*9 -> (7-3)*9=4*9=36."""
+    steps, current = [expression], f"({expression})"
+    while current.startswith("("):
+        current = INNER.sub(lambda m: str(int(OPS[m[2]](int(m[1]), int(m[3])))), current, count=1)
+        steps.append(current[1:-1] if current.startswith("(") and current.endswith(")") else current)
+    return "=".join(steps)
+
+
+def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit: int = 999, low_target: int = 10,
+                      high_target: int = 99):
+    """Make a target from n numbers in 1..high, each used once. Solvable: the target is some expression's value. The
+    knobs: more numbers, more operations and larger numbers are harder; `limit` bounds intermediate results."""
+    while True:
+        numbers = [rng.randint(1, high) for _ in range(n)]
+        found = random_expression(numbers, ops, limit, rng)
+        if found and low_target <= found[1] <= high_target and found[1] not in numbers:
+            break
+    target = found[1]
+    return {"prompt": f"Use {' '.join(map(str, numbers))} to make {target}.", "task": "countdown",
+            "numbers": numbers, "target": target, "ops": ops, "limit": limit}
+
+
+def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
+    """Try expressions in random order without knowing the solution, compare each with what is needed, go on with
+    "wait" or, after each failure with probability 1 - patience, give up and answer with the closest attempt."""
+    lines, seen, best = [], set(), None
+    for _ in range(10_000):
+        found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
+        if not found or found[0] in seen:
+            continue
+        seen.add(found[0])
+        expression, value = found
+        gap = abs(value - row["target"])
+        best = min(best or (gap, expression), (gap, expression))
+        line = f"{work_out(expression)} need {row['target']}"
+        if gap == 0:
+            return wrap("\n".join([*lines, line + " ok"]), expression)
+        lines.append(line + " wait")
+        if len(lines) >= tries or rng.random() > patience:
+            break
+    return wrap("\n".join([*lines, "give up"]), best[1])
+
+
+# ------------------------------------------------------------------------------------------ multi-step arithmetic
+
+
+def arithmetic_problem(rng, n: int = 4, ops: str = "+-*", high: int = 20, limit: int = 999):
+    """Evaluate an expression of n numbers; every intermediate result is a whole number in 0..limit."""
+    while True:
+        found = random_expression([rng.randint(1, high) for _ in range(n)], ops, limit, rng)
+        if found:
+            return {"prompt": f"Compute {found[0]}.", "task": "arithmetic", "answer": str(found[1])}
+
+
+def arithmetic_chain(row, rng, slip: float = 0.3, patience: float = 0.8):
+    """Work the expression out; sometimes slip by a small amount in the last step, check it, and correct it (or give
+    up and keep the wrong result)."""
+    expression = row["prompt"].removeprefix("Compute ").removesuffix(".")
+    steps, answer = work_out(expression), row["answer"]
+    if rng.random() >= slip:
+        return wrap(steps + " ok", answer)
+    wrong = str(int(answer) + rng.choice((1, 2, 10)))
+    first = steps[: steps.rindex("=") + 1] + wrong
+    last = steps.split("=")[-2]
+    if rng.random() > patience:
+        return wrap(first + " give up", wrong)
+    return wrap(f"{first} check\nwait {last}={answer} ok", answer)
+
+
+# ---------------------------------------------------------------------------------------------------- sorting words
+
+WORDS = ("apple bird cloud dance earth fire grass house island juice king lemon moon night ocean paper queen river "
+         "stone tree uncle valley water yellow zebra arm bread chair dog egg fish glass hand ice jar kite leaf milk "
+         "nest oil pen rain salt table umbrella voice wind year zoo").split()
+
+
+def sort_words_problem(rng, n: int = 4):
+    """Put n different words into alphabetical order."""
+    words = rng.sample(WORDS, n)
+    return {"prompt": f"Sort {' '.join(words)}.", "task": "sort_words", "answer": " ".join(sorted(words))}
+
+
+def sort_words_chain(row, rng, patience: float = 0.8):
+    """Selection by trial: name a candidate for the next place; a smaller word makes it wait."""
+    left, lines, done = row["prompt"].removeprefix("Sort ").removesuffix(".").split(), [], []
+    while left:
+        tried = rng.choice(left)
+        better = sorted(w for w in left if w < tried)
+        lines.append(f"next {tried} " + (f"wait {better[0]} is before" if better else "ok"))
+        if better and rng.random() > patience:
+            return wrap("\n".join([*lines, "give up"]), " ".join([*done, tried, *(w for w in left if w != tried)]))
+        if not better:
+            done.append(tried)
+            left.remove(tried)
+    return wrap("\n".join(lines), " ".join(done))
+
+
+# ------------------------------------------------------------------------------------------------- table, streams
+
+
+class Task(NamedTuple):
+    problem: Callable[..., dict]  # (rng, **knobs) -> row
+    chain: Callable[..., str]  # (row, rng) -> completion for the cold start
+    key: Callable[[dict], object]  # what makes two rows the same problem
+
+
+TASKS: dict[str, Task] = {
+    "countdown": Task(countdown_problem, countdown_chain, lambda r: (sorted(r["numbers"]), r["target"])),
+    "arithmetic": Task(arithmetic_problem, arithmetic_chain, lambda r: r["prompt"]),
+    "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"]),
+}
+
+
+class TaskError(ValueError):
+    """An unknown task, a wrong knob, a broken row: the message names it."""
+
+
+def split_of(task: str, row: dict) -> str:
+    """'train' or 'test', decided by the problem alone."""
+    key = json.dumps([task, TASKS[task].key(row)]).encode()
+    return "test" if int.from_bytes(hashlib.sha256(key).digest()[:4], "big") < TEST_SHARE * 2**32 else "train"
+
+
+def parse_task(spec: str) -> tuple[str, dict]:
+    """'countdown:n=3,high=9' -> ('countdown', {'n': 3, 'high': 9}). Raises TaskError."""
+    name, _, knobs = spec.partition(":")
+    if name not in TASKS:
+        raise TaskError(f"unknown task {name}; choose from {', '.join(TASKS)}, or give the path of a .jsonl file")
+    names = TASKS[name].problem.__code__.co_varnames[1: TASKS[name].problem.__code__.co_argcount]
+    out = {}
+    for part in filter(None, knobs.split(",")):
+        key, _, value = part.partition("=")
+        if key not in names or not value or (key != "ops" and not value.isdigit()) or not set(value) <= {
+                *"0123456789+-*/"}:
+            raise TaskError(f"task {name}: cannot read {part!r}; its knobs are {', '.join(names)}")
+        out[key] = value if key == "ops" else int(value)
+    if out.get("n", 3) < 2 or (name == "countdown" and not 3 <= out.get("n", 3) <= 6):
+        raise TaskError(f"task {spec}: n must be {'3 to 6' if name == 'countdown' else 'at least 2'}")
+    return name, out
+
+
+def stream(spec: str, split: str, seed: int) -> Iterator[dict]:
+    """Endless rows of one split of a task; the same (spec, split, seed) gives the same rows."""
+    name, knobs = parse_task(spec)
+    rng = random.Random(f"{spec}/{split}/{seed}")
+    while True:
+        row = TASKS[name].problem(rng, **knobs)
+        if split_of(name, row) == split:
+            yield row
+
+
+def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
+    """`count` rows with different problems. Raises TaskError if the task has too few."""
+    seen, rows, name = set(), [], parse_task(spec)[0]
+    for row in itertools.islice(stream(spec, split, seed), 100 * count):
+        key = json.dumps(TASKS[name].key(row))
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+            if len(rows) == count:
+                return rows
+    raise TaskError(f"task {spec} has fewer than {count} different {split} problems")
+
+
+def load_jsonl(path: str) -> list[dict]:
+    """Rows of a JSONL file. Raises TaskError naming file and line of the first broken row."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise TaskError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+                if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                    raise TaskError(f'{path}:{number}: a row needs a string "prompt"')
+                if not isinstance(row.get("task"), str):
+                    raise TaskError(f'{path}:{number}: a row needs a string "task", such as "countdown"')
+                rows.append(row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not rows:
+        raise TaskError(f"{path}: no rows")
+    return rows

@@ -1,0 +1,116 @@
+"""One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives we use.
+
+`--device cpu:2` starts one process per core (operations this small do not split over threads, batches do); under
+`torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else differs: every rank
+holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
+
+import atexit
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from config import UserError
+
+
+class Ranks(NamedTuple):
+    rank: int
+    world: int
+    device: str  # cpu | cuda | cuda:3
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: list) -> list:
+        """This rank's part of a list, dealt out in turn."""
+        return items[self.rank :: self.world]
+
+
+def setup(device: str) -> Ranks:
+    """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N processes."""
+    kind, _, count = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (count and not count.isdigit()) or count == "0":
+        raise UserError(f"--device {device}: expected auto, cpu, cpu:N (N processes), cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this torch sees no GPU; use --device cpu")
+    keep_freed_memory()
+    processes = int(count or 1) if kind == "cpu" else 1
+    if "WORLD_SIZE" not in os.environ and processes > 1:
+        launch(processes)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if kind == "cpu" and (world > 1 or count):
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    if kind == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', count or 0)}"
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=10))
+        atexit.register(dist.destroy_process_group)
+    return Ranks(rank, world, device if kind == "cuda" else "cpu")
+
+
+def launch(processes: int):
+    """Start this same command as ranks 1 to N-1 and become rank 0."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": str(processes), "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for rank in range(1, processes):
+        child = subprocess.Popen(sys.orig_argv, env=os.environ | {"RANK": str(rank)}, stdin=subprocess.DEVNULL)
+        atexit.register(_end, child)
+
+
+def _end(child: subprocess.Popen):
+    """When rank 0 leaves, its helpers finish by themselves; one that hangs is ended."""
+    try:
+        child.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def keep_freed_memory():
+    """Tell glibc to keep freed tensors' pages instead of returning them to the kernel at each step (no-op elsewhere)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: its largest value
+            libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+
+
+def gather(ranks: Ranks, value) -> list:
+    """Every rank's value, in rank order, on every rank. Any picklable value."""
+    if ranks.world == 1:
+        return [value]
+    out = [None] * ranks.world
+    dist.all_gather_object(out, value)
+    return out
+
+
+def agree(ranks: Ranks, value):
+    """Rank 0's value, on every rank."""
+    return gather(ranks, value)[0]
+
+
+def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
+    """Add up the ranks' gradients in one all-reduce. Losses are divided by global counts, so the sum is the gradient."""
+    if ranks.world == 1:
+        return
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad.copy_(g.view_as(p))
