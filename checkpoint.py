@@ -44,7 +44,10 @@ def save_model(model: Transformer, dir: str | Path):
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
+    try:
+        save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{dir}/model.safetensors cannot be written: {error}") from None
     (dir / "config.json.tmp").write_text(json.dumps(model.cfg.to_hf() | {"torch_dtype": dtype}, indent=2) + "\n")
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
@@ -139,6 +142,16 @@ def _place(name: str, cfg: ModelConfig):
 
 
 # ------------------------------------------------------------------------------------------------------- resume
+
+
+def new_run_folder(dir: str | Path):
+    """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ..."""
+    dir = Path(dir)
+    if (dir / "metrics.jsonl").exists():
+        kept = next(p for i in range(1, 10_000) if not (p := dir.with_name(f"{dir.name}.{i}")).exists())
+        dir.rename(kept)
+        print(f"the earlier run in {dir} is kept as {kept}")
+    dir.mkdir(parents=True, exist_ok=True)
 
 
 def save_state(dir: str | Path, model: Transformer, **state):

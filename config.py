@@ -121,7 +121,7 @@ class ModelConfig:
 
 # Model shapes, one row each. `tiny` is 1.1 M parameters (0.65 M active), `small` 60 M.
 PRESETS: dict[str, dict] = {
-    "tiny": {"tie_word_embeddings": True},
+    "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
     "tiny_dense": {"tie_word_embeddings": True, "first_k_dense_replace": 4},
     "small": {
         "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320, "num_hidden_layers": 8,

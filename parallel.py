@@ -7,6 +7,7 @@ holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
 import atexit
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def setup(device: str) -> Ranks:
         launch(processes)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if kind == "cpu" and (world > 1 or count):
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // world))
     if kind == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', count or 0)}"
         torch.cuda.set_device(device)
@@ -114,3 +116,45 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
     dist.all_reduce(flat)
     for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad.copy_(g.view_as(p))
+
+
+def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float, max_norm: float = 1.0) -> float:
+    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear. Returns the norm."""
+    sum_gradients(ranks, parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for p in parameters:
+        p.grad.zero_()
+    return float(norm)
+
+
+def micro_batches(ranks: Ranks, lengths: list[int], budget: int) -> list[list[int]]:
+    """This rank's share of the rows, as lists of row numbers: sorted by length, each at most `budget` tokens after
+    padding (or a single longer row), longest first."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+            batches.append([])
+        batches[-1].append(i)
+    return ranks.share(batches)
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and says how to go on. A second Ctrl-C kills."""
+
+    def __init__(self):
+        self.asked = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._ask)
+
+    def _ask(self, number, _):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def reached(self, ranks: Ranks) -> bool:
+        """True on every rank once any rank was asked."""
+        return any(gather(ranks, self.asked))

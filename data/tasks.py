@@ -8,11 +8,10 @@ rewards.TASK_REWARDS, one test.
 """
 
 import hashlib
-import itertools
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -80,7 +79,8 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
 
 def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
     """Try expressions in random order without knowing the solution, compare each with what is needed, go on with
-    "wait" or, after each failure with probability 1 - patience, give up and answer with the closest attempt."""
+    "wait" or, after each failure with probability 1 - patience, give up and answer with the closest attempt. The
+    knobs `ops` and `limit` of the problem say which steps are tried."""
     lines, seen, best = [], set(), None
     for _ in range(10_000):
         found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
@@ -197,20 +197,54 @@ def parse_task(spec: str) -> tuple[str, dict]:
     return name, out
 
 
-def stream(spec: str, split: str, seed: int) -> Iterator[dict]:
-    """Endless rows of one split of a task; the same (spec, split, seed) gives the same rows."""
+def row_at(spec: str, split: str, seed: int, index: int) -> dict:
+    """Row number `index` of one split of a task: a function of its arguments alone, so any process can make any row
+    and a resumed run goes on where it stopped."""
     name, knobs = parse_task(spec)
-    rng = random.Random(f"{spec}/{split}/{seed}")
-    while True:
+    rng = random.Random(f"{spec}/{split}/{seed}/{index}")
+    for _ in range(10_000):
         row = TASKS[name].problem(rng, **knobs)
         if split_of(name, row) == split:
-            yield row
+            return row
+    raise TaskError(f"task {spec} has no {split} problems")
+
+
+def training_rows(spec: str, seed: int) -> Callable[[int], dict]:
+    """index -> row, endless: fresh problems of a task's train split, or a .jsonl file's rows, shuffled anew each epoch.
+    Raises TaskError for a wrong spec or a broken file."""
+    if not spec.endswith(".jsonl"):
+        parse_task(spec)
+        return lambda index: row_at(spec, "train", seed, index)
+    rows = load_jsonl(spec)
+    orders: dict[int, list[int]] = {}
+
+    def row(index: int) -> dict:
+        epoch, place = divmod(index, len(rows))
+        if epoch not in orders:
+            orders[epoch] = list(range(len(rows)))
+            random.Random(f"{seed}/{epoch}").shuffle(orders[epoch])
+        return rows[orders[epoch][place]]
+
+    return row
+
+
+def chain_for(row: dict, seed: int, index: int) -> str:
+    """The completion to learn for a row: its own "completion" column, or its task's chain of thought. Raises TaskError
+    if it has neither."""
+    if "completion" in row:
+        return row["completion"]
+    try:
+        return TASKS[row["task"]].chain(row, random.Random(f"chain/{seed}/{index}"))
+    except KeyError as missing:
+        raise TaskError(f"a row of task {row['task']!r} has no \"completion\" and no generator makes one ({missing})"
+                        ) from None
 
 
 def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
     """`count` rows with different problems. Raises TaskError if the task has too few."""
     seen, rows, name = set(), [], parse_task(spec)[0]
-    for row in itertools.islice(stream(spec, split, seed), 100 * count):
+    for index in range(100 * count):
+        row = row_at(spec, split, seed, index)
         key = json.dumps(TASKS[name].key(row))
         if key not in seen:
             seen.add(key)

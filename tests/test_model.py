@@ -4,9 +4,6 @@ import pytest
 import torch
 
 from checkpoint import load_model, save_model
-from config import ModelConfig
-from model import Transformer
-from moe import Routing
 
 transformers = pytest.importorskip("transformers", reason="the oracle for logits: pip install -r requirements-dev.txt")
 

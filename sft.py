@@ -1,0 +1,209 @@
+"""Supervised fine-tuning: next-token training on completions.
+
+    python sft.py --config tiny --stage cold_start      # a base model that thinks in our format, from random weights
+    python sft.py --init out/tiny/grpo --task my_rows.jsonl --stage mine
+
+cold_start (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.1): the task's generator writes honest chains of thought; the loss
+is the mean negative log-likelihood of the completion's tokens and the end token, the prompt is not learnt.
+"""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
+from config import PRESETS, ModelConfig, UserError, parse_args, run_script
+from data.tasks import TaskError, chain_for, training_rows
+from data.tokenizer import Tokenizer, for_checkpoint, shipped
+from kernels import token_logprobs
+from metrics import Log
+from model import Transformer
+from moe import Experts, Routing
+from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
+
+
+def knob(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Config:
+    stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
+    init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
+    task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file with completions")
+    out: str = knob("", "output folder; empty = out/<config>/<stage>")
+    seed: int = knob(0, "seed of weights and data")
+    steps: int = knob(500, "optimizer steps")
+    batch_size: int = knob(64, "sequences per step")
+    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
+    lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
+    warmup: int = knob(20, "steps of linear warm-up")
+    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
+    weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
+    balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
+    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
+    save_every: int = knob(200, "steps between saves of the state that resumes the run")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+
+
+RECIPES: dict[str, dict] = {
+    "tiny": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=300, batch_size=128, micro_tokens=2048, lr=1.5e-2),
+    "tiny_dense": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=300, batch_size=128, micro_tokens=2048, lr=1.5e-2),
+    "small": dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000),
+}
+
+
+def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int]:
+    """(tokens, length of the prompt): BOS prompt newline completion EOS, the tags of the completion as single tokens."""
+    start = tokenizer.encode_prompt(prompt)
+    return [*start, *tokenizer.encode(completion, tags=True), tokenizer.eos_id], len(start)
+
+
+def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
+    """Right-padded tokens (B, T) and the mask (B, T-1) of the targets that are learnt: completion and EOS."""
+    T = max(len(tokens) for tokens, _ in examples)
+    tokens = torch.tensor([row + [pad_id] * (T - len(row)) for row, _ in examples], device=device)
+    mask = torch.tensor([[start <= t + 1 < len(row) for t in range(T - 1)] for row, start in examples], device=device)
+    return tokens, mask
+
+
+def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
+    """(optimizers, expert views). Muon takes every matrix of the blocks, each expert's slice of the stacks as a matrix of
+    its own: a parameter that shares the stack's memory and whose gradient `backward` fills through `link_gradients`."""
+    matrices, rest, views = [], [], []
+    stacked = {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
+    for name, p in model.named_parameters():
+        if cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name or name.endswith("gate.weight"):
+            rest.append(p)
+        elif id(p) in stacked:
+            views += [(torch.nn.Parameter(p.data[e]), p, e) for e in range(len(p))]
+        else:
+            matrices.append(p)
+    decay = [p for p in rest if p.ndim >= 2]
+    plain = [p for p in rest if p.ndim < 2]
+    optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": cfg.weight_decay},
+                                     {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))]
+    if matrices or views:
+        optimizers.append(torch.optim.Muon([*matrices, *(v for v, _, _ in views)], lr=cfg.lr,
+                                           weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers, views
+
+
+def link_gradients(views: list):
+    """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never freed)."""
+    for view, stack, e in views:
+        view.grad = stack.grad[e]
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    return cfg.lr * min((step + 1) / max(1, cfg.warmup), (cfg.steps - step) / max(1, cfg.steps - cfg.warmup))
+
+
+def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg: Config, pad_id: int, device: str):
+    """Add the gradient of one micro-batch: sum of NLL / `count` completion tokens of the whole batch, and the balance
+    loss / `sequences`. Returns (sum of NLL, loads per MoE layer)."""
+    tokens, mask = pad(batch, pad_id, device)
+    routing = Routing(mask=(tokens != pad_id)[:, :-1], balance=cfg.balance_coef > 0)
+    hidden = model.hidden(tokens[:, :-1], routing)[mask]  # (n, D): only what is learnt goes through the head
+    logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, 1:][mask])
+    loss = -logprobs.sum() / count
+    for extra in routing.balance_losses:
+        loss = loss + cfg.balance_coef * extra / sequences
+    loss.backward()
+    return -float(logprobs.sum().detach()), routing.load
+
+
+def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
+    """One optimizer step on examples step * batch_size ...: each rank makes and trains its own share."""
+    numbers = ranks.share(list(range(step * cfg.batch_size, (step + 1) * cfg.batch_size)))
+    mine = []
+    for i in numbers:
+        row = rows(i)
+        mine.append(encode_example(tokenizer, row["prompt"], chain_for(row, cfg.seed, i)))
+        model.check_length(len(mine[-1][0]))
+    count = sum(gather(ranks, sum(len(t) - p for t, p in mine)))
+    nll, loads = 0.0, None
+    for part in micro_batches(Ranks(0, 1, ranks.device), [len(t) for t, _ in mine], cfg.micro_tokens):
+        value, load = forward_backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg, tokenizer.pad_id,
+                                       ranks.device)
+        nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
+    everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
+    parameters = [p for p in model.parameters()]
+    link_gradients(views)
+    norm = apply_gradients(ranks, parameters, optimizers, lr_at(step, cfg))
+    loads = [sum(rank[1][layer] for rank in everyone) for layer in range(len(model.routers()))]
+    for router, load in zip(model.routers(), loads, strict=True):
+        if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
+            router.update_bias(load.to(router.weight.device), cfg.bias_rate)
+    return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg), "tokens":
+            sum(r[2] for r in everyone), "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
+
+
+def main():
+    cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
+    if cfg.optimizer not in ("muon", "adamw"):
+        raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
+    if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
+        raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
+    try:
+        rows = training_rows(cfg.task, cfg.seed)
+        chain_for(rows(0), cfg.seed, 0)
+    except TaskError as error:
+        raise UserError(error) from None
+    out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
+    state = load_state(out / "state")
+    ranks, stop = setup(cfg.device), StopSignal()
+    if ranks.main and not state:
+        new_run_folder(out)
+    gather(ranks, None)  # wait for the folder
+    if state and state["config"] != asdict(cfg):
+        raise UserError(f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state")
+    source = out / "state" if state else cfg.init
+    tokenizer = for_checkpoint(cfg.init) if cfg.init else shipped()
+    model = (load_model(source, ranks.device) if source else
+             Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id, eos_token_id=
+                                     tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
+    model.to(ranks.device)
+    optimizers, views = make_optimizers(model, cfg)
+    start, tokens_seen = 0, 0
+    if state:
+        start, tokens_seen = state["step"], state["tokens"]
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    log = Log(out, start, ranks.main)
+    bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
+    begin = time.perf_counter()
+    for step in range(start, cfg.steps):
+        m = run_step(model, optimizers, views, step, rows, tokenizer, cfg, ranks)
+        tokens_seen += m["tokens"]
+        log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
+        bar.update()
+        bar.set_postfix_str(f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x")
+        stopped = stop.reached(ranks)
+        if ranks.main and (stopped or (step + 1) % cfg.save_every == 0) and step + 1 < cfg.steps:
+            save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
+                       optimizers=[o.state_dict() for o in optimizers])
+        if stopped:
+            bar.close()
+            if ranks.main:
+                print(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on from there")
+            sys.exit(130)
+    bar.close()
+    if ranks.main:
+        (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
+        if (Path(cfg.init) / "tokenizer.json").exists() and cfg.init:
+            shutil.copy(Path(cfg.init) / "tokenizer.json", out)
+        save_model(model, out)
+        shutil.rmtree(out / "state", ignore_errors=True)
+        print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {time.perf_counter() - begin:.0f} s, saved in {out}")
+
+
+if __name__ == "__main__":
+    run_script(main)
