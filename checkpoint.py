@@ -1,4 +1,5 @@
-"""Checkpoints in Hugging Face's layout (config.json + model.safetensors), and the state that resumes a run exactly.
+"""Checkpoints in Hugging Face's layout (config.json + model.safetensors), and the state that resumes a run
+exactly.
 
 A file holds one tensor per expert (`...mlp.experts.3.gate_proj.weight`); the model holds them stacked.
 """
@@ -40,7 +41,8 @@ def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
 
 
 def save_model(model: Transformer, dir: str | Path):
-    """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old files."""
+    """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old
+    files."""
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
@@ -48,7 +50,8 @@ def save_model(model: Transformer, dir: str | Path):
         save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{dir}/model.safetensors cannot be written: {error}") from None
-    (dir / "config.json.tmp").write_text(json.dumps(model.cfg.to_hf() | {"torch_dtype": dtype}, indent=2) + "\n")
+    (dir / "config.json.tmp").write_text(json.dumps(model.cfg.to_hf() | {"torch_dtype": dtype}, indent=2)
+        + "\n")
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
 
@@ -68,10 +71,11 @@ def _files(dir: Path) -> list[Path]:
 
 
 def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Read a DeepSeek-V3 / V2 checkpoint, ours or transformers', single-file or sharded; dtype None = as stored.
+    """Read a DeepSeek-V3 / V2 checkpoint, ours or transformers', single-file or sharded; dtype None = as
+    stored.
 
-    Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for tensors that
-    the model does not have (multi-token-prediction layers past the last one are skipped)."""
+    Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
+    tensors that the model does not have (multi-token-prediction layers past the last one are skipped)."""
     dir = Path(dir)
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
@@ -95,7 +99,9 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
             filled[target] = torch.empty(wanted[target].shape, dtype=kind, device=device)
         slot = filled[target][where]
         if slot.shape != tensor.shape:
-            raise UserError(f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(slot.shape)}")
+            raise UserError(
+                f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(slot.shape)}"
+            )
         slot.copy_(tensor)
         seen[target] += tensor.numel()
     missing = [n for n, t in wanted.items() if seen[n] != t.numel()]
@@ -124,11 +130,12 @@ def _not_ours(name: str, cfg: ModelConfig) -> bool:
     """Multi-token-prediction layers behind the last one, old rotary buffers, a stored copy of a tied head."""
     layer = re.match(r"model\.layers\.(\d+)\.", name)
     return (layer is not None and int(layer[1]) >= cfg.num_hidden_layers or "rotary_emb.inv_freq" in name
-            or name == "lm_head.weight" and cfg.tie_word_embeddings)
+        or name == "lm_head.weight" and cfg.tie_word_embeddings)
 
 
 def _place(name: str, cfg: ModelConfig):
-    """Where a stored tensor goes: (our name, index into our tensor). Experts go into their slice of the stack."""
+    """Where a stored tensor goes: (our name, index into our tensor). Experts go into their slice of the
+    stack."""
     target, width = name.removeprefix("model."), cfg.moe_intermediate_size
     expert = EXPERT.match(target)
     if not expert:
@@ -141,7 +148,7 @@ def _place(name: str, cfg: ModelConfig):
     return expert[1] + "gate_up_proj", (int(expert[2]), half)
 
 
-# ------------------------------------------------------------------------------------------------------- resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 
 def new_run_folder(dir: str | Path):
@@ -155,7 +162,8 @@ def new_run_folder(dir: str | Path):
 
 
 def save_state(dir: str | Path, model: Transformer, **state):
-    """Write model and state (optimizers, counters: anything torch.save takes) into dir, whole or not at all."""
+    """Write model and state (optimizers, counters: anything torch.save takes) into dir, whole or not at
+    all."""
     dir = Path(dir)
     new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
@@ -169,7 +177,8 @@ def save_state(dir: str | Path, model: Transformer, **state):
 
 
 def load_state(dir: str | Path) -> dict | None:
-    """The state that `save_state` wrote, or None if there is none. The model lies beside it: load_model(dir)."""
+    """The state that `save_state` wrote, or None if there is none. The model lies beside it:
+    load_model(dir)."""
     dir = Path(dir)
     if not (dir / "state.pt").exists():
         old = dir.with_name(dir.name + ".old")

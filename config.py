@@ -1,7 +1,7 @@
 """Model configuration, model presets and the `--key value` parser that every script shares.
 
-Field names are those of Hugging Face's `config.json` for deepseek_v3 (and deepseek_v2), so a released checkpoint's
-config is read as it stands and `ModelConfig.to_hf` writes a file that transformers opens.
+Field names are those of Hugging Face's `config.json` for deepseek_v3 (and deepseek_v2), so a released
+checkpoint's config is read as it stands and `ModelConfig.to_hf` writes a file that transformers opens.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ class UserError(Exception):
 
 @dataclass
 class ModelConfig:
-    """Shape of a DeepSeek-V3 / V2 transformer. Defaults are a small V3; see DeepSeek-V3, arXiv 2412.19437, sec. 2."""
+    """Shape of a DeepSeek-V3 / V2 transformer. Defaults are a small V3; see DeepSeek-V3, arXiv 2412.19437,
+    sec. 2."""
 
     model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
     vocab_size: int = 512
@@ -44,7 +45,9 @@ class ModelConfig:
     v_head_dim: int = 32
     attention_bias: bool = False
     rope_theta: float = 10000.0
-    rope_scaling: dict | None = None  # None or a YaRN dict: factor, original_max_position_embeddings, mscale, ...
+    rope_scaling: dict | None = (
+        None  # None or a YaRN dict: factor, original_max_position_embeddings, mscale, ...
+    )
     max_position_embeddings: int = 1024
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -56,21 +59,22 @@ class ModelConfig:
     def __post_init__(self):
         v2 = self.model_type == "deepseek_v2"
         routing = (self.scoring_func, self.topk_method)
-        allowed = ([("softmax", "greedy"), ("softmax", "group_limited_greedy")] if v2 else [("sigmoid", "noaux_tc")])
-        checks = [
-            (self.model_type in ("deepseek_v3", "deepseek_v2"),
-             f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
+        allowed = ([("softmax", "greedy"), ("softmax", "group_limited_greedy")] if v2
+            else [("sigmoid", "noaux_tc")])
+        checks = [(self.model_type in ("deepseek_v3", "deepseek_v2"),
+            f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
             (routing in allowed, f"{self.model_type} routes with {allowed}, not {routing}"),
-            (not (v2 and self.norm_topk_prob), "deepseek_v2 with norm_topk_prob=true is not supported: no released "
-             "checkpoint uses it and the reference implementations disagree on it"),
+            (not (v2 and self.norm_topk_prob),
+            "deepseek_v2 with norm_topk_prob=true is not supported: no released "
+            "checkpoint uses it and the reference implementations disagree on it"),
             (self.n_routed_experts % self.n_group == 0, "n_routed_experts must be a multiple of n_group"),
             (self.topk_group <= self.n_group, "topk_group must be at most n_group"),
-            (self.is_dense or self.num_experts_per_tok <= self.topk_group * (self.n_routed_experts // self.n_group),
-             "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
+            (self.is_dense or self.num_experts_per_tok <= self.topk_group
+            * (self.n_routed_experts // self.n_group),
+            "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
             (self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim must be even: RoPE turns pairs"),
             (self.rope_scaling is None or self.rope_scaling.get("rope_type") == "yarn",
-             f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn"),
-        ]
+            f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn")]
         for ok, message in checks:
             if not ok:
                 raise UserError(f"model config: {message}")
@@ -93,8 +97,8 @@ class ModelConfig:
             raw = {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False} | raw
             if "architectures" in raw and not raw.get("scoring_func"):
                 raw["scoring_func"] = "softmax"
-        for key, default in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0), ("n_routed_experts", 1),
-                             ("num_experts_per_tok", 1)):
+        for key, default in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0),
+                ("n_routed_experts", 1), ("num_experts_per_tok", 1)):
             raw[key] = default if raw.get(key, default) is None else raw.get(key, default)
         if raw.get("n_routed_experts") == 1 and "moe_intermediate_size" not in raw:
             raw["first_k_dense_replace"] = raw["num_hidden_layers"]
@@ -103,7 +107,9 @@ class ModelConfig:
             if raw.get(key, value) != value:
                 raise UserError(f"model config: {key}={raw[key]!r} is not supported (only {value!r})")
         if raw.get("quantization_config"):
-            raise UserError("model config: quantized weights are not supported; convert the checkpoint to bfloat16")
+            raise UserError(
+                "model config: quantized weights are not supported; convert the checkpoint to bfloat16"
+            )
         known = {f.name for f in dataclasses.fields(cls)}
         missing = {"vocab_size", "hidden_size", "num_hidden_layers", "kv_lora_rank"} - set(raw)
         if missing:
@@ -111,24 +117,22 @@ class ModelConfig:
         return cls(**{k: v for k, v in raw.items() if k in known})
 
     def to_hf(self) -> dict:
-        """The `config.json` that we, transformers, vLLM and SGLang open (the `rope_theta`/`rope_scaling` dialect)."""
+        """The `config.json` that we, transformers, vLLM and SGLang open (the `rope_theta`/`rope_scaling`
+        dialect)."""
         name = "DeepseekV3ForCausalLM" if self.model_type == "deepseek_v3" else "DeepseekV2ForCausalLM"
         scaling = self.rope_scaling and {**self.rope_scaling, "type": "yarn"}
-        return dataclasses.asdict(self) | {
-            "architectures": [name], "rope_scaling": scaling, "hidden_act": "silu", "moe_layer_freq": 1,
-            "num_key_value_heads": self.num_attention_heads, "num_nextn_predict_layers": 0, "ep_size": 1}
+        return dataclasses.asdict(self) | {"architectures": [name], "rope_scaling": scaling,
+            "hidden_act": "silu", "moe_layer_freq": 1, "num_key_value_heads": self.num_attention_heads,
+            "num_nextn_predict_layers": 0, "ep_size": 1}
 
 
 # Model shapes, one row each. `tiny` is 1.1 M parameters (0.65 M active), `small` 60 M.
-PRESETS: dict[str, dict] = {
-    "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
+PRESETS: dict[str, dict] = {"tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
     "tiny_dense": {"tie_word_embeddings": True, "first_k_dense_replace": 4},
-    "small": {
-        "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320, "num_hidden_layers": 8,
-        "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3, "q_lora_rank": 256,
-        "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
-        "max_position_embeddings": 4096},
-}
+    "small": {"hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320,
+    "num_hidden_layers": 8, "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3,
+    "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
+    "max_position_embeddings": 4096}}
 
 
 def closest(word: str, choices) -> str:
@@ -153,10 +157,12 @@ def _convert(key: str, text: str, kind):
 def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None = None):
     """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs.
 
-    Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown key, preset
-    or value."""
+    Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown
+    key, preset or value."""
     argv = sys.argv[1:] if argv is None else argv
-    fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls)}  # `from_` is --from: Python keeps the word
+    fields = {
+        f.name.rstrip("_"): f for f in dataclasses.fields(cls)
+    }  # `from_` is --from: Python keeps the word
     hints = {k.rstrip("_"): v for k, v in typing.get_type_hints(cls).items()}
     if "--help" in argv or "-h" in argv:
         print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")

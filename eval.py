@@ -1,6 +1,6 @@
 """Evaluation on held-out problems: pass@1, pass@k and cons@k with standard errors.
 
-    python eval.py --from out/tiny/grpo --task countdown --problems 256 --samples 8
+python eval.py --from out/tiny/grpo --task countdown --problems 256 --samples 8
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from checkpoint import load_model
 from config import UserError, parse_args, run_script
-from data.tasks import TaskError, distinct, load_jsonl
+from data.tasks import TaskError, distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import reflections, table
 from parallel import Ranks, gather, setup
@@ -27,8 +27,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority(answers: list[str | None], correct: list[float]) -> float:
-    """cons@k of one problem: is the most frequent extracted answer right? Ties are broken at random and averaged;
-    completions without an answer do not vote. Answers are compared without white space."""
+    """cons@k of one problem: is the most frequent extracted answer right? Ties are broken at random and
+    averaged; completions without an answer do not vote. Answers are compared without white space."""
     right: dict[str, float] = {}
     votes = Counter()
     for answer, ok in zip(answers, correct, strict=True):
@@ -43,41 +43,45 @@ def majority(answers: list[str | None], correct: list[float]) -> float:
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean over problems and its standard error, std / sqrt(n): samples of one problem are not independent."""
+    """Mean over problems and its standard error, std / sqrt(n): samples of one problem are not
+    independent."""
     mean = sum(values) / len(values)
     variance = sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)
     return mean, math.sqrt(variance / len(values))
 
 
-def held_out(task: str, count: int, seed: int = 0) -> list[dict]:
-    """`count` held-out problems: of the test split of a generated task, or the first rows of a shuffled JSONL file
-    (give a file that was not trained on). Raises UserError."""
+def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False) -> list[dict]:
+    """Up to `count` held-out problems: of the test split of a generated task or of a .jsonl file;
+    whole_file takes them from all rows of the file, for one that was not trained on. Raises UserError,
+    also for rows that cannot be scored."""
     try:
         if not task.endswith(".jsonl"):
             return distinct(task, "test", seed, count)
         rows = load_jsonl(task)
         check_rows(rows, task)
+        rows = rows if whole_file else split_rows(rows, task)["test"]
         random.Random(seed).shuffle(rows)
         return rows[:count]
     except (TaskError, ValueError) as error:
         raise UserError(error) from None
 
 
-def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max_new_tokens: int, ranks: Ranks,
-             temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> tuple[dict, list[dict]]:
+def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max_new_tokens: int,
+        ranks: Ranks, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> tuple[dict, list[dict]]:
     """Sample each problem `samples` times and score it. Returns (metrics, one record per completion).
 
-    pass@1 is the mean over all samples; every standard error is over problems. The numbers do not depend on the ranks."""
+    pass@1 is the mean over all samples; every standard error is over problems. The numbers do not depend
+    on the ranks."""
     numbers = ranks.share(list(range(len(rows))))
     prompts = [tokenizer.encode_prompt(rows[i]["prompt"]) for i in numbers]
     records = []
     if prompts:
-        out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens, temperature=temperature,
-                       top_p=top_p, eos_id=tokenizer.eos_id, seed=seed, prompt_ids=numbers)
+        out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens,
+            temperature=temperature, top_p=top_p, eos_id=tokenizer.eos_id, seed=seed, prompt_ids=numbers)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([rows[i] for i in numbers for _ in range(samples)], texts)
         records = [{"problem": numbers[j // samples], "text": texts[j], "tokens": len(out.completions[j]),
-                    "finished": out.finished[j], **scores[j]} for j in range(len(texts))]
+            "finished": out.finished[j], **scores[j]} for j in range(len(texts))]
     records = sorted((r for part in gather(ranks, records) for r in part), key=lambda r: r["problem"])
     return summarize(records, samples), records
 
@@ -90,14 +94,14 @@ def summarize(records: list[dict], k: int) -> dict:
     groups = list(by_problem.values())
     correct = [[r["accuracy"] for r in g] for g in groups]
     m: dict[str, float] = {"problems": len(groups), "k": k}
-    for name, values in {
-        "pass@1": [sum(c) / k for c in correct],
-        "pass@k": [pass_at_k(k, int(sum(c)), k) for c in correct],
-        "cons@k": [majority([extract_answer(r["text"]) for r in g], c) for g, c in zip(groups, correct, strict=True)],
-    }.items():
+    for name, values in {"pass@1": [sum(c) / k for c in correct],
+            "pass@k": [pass_at_k(k, int(sum(c)), k) for c in correct],
+            "cons@k": [majority([extract_answer(r["text"]) for r in g], c) for g,
+            c in zip(groups, correct, strict=True)]}.items():
         m[name], m[f"{name}_se"] = mean_and_error(values)
     for name, value in {"format": lambda r: r["format"], "length": lambda r: r["tokens"],
-                        "truncated": lambda r: not r["finished"], "reflections": lambda r: reflections(r["text"])}.items():
+            "truncated": lambda r: not r["finished"],
+            "reflections": lambda r: reflections(r["text"])}.items():
         m[name] = sum(value(r) for r in records) / len(records)
     return m
 
@@ -109,7 +113,8 @@ def knob(default, help):
 @dataclass
 class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
-    task: str = knob("", "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    task: str = knob("",
+        "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
     max_new_tokens: int = knob(256, "longest completion")
@@ -126,11 +131,11 @@ def main():
         raise UserError("--problems and --samples must be at least 1")
     run_file = Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
-    rows = held_out(task, cfg.problems, cfg.seed)
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=True)
     ranks = setup(cfg.device)
     model, tokenizer = load_model(cfg.from_, ranks.device), for_checkpoint(cfg.from_)
-    m, records = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens, ranks=ranks,
-                          temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)
+    m, records = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens,
+        ranks=ranks, temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)
     if ranks.main:
         print(f"{cfg.from_} on {len(rows)} held-out problems of {task}, temperature {cfg.temperature}")
         print(table({"held out": m}))

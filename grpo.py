@@ -1,12 +1,14 @@
-"""Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300; DeepSeek-R1, arXiv 2501.12948), from scratch.
+"""Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300; DeepSeek-R1, arXiv 2501.12948), from
+scratch.
 
-    python grpo.py --config tiny                     # a base model if there is none, then RL: minutes on a laptop
+    python grpo.py --config tiny                     # a base model if there is none, then RL: minutes
     python grpo.py --config tiny --kl_coef 0.01      # change one knob, compare out/tiny/grpo/metrics.jsonl
     torchrun --nproc_per_node 8 grpo.py --init DIR   # one process per GPU
 
-One step: sample groups of completions -> score them by rules -> advantages within each group -> a few minibatch updates
-of the clipped objective -> log. Differs from the paper: std is the unbiased one plus 1e-4, as in TRL; groups whose
-rewards are all equal (advantage 0) are left out of the update and of its normalizer, or replaced (DAPO, --resample).
+One step: sample groups of completions -> score them by rules -> advantages within each group -> a few
+minibatch updates of the clipped objective -> log. Differs from the paper: std is the unbiased one plus 1e-4,
+as in TRL; groups whose rewards are all equal (advantage 0) are left out of the update and of its normalizer,
+or replaced (DAPO, --resample).
 """
 
 import copy
@@ -27,16 +29,15 @@ import torch
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import UserError, closest, parse_args, run_script
-from data.tasks import TaskError, training_rows
+from data.tasks import TaskError, load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
-from kernels import token_logprobs
 from metrics import Log, diagnosis, progress_line, reflections, table
 from model import Transformer
 from moe import Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
-from rewards import check_rows, score
-from sample import generate
+from rewards import score
+from sample import Sample, collate, completion_logprobs, generate, routing_of
 
 
 def knob(default, help):
@@ -45,7 +46,8 @@ def knob(default, help):
 
 @dataclass
 class Config:
-    init: str = knob("", "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
+    init: str = knob("",
+        "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file of rows")
     out: str = knob("", "output folder; empty = out/<config>/grpo")
     seed: int = knob(0, "seed of the problems and of the sampling")
@@ -61,33 +63,39 @@ class Config:
     clip_low: float = knob(0.2, "epsilon of the clipped ratio, below 1")
     clip_high: float = knob(0.2, "epsilon of the clipped ratio, above 1 (DAPO: 0.28)")
     kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
-    ref_every: int = knob(0, "steps after which the policy becomes the reference; 0 = the initial model stays")
-    resample: int = knob(0, "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped")
-    overlong: str = knob("keep", "truncated completions: keep, mask (not trained on) or soft (DAPO eq. 13 penalty)")
-    router: str = knob("frozen", "routing bias in RL: frozen, bias (balanced by update), replay (the rollout's experts)")
+    ref_every: int = knob(0,
+        "steps after which the policy becomes the reference; 0 = the initial model stays")
+    resample: int = knob(0,
+        "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped")
+    overlong: str = knob("keep",
+        "truncated completions: keep, mask (not trained on) or soft (DAPO eq. 13 penalty)")
+    router: str = knob("frozen",
+        "routing bias in RL: frozen, bias (balanced by update), replay (the rollout's experts)")
     balance_coef: float = knob(0.0, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included")
     eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
 
+_TINY = dict(
+    task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=80, prompts=32, group_size=16,
+    max_new_tokens=256, lr=3e-4, updates=4, clip_high=0.28, micro_tokens=2048)
 RECIPES: dict[str, dict] = {
-    "tiny": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=80, prompts=32, group_size=16,
-                 max_new_tokens=256, lr=3e-4, updates=4, clip_high=0.28, micro_tokens=4096),
-    "tiny_dense": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=80, prompts=32,
-                       group_size=16, max_new_tokens=256, lr=3e-4, updates=4, clip_high=0.28, micro_tokens=4096),
+    "tiny": _TINY,
+    "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
 }
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
 
-# --------------------------------------------------------------------------------------------- advantages, losses
+# ----------------------------------------------------------------------------------------- advantages, losses
 
 
 def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
     """A_i = (r_i - mean(r)) / std(r) over the G completions of one prompt (DeepSeekMath, sec. 4.1.2).
 
-    rewards (B,), prompt-major -> (B,). scale: "group" divides by the group's std, "batch" by the std of all B rewards,
-    "none" by nothing (Dr. GRPO, arXiv 2503.20783). Differs from the paper: unbiased std, plus 1e-4."""
+    rewards (B,), prompt-major -> (B,). scale: "group" divides by the group's std, "batch" by the std of
+    all B rewards, "none" by nothing (Dr. GRPO, arXiv 2503.20783). Differs from the paper: unbiased std,
+    plus 1e-4."""
     if group_size < 2 or rewards.numel() % group_size:
         raise UserError(f"group_size {group_size}: a group needs at least 2 completions, and whole groups")
     groups = rewards.view(-1, group_size)  # (P, G)
@@ -102,12 +110,14 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
 
 
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
-    """min(ratio A, clip(ratio, 1 - eps_low, 1 + eps_high) A) (DeepSeekMath eq. 3; asymmetric: DAPO eq. 10)."""
+    """min(ratio A, clip(ratio, 1 - eps_low, 1 + eps_high) A) (DeepSeekMath eq. 3; asymmetric: DAPO eq.
+    10)."""
     return torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
 
 
 def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
-    """sg(min(ratio, 1 + eps_high)) A log pi (CISPO, arXiv 2506.13585, eq. 4, 5): every token keeps a gradient."""
+    """sg(min(ratio, 1 + eps_high)) A log pi (CISPO, arXiv 2506.13585, eq. 4, 5): every token keeps a
+    gradient."""
     return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
 
 
@@ -115,7 +125,9 @@ class Loss(NamedTuple):
     objective: Callable  # (ratio, advantages, logprobs, clip_low, clip_high) -> per token, to be maximised
     sequence_ratio: bool  # the ratio of the whole sequence to the power 1/|o| (GSPO, arXiv 2507.18071, eq. 7)
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
-    count: str  # what the sum is divided by: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
+    count: (
+        str  # what the sum is divided by: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
+    )
 
 
 LOSSES: dict[str, Loss] = {
@@ -127,15 +139,15 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2, kl_coef=0.0,
-                ref_logprobs=None, normalizer=None):
+def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
+        kl_coef=0.0, ref_logprobs=None, normalizer=None):
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
-    logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count that the sum is
-    divided by, so that micro-batches add up to the whole batch: sequences for grpo and gspo, completion tokens for dapo
-    and cispo, sequences x max_new_tokens for dr_grpo; None = this call's own (for dr_grpo B x T).
-    Returns (loss, metrics): means over this call's completion tokens, and "tokens", their number.
-    Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
+    logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
+    that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
+    gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
+    own (for dr_grpo B x T). Returns (loss, metrics): means over this call's completion tokens, and
+    "tokens", their number. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
     if kl_coef and ref_logprobs is None:
@@ -159,11 +171,12 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if sequence_mean:
         per_sequence = per_sequence / lengths
     if normalizer is None:
-        normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1), "max_tokens": mask.numel()}[count]
+        normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
+            "max_tokens": mask.numel()}[count]
     below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
     outside = above if objective is clipped_weight else below | above & (A > 0)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
-                "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
+        "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics
 
 
@@ -177,43 +190,33 @@ def overlong_penalty(length: int, longest: int, cache: int) -> float:
     return max(-1.0, min(0.0, (longest - cache - length) / cache))
 
 
-# ---------------------------------------------------------------------------------------------------- the phases
+# ------------------------------------------------------------------------------------------------- the phases
 
 
-class Sample(NamedTuple):
-    """One completion of the rollout."""
-
-    tokens: list[int]  # prompt and completion
-    start: int  # length of the prompt
-    old_logprobs: list[float]  # of the completion's tokens, from the sampler itself
-    finished: bool
-    routing: np.ndarray | None  # (len(tokens) - 1, MoE layers, K), the sampler's experts
-    scores: dict  # reward, accuracy and the components
-    reflections: int
-    advantage: float = 0.0
-
-
-def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config, ranks: Ranks) -> list[list[Sample]]:
-    """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its share. The
-    noise is keyed by the problem's number, so neither ranks nor resuming change what is sampled."""
+def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
+        ranks: Ranks) -> list[list[Sample]]:
+    """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its
+    share. The noise is keyed by the problem's number, so neither ranks nor resuming change what is
+    sampled."""
     numbers = ranks.share(list(range(first, first + count)))
     mine, prompts = [rows(i) for i in numbers], [tokenizer.encode_prompt(rows(i)["prompt"]) for i in numbers]
     groups = {}
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
-                       temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=numbers,
-                       record_routing=True)
+            temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=numbers,
+            record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
+            length = len(out.completions[j])
             if cfg.overlong == "soft":
-                scores[j]["overlong"] = overlong_penalty(len(out.completions[j]), cfg.max_new_tokens,
-                                                         max(1, cfg.max_new_tokens // 4))
+                cache = max(1, cfg.max_new_tokens // 4)
+                scores[j]["overlong"] = overlong_penalty(length, cfg.max_new_tokens, cache)
                 scores[j]["reward"] += scores[j]["overlong"]
-            groups.setdefault(numbers[j // cfg.group_size], []).append(
-                Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j], scores[j],
-                       reflections(text)))
+            one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
+                         scores[j], reflections(text))
+            groups.setdefault(numbers[j // cfg.group_size], []).append(one)
     everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]
 
@@ -223,8 +226,8 @@ def has_variance(group: list[Sample]) -> bool:
 
 
 def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
-    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups without variance
-    (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
+    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups without
+    variance (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
     groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
@@ -237,53 +240,23 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
 
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
-    """The samples to train on, advantages filled in: groups with variance; with overlong=mask, finished ones."""
+    """The samples to train on, advantages filled in: groups with variance; with overlong=mask, finished
+    ones."""
     rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
     advantages = group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
     return [s._replace(advantage=a) for g, row in zip(groups, advantages, strict=True) if has_variance(g)
-            for s, a in zip(g, row, strict=True) if s.finished or cfg.overlong != "mask"]
+        for s, a in zip(g, row, strict=True) if s.finished or cfg.overlong != "mask"]
 
 
-def collate(samples: list[Sample], pad_id: int, device: str):
-    """Right-padded tokens (B, T), and for the T-1 targets: completion mask and old log-probabilities (B, T-1)."""
-    T = max(len(s.tokens) for s in samples)
-    tokens = torch.full((len(samples), T), pad_id)
-    mask = torch.zeros(len(samples), T - 1, dtype=torch.bool)
-    old = torch.zeros(len(samples), T - 1)
-    for i, s in enumerate(samples):
-        tokens[i, : len(s.tokens)] = torch.tensor(s.tokens)
-        mask[i, s.start - 1 : len(s.tokens) - 1] = True  # position t predicts token t + 1
-        old[i, s.start - 1 : len(s.tokens) - 1] = torch.tensor(s.old_logprobs)
-    return tokens.to(device), mask.to(device), old.to(device)
-
-
-def routing_of(samples: list[Sample], T: int, device: str) -> list[torch.Tensor]:
-    """The sampler's experts per MoE layer: (B, T, K), -1 where there is no token."""
-    if samples[0].routing is None or T == 0:
-        return []
-    full = np.full((len(samples), T, *samples[0].routing.shape[1:]), -1, dtype=np.int64)
-    for i, s in enumerate(samples):
-        full[i, : len(s.routing)] = s.routing
-    return list(torch.from_numpy(full).to(device).unbind(2))
-
-
-def completion_logprobs(model, tokens, mask, temperature, routing=None):
-    """Log-probabilities and entropies of the completion's tokens, zero elsewhere: (B, T-1) each. Only the completion's
-    states go through the head."""
-    hidden = model.hidden(tokens[:, :-1], routing)[mask]  # (n, D)
-    logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, tokens[:, 1:][mask], temperature)
-    zeros = torch.zeros(mask.shape, device=tokens.device)
-    return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
-
-
-def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config, pad_id: int,
-               device: str) -> dict:
-    """Forward and backward of one micro-batch; gradients add up over micro-batches and ranks to those of the whole
-    minibatch. Returns sums over tokens, to be divided by "tokens" at the end."""
+def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config,
+        pad_id: int, device: str) -> dict:
+    """Forward and backward of one micro-batch; gradients add up over micro-batches and ranks to those of
+    the whole minibatch. Returns sums over tokens, to be divided by "tokens" at the end."""
     tokens, mask, old = collate(samples, pad_id, device)
     sampled = routing_of(samples, tokens.shape[1] - 1, device)
     present = tokens[:, :-1] != pad_id
-    routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=present, balance=cfg.balance_coef > 0)
+    routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=present,
+        balance=cfg.balance_coef > 0)
     logprobs, entropy = completion_logprobs(model, tokens, mask, cfg.temperature, routing)
     ref_logprobs = None
     if reference is not None:
@@ -291,8 +264,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
             ref_logprobs, _ = completion_logprobs(reference, tokens, mask, cfg.temperature)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, mask, loss=cfg.loss, clip_low=cfg.clip_low,
-                          clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs,
-                          normalizer=normalizer)
+        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer)
     for extra in routing.balance_losses:
         loss = loss + cfg.balance_coef * extra / sequences
     loss.backward()
@@ -301,29 +273,29 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     sums["loss"] = float(loss.detach())
     sums["mismatch"] = float((logprobs.detach() - old).abs().max())
     if sampled:
-        same = [(a[..., None] == b[..., None, :]).any(-1).float().mean(-1)[present].sum() for a, b in
-                zip(routing.indices, sampled, strict=True)]
+        same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1)[present].sum()
+                for used, theirs in zip(routing.indices, sampled, strict=True)]
         sums |= {"agree": float(sum(same)), "routed": int(present.sum()) * len(sampled),
                  "load": torch.stack(routing.load).cpu().numpy()}
     return sums
 
 
-def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: Config, tokenizer, ranks: Ranks) -> dict:
-    """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the sampler's and
-    stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
+def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: Config, tokenizer,
+           ranks: Ranks) -> dict:
+    """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
+    sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
     order = np.random.default_rng([cfg.seed, step]).permutation(len(samples))
-    total: dict = {}
-    mismatch, parts, norms = 0.0, [p for p in np.array_split(order, cfg.updates) if len(p)], []
-    for number, part in enumerate(parts):
-        batch = [samples[i] for i in part]
+    parts = [[samples[i] for i in part] for part in np.array_split(order, cfg.updates) if len(part)]
+    total, mismatches, norms = {}, [], []
+    for batch in parts:
         normalizer = {"sequences": len(batch), "tokens": sum(len(s.old_logprobs) for s in batch),
                       "max_tokens": len(batch) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
-        sums = [micro_step(model, reference, [batch[i] for i in rows], normalizer, len(batch), cfg, tokenizer.pad_id,
-                           ranks.device) for rows in micro_batches(ranks, [len(s.tokens) for s in batch],
-                                                                   cfg.micro_tokens)]
-        for m in (m for rank in gather(ranks, sums) for m in rank):
-            largest = m.pop("mismatch")
-            mismatch = max(mismatch, largest) if number == 0 else mismatch  # before the first update: engine only
+        mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens)
+        sums = [micro_step(model, reference, [batch[i] for i in rows], normalizer, len(batch), cfg,
+                           tokenizer.pad_id, ranks.device) for rows in mine]
+        everyone = [m for rank in gather(ranks, sums) for m in rank]
+        mismatches.append(max(m.pop("mismatch") for m in everyone))
+        for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
         norms.append(apply_gradients(ranks, list(model.parameters()), [optimizer], lr_at(step, cfg)))
     if cfg.router == "bias":
@@ -332,7 +304,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
     n = total.pop("tokens")
     out = {k: total[k] / n for k in ("kl", "clip_fraction", "ratio", "kl_old", "entropy") if k in total}
     out |= {"loss": total["loss"] / len(parts), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
-            "logprob_mismatch": mismatch}
+            "logprob_mismatch": mismatches[0]}  # of the first minibatch: the two engines at the same weights
     if "routed" in total:
         out |= {"routing_agreement": total["agree"] / total["routed"],
                 "max_load": float((total["load"].max(1) / total["load"].mean(1)).max())}
@@ -347,9 +319,10 @@ def rollout_metrics(groups: list[list[Sample]]) -> dict:
         values = list(values)
         return sum(values) / len(values)
 
-    components = {k for s in samples for k in s.scores}
+    lengths, components = [len(s.old_logprobs) for s in samples], {k for s in samples for k in s.scores}
     return {k: mean(s.scores[k] for s in samples if k in s.scores) for k in sorted(components)} | {
-        "length": mean(len(s.old_logprobs) for s in samples), "truncated": mean(not s.finished for s in samples),
+        "length": mean(lengths), "generated": sum(lengths),
+        "truncated": mean(not s.finished for s in samples),
         "no_variance": mean(not has_variance(g) for g in groups), "groups": len(groups),
         "reflections": mean(s.reflections for s in samples)}
 
@@ -359,7 +332,7 @@ def lr_at(step: int, cfg: Config) -> float:
     return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
 
 
-# ------------------------------------------------------------------------------------------------------ the loop
+# --------------------------------------------------------------------------------------------------- the loop
 
 
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
@@ -378,13 +351,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 
     def look(step, problems, samples):
         m, records = evaluate(model, tokenizer, eval_rows[:problems], samples=samples,
-                              max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed)
+            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed)
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
-            log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"], reward=r["reward"],
-                       accuracy=r["accuracy"], tokens=r["tokens"])
-        say(f"-- held out after step {step}: pass@1 {m['pass@1']:.1%} +- {m['pass@1_se']:.1%}, cons@{samples} "
-            f"{m['cons@k']:.1%}, length {m['length']:.0f}, one sample:")
+            log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
+                reward=r["reward"], accuracy=r["accuracy"], tokens=r["tokens"])
+        say(f"-- held out after step {step}: pass@1 {m['pass@1']:.1%} +- {m['pass@1_se']:.1%}, "
+            f"cons@{samples} {m['cons@k']:.1%}, length {m['length']:.0f}, one sample:")
         say("   " + (eval_rows[0]["prompt"] + "\n" + records[0]["text"]).replace("\n", "\n   "))
 
     if start == 0:
@@ -398,27 +371,23 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
-        else:
-            say(f"step {step + 1}: no group has variance, nothing to learn from; the policy stays")
         clock.append(time.perf_counter())
-        generated = sum(len(s.old_logprobs) for g in groups for s in g)
-        m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1], "lr": lr_at(step, cfg),
-              "tokens_per_second": generated / (clock[2] - clock[0])}
+        m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
+              "tokens_per_second": m["generated"] / (clock[2] - clock[0]), "lr": lr_at(step, cfg)}
         log.write("train", step + 1, **m)
         left = (clock[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
         say(progress_line(m, step + 1, cfg.steps, left))
         if reference is not None and cfg.ref_every and (step + 1) % cfg.ref_every == 0:
             reference.load_state_dict(model.state_dict())
-        stopped = stop.reached(ranks)
-        due = (step + 1) % cfg.eval_every == 0
-        if due and step + 1 < cfg.steps and not stopped:
-            for line in diagnosis([r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :], cfg.max_new_tokens,
-                                  cfg.updates) if ranks.main else []:
+        due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
+        if due and step + 1 < cfg.steps:
+            recent = [r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :]
+            for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
             look(step + 1, *EVAL)
         if ranks.main and (due or stopped):
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizer=optimizer.state_dict(), reference=reference.state_dict() if reference else None)
+                       optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on from there")
             sys.exit(130)
@@ -429,18 +398,20 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
-        (cfg.group_size >= 2, f"--group_size {cfg.group_size}: advantages compare completions of one prompt; use 2 or "
-                              "more"),
+        (cfg.group_size >= 2, f"--group_size {cfg.group_size}: advantages compare completions of one prompt; "
+                              "use 2 or more"),
         (cfg.loss in LOSSES, f"--loss {cfg.loss}{closest(cfg.loss, LOSSES)}"),
         (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
         (cfg.overlong in ("keep", "mask", "soft"), f"--overlong {cfg.overlong}: expected keep, mask or soft"),
-        (cfg.router in ("frozen", "bias", "replay"), f"--router {cfg.router}: expected frozen, bias or replay"),
+        (cfg.router in ("frozen", "bias", "replay"),
+         f"--router {cfg.router}: expected frozen, bias or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
-        (min(cfg.clip_low, cfg.clip_high, cfg.kl_coef, cfg.balance_coef) >= 0, "clip_low, clip_high, kl_coef and "
-         "balance_coef must not be negative"),
+        (min(cfg.clip_low, cfg.clip_high, cfg.kl_coef, cfg.balance_coef) >= 0,
+         "clip_low, clip_high, kl_coef and balance_coef must not be negative"),
         (min(cfg.steps, cfg.prompts, cfg.updates, cfg.max_new_tokens, cfg.micro_tokens, cfg.eval_every) >= 1,
          "steps, prompts, updates, max_new_tokens, micro_tokens and eval_every must be at least 1"),
-        (not cfg.ref_every or cfg.kl_coef > 0, "--ref_every needs --kl_coef above 0: without it there is no reference"),
+        (not cfg.ref_every or cfg.kl_coef > 0,
+         "--ref_every needs --kl_coef above 0: without it there is no reference"),
     ]:
         if not ok:
             raise UserError(message)
@@ -454,10 +425,11 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
     if (base / "model.safetensors").exists():
         return str(base)
     if "WORLD_SIZE" in os.environ:
-        raise UserError(f"no base checkpoint in {base}: train it first with sft.py --config {preset}, or give --init")
+        raise UserError(f"no base checkpoint in {base}: run sft.py --config {preset} first, or give --init")
     print(f"no base checkpoint in {base}: training one (cold-start SFT from random weights)", flush=True)
-    command = [sys.executable, "sft.py", "--config", preset, "--task", cfg.task, "--device", cfg.device]
-    code = subprocess.run(command, cwd=Path(__file__).parent).returncode
+    script = Path(__file__).with_name("sft.py")
+    code = subprocess.run(
+        [sys.executable, script, "--config", preset, "--task", cfg.task, "--device", cfg.device]).returncode
     if code:
         sys.exit(code)
     return str(base)
@@ -467,17 +439,16 @@ def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
     try:
-        rows = training_rows(cfg.task, cfg.seed)
-        check_rows([rows(0)], cfg.task)
-    except (TaskError, ValueError) as error:
+        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
+    except TaskError as error:
         raise UserError(error) from None
-    eval_rows = held_out(cfg.task, FINAL_EVAL[0])
+    eval_rows = held_out(cfg.task, FINAL_EVAL[0])  # checks every row of a file, too
     out = Path(cfg.out or f"out/{preset}/grpo")
     state = load_state(out / "state")
     if state and state["config"] != asdict(cfg):
         changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v]
-        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another --out, or "
-                        f"remove {out}/state to start again")
+        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
+                        f"--out, or remove {out}/state to start again")
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     if ranks.main and not state:
@@ -486,11 +457,14 @@ def main():
     model: Transformer = load_model(out / "state" if state else init, ranks.device)
     gather(ranks, None)
     if tokenizer.vocab_size > model.cfg.vocab_size:
-        raise UserError(f"{init}: the tokenizer has {tokenizer.vocab_size} ids, the model only {model.cfg.vocab_size}")
+        raise UserError(f"{init}: the tokenizer has {tokenizer.vocab_size} ids, the model "
+                        f"{model.cfg.vocab_size}")
+    for row in load_jsonl(cfg.task) if cfg.task.endswith(".jsonl") else eval_rows:
+        model.check_length(len(tokenizer.encode_prompt(row["prompt"])) + cfg.max_new_tokens)
     if ranks.main:
         total, active = model.num_parameters()
-        print(f"policy: {init}, {total / 1e6:.2f}M parameters ({active / 1e6:.2f}M active), on {ranks.world} x "
-              f"{ranks.device}")
+        print(f"policy: {init}, {total / 1e6:.2f}M parameters ({active / 1e6:.2f}M active), "
+              f"on {ranks.world} x {ranks.device}")
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks)
@@ -505,7 +479,7 @@ def finish(model, log: Log, out: Path, init: str):
         shutil.copy(Path(init) / "tokenizer.json", out)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
-          + table({"before": evals[0], "after": evals[-1]}))
+        + table({"before": evals[0], "after": evals[-1]}))
     shutil.rmtree(out / "state", ignore_errors=True)
     if importlib.util.find_spec("matplotlib"):
         subprocess.run([sys.executable, Path(__file__).parent / "plot.py", out], check=True)

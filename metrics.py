@@ -1,21 +1,25 @@
-"""What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the final table."""
+"""What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the
+final table."""
 
 import json
 import os
 import re
 from pathlib import Path
 
-REFLECTION = re.compile(r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead)\b", re.I)
+REFLECTION = re.compile(
+    r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead)\b", re.I
+)
 
 
 def reflections(text: str) -> int:
-    """Reflection words in a completion's thinking: what R1's "aha moment" is made of (arXiv 2501.12948, fig. 9)."""
+    """Reflection words in a completion's thinking: what R1's "aha moment" is made of (arXiv 2501.12948,
+    fig. 9)."""
     return len(REFLECTION.findall(text.partition("</think>")[0]))
 
 
 class Log:
-    """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops the rows after the
-    step that it goes on from, so that no step stands twice. Only rank 0 writes."""
+    """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops the
+    rows after the step that it goes on from, so that no step stands twice. Only rank 0 writes."""
 
     def __init__(self, dir: str | Path, after_step: int, main: bool):
         self.dir, self.main, self.rows = Path(dir), main, []
@@ -24,7 +28,7 @@ class Log:
 
     def _keep(self, path: Path, after_step: int):
         kept = [line for line in (path.read_text().splitlines() if path.exists() else [])
-                if line.endswith("}") and json.loads(line)["step"] <= after_step]
+            if line.endswith("}") and json.loads(line)["step"] <= after_step]
         path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
         os.replace(path.with_suffix(".tmp"), path)
         if path.name == "metrics.jsonl":
@@ -43,7 +47,8 @@ class Log:
 
     def _append(self, name: str, row: dict):
         with open(self.dir / f"{name}.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+            f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+                + "\n")
 
 
 def clock(seconds: float) -> str:
@@ -52,24 +57,30 @@ def clock(seconds: float) -> str:
 
 def progress_line(m: dict, step: int, steps: int, seconds_left: float) -> str:
     """One step of GRPO on one line."""
-    kl = f"kl {m['kl']:.4f}" if "kl" in m else f"kl_old {m['kl_old']:.4f}"
-    return (f"step {step:>4}/{steps}  reward {m['reward']:.3f}  acc {m['accuracy']:.3f}  len {m['length']:5.1f}  {kl}"
-            f"  ent {m['entropy']:.3f}  clip {m['clip_fraction']:.1%}  {m['tokens_per_second'] / 1000:.1f}k tok/s"
-            f"  eta {clock(seconds_left)}")
+    if "entropy" in m:
+        kl = f"kl {m['kl']:.4f}" if "kl" in m else f"kl_old {m['kl_old']:.4f}"
+        trained = f"{kl}  ent {m['entropy']:.3f}  clip {m['clip_fraction']:.1%}"
+    else:
+        trained = "no group has variance: no update"
+    return (f"step {step:>4}/{steps}  reward {m['reward']:.3f}  acc {m['accuracy']:.3f}  "
+            f"len {m['length']:5.1f}  {trained}  "
+            f"{m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(seconds_left)}")
 
 
 def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str]:
     """What a worried user should know, from the train rows of the last steps; empty if nothing stands out."""
     if not recent:
         return []
-    m = {k: sum(r[k] for r in recent) / len(recent)
-         for k in ("accuracy", "no_variance", "truncated", "entropy", "format", "clip_fraction", "routing_agreement",
-                   "loss") if all(k in r for r in recent)}
+    m = {k: sum(r[k] for r in recent) / len(recent) for k
+        in ("accuracy", "no_variance", "truncated", "entropy", "format", "clip_fraction", "routing_agreement",
+        "loss") if all(k in r for r in recent)}
     says = []
     if m["no_variance"] > 0.4:
         level = "hard" if m["accuracy"] < 0.5 else "easy"
-        says.append(f"{m['no_variance']:.0%} of groups have no variance: the task is too {level} for this policy; "
-                    f"change the task's knobs, raise group_size, or set --resample")
+        says.append(
+            f"{m['no_variance']:.0%} of groups have no variance: the task is too {level} for this policy; "
+            f"change the task's knobs, raise group_size, or set --resample"
+        )
     if m["truncated"] > 0.2:
         says.append(f"{m['truncated']:.0%} truncated: raise max_new_tokens (now {max_new_tokens})")
     if m["entropy"] < 0.02 and m["accuracy"] < 0.95:
@@ -77,21 +88,25 @@ def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str
     if m["format"] < 0.5:
         says.append(f"only {m['format']:.0%} of completions have the format: train the cold start longer")
     if m["clip_fraction"] > 0.2:
-        says.append(f"{m['clip_fraction']:.0%} of tokens are clipped: the updates are too large; lower lr or updates")
+        says.append(
+            f"{m['clip_fraction']:.0%} of tokens are clipped: the updates are too large; lower lr or updates"
+        )
     if m.get("routing_agreement", 1) < 0.8:
         says.append(f"training chooses {1 - m['routing_agreement']:.0%} other experts than the rollout did; "
-                    f"try --router replay")
+            f"try --router replay")
     if updates == 1 and abs(m["loss"]) < 1e-3 and not says:
-        says.append("loss about 0 is normal with one update per rollout (ratio = 1, advantages average 0): watch reward")
+        says.append(
+            "loss about 0 is normal with one update per rollout (ratio 1, advantages average 0): watch reward"
+        )
     return says
 
 
 def table(columns: dict[str, dict]) -> str:
     """The before/after table: one column per evaluation, as `eval.evaluate` returns them."""
     k = next(iter(columns.values()))["k"]
-    rows = [("pass@1", "pass@1", "pass@1_se"), (f"pass@{k}", "pass@k", "pass@k_se"), (f"cons@{k}", "cons@k", "cons@k_se"),
-            ("format", "format", None), ("mean length", "length", None), ("truncated", "truncated", None),
-            ("reflections", "reflections", None)]
+    rows = [("pass@1", "pass@1", "pass@1_se"), (f"pass@{k}", "pass@k", "pass@k_se"),
+        (f"cons@{k}", "cons@k", "cons@k_se"), ("format", "format", None), ("mean length", "length", None),
+        ("truncated", "truncated", None), ("reflections", "reflections", None)]
     lines = ["".join([" " * 14, *(f"{name:>20}" for name in columns)])]
     for label, key, error in rows:
         cells = []

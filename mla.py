@@ -1,6 +1,7 @@
 """Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, eq. 1 to 11), naive and absorbed side by side.
 
-Letters: b sequences, t/s tokens (query/key), h heads, c latent, r rotary, n non-rotary key width, v value width.
+Letters: b sequences, t/s tokens (query/key), h heads, c latent, r rotary, n non-rotary key width, v value
+width.
 """
 
 import math
@@ -36,8 +37,8 @@ def yarn_factor(cfg: ModelConfig) -> float:
 def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tensor:
     """exp(i m theta_j) for positions m < length: complex64 (length, R/2), times YaRN's attention factor.
 
-    YaRN (arXiv 2309.00071, sec. 3.2): slow pairs are interpolated by the factor, fast pairs are kept, with a linear
-    ramp between the pairs that turn beta_fast and beta_slow times over the original context."""
+    YaRN (arXiv 2309.00071, sec. 3.2): slow pairs are interpolated by the factor, fast pairs are kept, with
+    a linear ramp between the pairs that turn beta_fast and beta_slow times over the original context."""
     half, length = cfg.qk_rope_head_dim // 2, length or cfg.max_position_embeddings
     theta = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
     amplitude = 1.0
@@ -57,7 +58,8 @@ def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tenso
         m, m_all = s.get("mscale"), s.get("mscale_all_dim")
         amplitude = s.get("attention_factor")
         if amplitude is None:
-            amplitude = yarn_mscale(factor, m) / yarn_mscale(factor, m_all) if m and m_all else yarn_mscale(factor)
+            amplitude = (yarn_mscale(factor, m) / yarn_mscale(factor, m_all) if m and m_all
+                else yarn_mscale(factor))
     angles = torch.outer(torch.arange(length, dtype=torch.float32), theta)
     return torch.polar(torch.full_like(angles, amplitude), angles)
 
@@ -65,8 +67,9 @@ def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tenso
 class LatentCache:
     """What decoding remembers of one layer: the normed latent and the rotated key, C + R numbers per token.
 
-    `prefix` (P, S, C+R) is stored once per prompt and attended by all its samples; `suffix` (N, T, C+R) grows by one
-    token per row and step. Rows may leave (`keep_rows`); a prompt's prefix stays until the rollout ends."""
+    `prefix` (P, S, C+R) is stored once per prompt and attended by all its samples; `suffix` (N, T, C+R)
+    grows by one token per row and step. Rows may leave (`keep_rows`); a prompt's prefix stays until the
+    rollout ends."""
 
     def __init__(self, prefix: torch.Tensor, rows: int):
         self.prefix = prefix
@@ -84,8 +87,9 @@ class LatentCache:
 
 
 class PromptGrid:
-    """Which rows share which prompt: rows laid out as (P, G) so that a prompt's samples attend its prefix in one
-    matmul. After rows have left, G is the largest remaining group; the holes are computed and thrown away."""
+    """Which rows share which prompt: rows laid out as (P, G) so that a prompt's samples attend its prefix
+    in one matmul. After rows have left, G is the largest remaining group; the holes are computed and
+    thrown away."""
 
     def __init__(self, prompt_of_row: torch.Tensor, prompt_lengths: torch.Tensor, prefix_size: int):
         """prompt_of_row (N,) ascending; prompt_lengths (P,), of the right-padded prefix (P, S)."""
@@ -96,11 +100,15 @@ class PromptGrid:
         group = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         self.cell = group * width + slot  # (N,) row -> cell
         self.row = torch.zeros(len(counts) * width, dtype=torch.long, device=counts.device)
-        self.row[self.cell] = torch.arange(len(prompt_of_row), device=counts.device)  # cell -> row (holes: row 0)
+        self.row[self.cell] = torch.arange(
+            len(prompt_of_row), device=counts.device
+        )  # cell -> row (holes: row 0)
         self.full = len(self.row) == len(prompt_of_row)
         self.all_prompts = len(counts) == len(prompt_lengths)
         positions = torch.arange(prefix_size, device=counts.device)
-        self.mask = (positions[None] >= prompt_lengths[self.prompts][:, None])[:, None, None]  # (P, 1, 1, S) pad
+        self.mask = (positions[None] >= prompt_lengths[self.prompts][:, None])[
+            :, None, None
+        ]  # (P, 1, 1, S) pad
 
     def gather(self, x):  # (N, ...) -> (P, G, ...)
         x = x if self.full else x[self.row]
@@ -146,7 +154,8 @@ class MLA(nn.Module):
         return torch.cat([self.kv_a_layernorm(c), rope(k_rot, freqs)], dim=-1)
 
     def forward(self, x, freqs):
-        """Naive causal attention, for training and prefill: x (b, t, D), freqs (t, R/2) -> (b, t, D), latent."""
+        """Naive causal attention, for training and prefill: x (b, t, D), freqs (t, R/2) -> (b, t, D),
+        latent."""
         latent = self.latent(x, freqs)
         return self.attend_naive(*self.queries(x, freqs), latent), latent
 
@@ -162,8 +171,9 @@ class MLA(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def attend_absorbed(self, q_nope, q_rot, latent):
-        """The same numbers without expanding keys and values: W_UK goes into the query and W_UV behind the attention,
-        so that every head attends the latent itself (DeepSeek-V2, arXiv 2405.04434, sec. 2.1.2)."""
+        """The same numbers without expanding keys and values: W_UK goes into the query and W_UV behind the
+        attention, so that every head attends the latent itself (DeepSeek-V2, arXiv 2405.04434, sec.
+        2.1.2)."""
         w_uk, w_uv = self.up_projections()
         q = torch.cat([torch.einsum("bthn,hnc->bthc", q_nope, w_uk), q_rot], dim=-1)  # (b, t, H, C+R)
         scores = torch.einsum("bthc,bsc->bhts", q, latent) * self.scale
@@ -177,7 +187,8 @@ class MLA(nn.Module):
         return self.kv_b_proj.weight.view(self.H, -1, self.C).split([self.nope, self.v], dim=1)
 
     def decode(self, x, freqs, cache: LatentCache, t: int, grid: PromptGrid):
-        """One token per row, absorbed: x (N, D), freqs (N, R/2), t = tokens already in the suffix -> (N, D)."""
+        """One token per row, absorbed: x (N, D), freqs (N, R/2), t = tokens already in the suffix -> (N,
+        D)."""
         w_uk, w_uv = self.up_projections()
         cache.append(t, self.latent(x, freqs))
         q_nope, q_rot = self.queries(x, freqs)

@@ -35,11 +35,13 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing), latent
 
     def decode(self, x, freqs, cache, t, grid, routing):
-        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cache, t, grid), routing)
+        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cache, t, grid),
+            routing)
 
 
 class Transformer(nn.Module):
-    """`model(tokens) -> logits`; `model.hidden(tokens)` stops before the head; `prefill` and `decode` generate."""
+    """`model(tokens) -> logits`; `model.hidden(tokens)` stops before the head; `prefill` and `decode`
+    generate."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -72,7 +74,7 @@ class Transformer(nn.Module):
         """Raises UserError if a sequence of `length` tokens does not fit the context."""
         if length > self.cfg.max_position_embeddings:
             raise UserError(f"a sequence of {length} tokens does not fit the model's context of "
-                            f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
+                f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
 
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
         """tokens (B, T), right-padded -> (B, T, D), the normed states before the head."""
@@ -92,12 +94,14 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens))
 
     def prefill(self, tokens, samples: int, routing=None):
-        """Run the prompts once: tokens (P, S) -> hidden (P, S, D) and a LatentCache per layer for P x samples rows."""
+        """Run the prompts once: tokens (P, S) -> hidden (P, S, D) and a LatentCache per layer for P x
+        samples rows."""
         x, latents = self._run(tokens, routing, keep_latents=True)
         return x, [LatentCache(latent, tokens.shape[0] * samples) for latent in latents]
 
     def decode(self, tokens, positions, caches, t: int, grid: PromptGrid, routing=None):
-        """One step for every row: tokens (N,) at positions (N,), the t-th of the completion -> hidden (N, D)."""
+        """One step for every row: tokens (N,) at positions (N,), the t-th of the completion -> hidden (N,
+        D)."""
         x, freqs = self.embed_tokens(tokens), self.freqs(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.decode(x, freqs, cache, t, grid, routing)

@@ -1,4 +1,5 @@
-"""DeepSeekMoE: router, experts, load balancing (DeepSeek-V3, arXiv 2412.19437, sec. 2.1.2; V2: arXiv 2405.04434)."""
+"""DeepSeekMoE: router, experts, load balancing (DeepSeek-V3, arXiv 2412.19437, sec. 2.1.2; V2: arXiv
+2405.04434)."""
 
 from dataclasses import dataclass, field
 
@@ -27,15 +28,17 @@ class MLP(nn.Module):
 class Routing:
     """What the routers of one forward pass are told and what they report; pass one to `Transformer.hidden`.
 
-    replay: per MoE layer the experts to use, (B, T, K) with -1 where the router decides (rollout routing replay,
-    arXiv 2510.11370). mask (B, T): the tokens that count for load and balance; None = all."""
+    replay: per MoE layer the experts to use, (B, T, K) with -1 where the router decides (rollout routing
+    replay, arXiv 2510.11370). mask (B, T): the tokens that count for load and balance; None = all."""
 
     replay: list[torch.Tensor] | None = None
     mask: torch.Tensor | None = None
     balance: bool = False  # also compute the sequence-wise balance loss
     indices: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (B, T, K): the experts used
     load: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (E,): tokens sent to each expert
-    balance_losses: list[torch.Tensor] = field(default_factory=list)  # per MoE layer: sum over sequences, alpha = 1
+    balance_losses: list[torch.Tensor] = field(
+        default_factory=list
+    )  # per MoE layer: sum over sequences, alpha = 1
 
     def report(self, scores, indices):
         """scores (B, T, E), indices (B, T, K); without T while decoding."""
@@ -73,7 +76,8 @@ class Router(nn.Module):
             self.register_buffer("e_score_correction_bias", torch.zeros(cfg.n_routed_experts))
 
     def forward(self, x, replay=None):
-        """x (N, D) -> weights (N, K), indices (N, K), scores (N, E). replay (N, K): experts to use, -1 = choose."""
+        """x (N, D) -> weights (N, K), indices (N, K), scores (N, E). replay (N, K): experts to use, -1 =
+        choose."""
         logits = F.linear(x.float(), self.weight.float())
         scores = logits.sigmoid() if self.cfg.scoring_func == "sigmoid" else logits.softmax(-1)  # eq. 15
         indices = self.choose(scores.detach())
@@ -85,22 +89,24 @@ class Router(nn.Module):
         return weights * self.cfg.routed_scaling_factor, indices, scores
 
     def choose(self, scores):
-        """Top-K of s + b (eq. 14 and 16), among the best `topk_group` groups. A group's score is the sum of its two
-        best in V3 (noaux_tc), its maximum in V2 (group_limited_greedy)."""
+        """Top-K of s + b (eq. 14 and 16), among the best `topk_group` groups. A group's score is the sum
+        of its two best in V3 (noaux_tc), its maximum in V2 (group_limited_greedy)."""
         cfg = self.cfg
         noaux = cfg.topk_method == "noaux_tc"
         choice = scores + self.e_score_correction_bias if noaux else scores
         if cfg.topk_group < cfg.n_group and cfg.topk_method != "greedy":
             groups = choice.unflatten(1, (cfg.n_group, -1))  # (N, groups, E / groups)
             best = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1) if noaux else groups.amax(-1)
-            kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(cfg.topk_group, dim=-1).indices, True)
+            kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1,
+                best.topk(cfg.topk_group, dim=-1).indices, True)
             choice = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
         return choice.topk(cfg.num_experts_per_tok, dim=-1, sorted=False).indices
 
     @torch.no_grad()
     def update_bias(self, load, gamma: float = 1e-3):
-        """Auxiliary-loss-free balancing (V3, sec. 2.1.2; arXiv 2408.15664): after a step, b_i += gamma for an
-        underloaded expert, -= gamma for an overloaded one. load (E,): tokens sent to each expert in the step."""
+        """Auxiliary-loss-free balancing (V3, sec. 2.1.2; arXiv 2408.15664): after a step, b_i += gamma for
+        an underloaded expert, -= gamma for an overloaded one. load (E,): tokens sent to each expert in the
+        step."""
         self.e_score_correction_bias += gamma * torch.sign(load.float().mean() - load.float())
 
 

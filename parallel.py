@@ -1,8 +1,9 @@
-"""One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives we use.
+"""One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives
+we use.
 
-`--device cpu:2` starts one process per core (operations this small do not split over threads, batches do); under
-`torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else differs: every rank
-holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
+`--device cpu:2` starts one process per core (operations this small do not split over threads, batches do);
+under `torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else
+differs: every rank holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
 
 import atexit
 import ctypes
@@ -35,7 +36,8 @@ class Ranks(NamedTuple):
 
 
 def setup(device: str) -> Ranks:
-    """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N processes."""
+    """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N
+    processes."""
     kind, _, count = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,11 +68,13 @@ def launch(processes: int):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": str(processes), "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(processes), "RANK": "0", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port)}
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     for rank in range(1, processes):
-        child = subprocess.Popen(sys.orig_argv, env=os.environ | {"RANK": str(rank)}, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(sys.orig_argv, env=os.environ | {"RANK": str(rank)},
+            stdin=subprocess.DEVNULL)
         atexit.register(_end, child)
 
 
@@ -83,7 +87,8 @@ def _end(child: subprocess.Popen):
 
 
 def keep_freed_memory():
-    """Tell glibc to keep freed tensors' pages instead of returning them to the kernel at each step (no-op elsewhere)."""
+    """Tell glibc to keep freed tensors' pages instead of returning them to the kernel at each step (no-op
+    elsewhere)."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
@@ -106,7 +111,8 @@ def agree(ranks: Ranks, value):
 
 
 def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
-    """Add up the ranks' gradients in one all-reduce. Losses are divided by global counts, so the sum is the gradient."""
+    """Add up the ranks' gradients in one all-reduce. Losses are divided by global counts, so the sum is
+    the gradient."""
     if ranks.world == 1:
         return
     for p in parameters:
@@ -118,7 +124,8 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
         p.grad.copy_(g.view_as(p))
 
 
-def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float, max_norm: float = 1.0) -> float:
+def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
+        max_norm: float = 1.0) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear. Returns the norm."""
     sum_gradients(ranks, parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
@@ -132,18 +139,20 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
 
 
 def micro_batches(ranks: Ranks, lengths: list[int], budget: int) -> list[list[int]]:
-    """This rank's share of the rows, as lists of row numbers: sorted by length, each at most `budget` tokens after
-    padding (or a single longer row), longest first."""
+    """This rank's share of the rows, as lists of row numbers, longest first: rows are sorted by length and
+    dealt out in turn, so that all ranks get the same work; a list has at most `budget` tokens after
+    padding (or one longer row)."""
     batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for i in ranks.share(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
             batches.append([])
         batches[-1].append(i)
-    return ranks.share(batches)
+    return batches
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and says how to go on. A second Ctrl-C kills."""
+    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and says how to go on. A second
+    Ctrl-C ends the process at once; the last saved state stays."""
 
     def __init__(self):
         self.asked = False
@@ -152,8 +161,10 @@ class StopSignal:
 
     def _ask(self, number, _):
         if self.asked:
-            raise KeyboardInterrupt
+            os._exit(130)
         self.asked = True
+        if os.environ.get("RANK", "0") == "0":
+            print("\nfinishing this step and saving (again to quit at once)", flush=True)
 
     def reached(self, ranks: Ranks) -> bool:
         """True on every rank once any rank was asked."""

@@ -1,6 +1,6 @@
 """Draw a run's metrics.jsonl: one picture, nine panels (development extra: matplotlib).
 
-    python plot.py out/tiny/grpo [out/other/grpo ...]      # several runs are drawn over each other
+python plot.py out/tiny/grpo [out/other/grpo ...]      # several runs are drawn over each other
 """
 
 import json
@@ -10,11 +10,16 @@ from pathlib import Path
 from config import UserError, run_script
 
 PANELS = [  # (key of the train rows, title)
-    ("reward", "reward (mean over the rollout)"), ("accuracy", "accuracy: rollouts, and held out +- SE"),
-    ("length", "completion length (tokens)"), ("reflections", "reflection words per completion"),
-    ("entropy", "entropy (nats per token)"), ("kl", "KL to the reference (k3)"),
-    ("clip_fraction", "clipped tokens (share)"), ("no_variance", "groups without variance (share)"),
-    ("truncated", "truncated completions (share)")]
+    ("reward", "reward (mean over the rollout)"),
+    ("accuracy", "accuracy: rollouts, and held out +- SE"),
+    ("length", "completion length (tokens)"),
+    ("reflections", "reflection words per completion"),
+    ("entropy", "entropy (nats per token)"),
+    ("kl", "KL to the reference (k3)"),
+    ("clip_fraction", "clipped tokens (share)"),
+    ("no_variance", "groups without variance (share)"),
+    ("truncated", "truncated completions (share)"),
+]
 EVAL_KEY = {"accuracy": "pass@1", "length": "length", "reflections": "reflections", "truncated": "truncated"}
 
 
@@ -40,7 +45,8 @@ def draw(folders: list[Path]) -> Path:
         for ax, (key, title) in zip(axes.flat, PANELS, strict=True):
             points = [(r["step"], r[key]) for r in train if key in r]
             if key == "kl" and not points:
-                points, title = [(r["step"], r["kl_old"]) for r in train if "kl_old" in r], "KL to the old policy"
+                points, title = ([(r["step"], r["kl_old"]) for r in train if "kl_old" in r],
+                    "KL to the old policy")
             line = ax.plot(*zip(*points, strict=True), lw=1.2, label=name)[0] if points else None
             ax.set_title(title, fontsize=10)
             ax.set_xlabel("step", fontsize=8)
@@ -48,7 +54,7 @@ def draw(folders: list[Path]) -> Path:
             if key in EVAL_KEY and evals:
                 at, held = EVAL_KEY[key], dict(color=line and line.get_color(), ms=4, capsize=3)
                 ax.errorbar([r["step"] for r in evals], [r[at] for r in evals], fmt="o",
-                            yerr=[r["pass@1_se"] for r in evals] if at == "pass@1" else None, **held)
+                    yerr=[r["pass@1_se"] for r in evals] if at == "pass@1" else None, **held)
             if key == "reflections" and evals:
                 ax.axhline(evals[0]["reflections"], ls="--", lw=1, color="gray", label="step 0, held out")
                 ax.legend(fontsize=7)

@@ -1,8 +1,8 @@
 """Rule-based rewards (DeepSeek-R1, arXiv 2501.12948, sec. 2.2.2): exact, without eval, without floats.
 
-A reward is `f(completions: list[str], **columns) -> list[float]`: one column per field of the dataset rows, each a list
-as long as `completions`; extra columns are ignored. This is the calling convention of TRL's reward functions. A new
-reward = one function, one row in REWARDS, its name in TASK_REWARDS, one test.
+A reward is `f(completions: list[str], **columns) -> list[float]`: one column per field of the dataset rows,
+each a list as long as `completions`; extra columns are ignored. This is the calling convention of TRL's
+reward functions. A new reward = one function, one row in REWARDS, its name in TASK_REWARDS, one test.
 """
 
 import ast
@@ -18,7 +18,8 @@ MAX_ANSWER = 10_000  # characters of any answer
 
 def extract_answer(completion: str) -> str | None:
     """The text between the answer tags, stripped, if the completion is `<think>...</think>` then
-    `<answer>...</answer>` and nothing else but white space, each tag exactly once and in this order; else None."""
+    `<answer>...</answer>` and nothing else but white space, each tag exactly once and in this order; else
+    None."""
     match = FORMAT.fullmatch(completion)
     if not match or any(completion.count(tag) != 1 for tag in TAGS) or len(match[2]) > MAX_ANSWER:
         return None
@@ -32,13 +33,14 @@ def format_reward(completions: list[str], **_) -> list[float]:
 
 def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
     """1.0 where the extracted answer is the expected text, up to runs of white space; else 0.0."""
-    return [float((given := extract_answer(c)) is not None and given.split() == want.split())
-            for c, want in zip(completions, answer, strict=True)]
+    return [float((given := extract_answer(c)) is not None and given.split() == want.split()) for c,
+        want in zip(completions, answer, strict=True)]
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
-    """The exact value of an expression of whole numbers, + - * / and brackets, and the numbers that it uses; None for
-    anything else: other characters or operators, signs, division by zero, too long, too deep."""
+    """The exact value of an expression of whole numbers, + - * / and brackets, and the numbers that it
+    uses; None for anything else: other characters or operators, signs, division by zero, too long, too
+    deep."""
     if len(expression) > MAX_EXPRESSION or not re.fullmatch(r"[0-9+\-*/() ]+", expression):
         return None
     try:
@@ -53,8 +55,8 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
             return Fraction(node.value)
         if isinstance(node, ast.BinOp) and type(node.op) in (ast.Add, ast.Sub, ast.Mult, ast.Div):
             a, b = value(node.left), value(node.right)
-            return {ast.Add: a.__add__, ast.Sub: a.__sub__, ast.Mult: a.__mul__, ast.Div: a.__truediv__}[
-                type(node.op)](b)
+            return {ast.Add: a.__add__, ast.Sub: a.__sub__, ast.Mult: a.__mul__,
+                ast.Div: a.__truediv__}[type(node.op)](b)
         raise ValueError("not part of the game")
 
     try:
@@ -64,9 +66,11 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
 
 
 def countdown_reward(completions: list[str], numbers: list[list[int]], target: list[int], **_) -> list[float]:
-    """1.0 where the answer is an expression with + - * / and brackets that uses each given number exactly as often as
-    given and has exactly the target's value. A trailing `= target` is accepted if it is the right target."""
-    return [float(_solves(extract_answer(c), n, t)) for c, n, t in zip(completions, numbers, target, strict=True)]
+    """1.0 where the answer is an expression with + - * / and brackets that uses each given number exactly
+    as often as given and has exactly the target's value. A trailing `= target` is accepted if it is the
+    right target."""
+    return [float(_solves(extract_answer(c), n, t)) for c, n,
+        t in zip(completions, numbers, target, strict=True)]
 
 
 def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
@@ -82,24 +86,25 @@ def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
 REWARDS = {"format": format_reward, "countdown": countdown_reward, "exact": exact_reward}
 
 # a task's rewards: (name in REWARDS, weight, is it the accuracy?)
-TASK_REWARDS: dict[str, list[tuple[str, float, bool]]] = {
-    "countdown": [("countdown", 1.0, True), ("format", 0.1, False)],
-    "arithmetic": [("exact", 1.0, True), ("format", 0.1, False)],
-    "sort_words": [("exact", 1.0, True), ("format", 0.1, False)],
-}
+TASK_REWARDS: dict[str, list[tuple[str, float, bool]]] = {"countdown": [("countdown", 1.0, True),
+    ("format", 0.1, False)], "arithmetic": [("exact", 1.0, True), ("format", 0.1, False)],
+    "sort_words": [("exact", 1.0, True), ("format", 0.1, False)]}
 
 
 def check_rows(rows: list[dict], source: str):
     """Raises ValueError for the first row whose task is unknown or whose columns its rewards cannot use."""
     for number, row in enumerate(rows, 1):
         if row["task"] not in TASK_REWARDS:
-            raise ValueError(f"{source}: row {number}: unknown task {row['task']!r}; choose from "
-                             f"{', '.join(TASK_REWARDS)}")
+            raise ValueError(
+                f"{source}: row {number}: unknown task {row['task']!r}; choose from {', '.join(TASK_REWARDS)}"
+            )
         try:
             score([row], [""])
             score([row], ["<think></think><answer>1</answer>"])
         except (TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{source}: row {number}: task {row['task']} cannot be scored: {error}") from None
+            raise ValueError(
+                f"{source}: row {number}: task {row['task']} cannot be scored: {error}"
+            ) from None
 
 
 def score(rows: list[dict], completions: list[str]) -> list[dict[str, float]]:

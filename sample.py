@@ -2,9 +2,9 @@
 
     python sample.py --from out/tiny/grpo --prompt "Use 3 7 9 to make 30."
 
-One prefill per prompt, its latent cache shared by the group's samples; absorbed decoding; rows that have finished leave
-the batch. The noise of a row depends on (seed, prompt number, sample number) alone, so the batch's order, its split over
-ranks and the rows beside it change nothing.
+One prefill per prompt, its latent cache shared by the group's samples; absorbed decoding; rows that have
+finished leave the batch. The noise of a row depends on (seed, prompt number, sample number) alone, so the
+batch's order, its split over ranks and the rows beside it change nothing.
 """
 
 import codecs
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ import torch
 from checkpoint import load_model
 from config import UserError, parse_args, run_script
 from data.tokenizer import for_checkpoint
-from kernels import sample_tokens
+from kernels import sample_tokens, token_logprobs
 from mla import PromptGrid
 from model import Transformer
 from moe import Routing
@@ -32,20 +33,24 @@ class Rollout:
     """Completions in prompt-major order: row i belongs to prompt i // group_size."""
 
     completions: list[list[int]] = field(default_factory=list)  # EOS kept when it was sampled
-    logprobs: list[list[float]] = field(default_factory=list)  # of each sampled token under the sampled distribution
+    logprobs: list[list[float]] = field(
+        default_factory=list
+    )  # of each sampled token under the sampled distribution
     finished: list[bool] = field(default_factory=list)  # EOS was sampled within max_new_tokens
-    routing: list[np.ndarray] = field(default_factory=list)  # per row (prompt + completion - 1, MoE layers, K) uint8
+    routing: list[np.ndarray] = field(
+        default_factory=list
+    )  # per row (prompt + completion - 1, MoE layers, K) uint8
 
 
 def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
-             temperature: float = 1.0, eos_id: int | None, seed: int | None = None, top_p: float = 1.0,
-             prompt_ids: list[int] | None = None, record_routing: bool = False,
-             on_step: Callable[[list[int]], None] | None = None) -> Rollout:
+        temperature: float = 1.0, eos_id: int | None, seed: int | None = None, top_p: float = 1.0,
+        prompt_ids: list[int] | None = None, record_routing: bool = False,
+        on_step: Callable[[list[int]], None] | None = None) -> Rollout:
     """Sample group_size completions for each prompt.
 
-    seed None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step is called with
-    each step's tokens. temperature 0 is greedy. Raises UserError for an empty prompt or one that leaves no room in the
-    context."""
+    seed None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step
+    is called with each step's tokens. temperature 0 is greedy. Raises UserError for an empty prompt or one
+    that leaves no room in the context."""
     if not prompts or min(map(len, prompts)) == 0:
         raise UserError("generate: a prompt is empty")
     model.check_length(max(map(len, prompts)) + max_new_tokens)
@@ -57,9 +62,10 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     for start in range(0, len(order), per_wave):
         wave = order[start : start + per_wave]
         noise = row_noise(seed, [prompt_ids[i] for i in wave], group_size, max_new_tokens)
-        rows = _wave(model, [prompts[i] for i in wave], group_size, max_new_tokens, temperature, top_p, eos_id, noise,
-                     record_routing, on_step)
-        parts |= {i * group_size + g: rows[k * group_size + g] for k, i in enumerate(wave) for g in range(group_size)}
+        rows = _wave(model, [prompts[i] for i in wave], group_size, max_new_tokens, temperature, top_p,
+            eos_id, noise, record_routing, on_step)
+        parts |= {i * group_size + g: rows[k * group_size + g] for k,
+            i in enumerate(wave) for g in range(group_size)}
     columns = zip(*(parts[i] for i in range(len(parts))), strict=True)
     return Rollout(*map(list, columns))
 
@@ -118,8 +124,8 @@ def _wave(model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise, 
     finished = ends.any(1)
     counts = torch.where(finished, ends.int().argmax(1) + 1, max_new_tokens).tolist()
     rows = zip(out.tolist(), logps.tolist(), finished.tolist(), counts, strict=True)
-    return [(tok[:n], lp[:n], fin, log.row(i, len(prompts[i // G]), i // G, n) if log else None)
-            for i, (tok, lp, fin, n) in enumerate(rows)]
+    return [(tok[:n], lp[:n], fin, log.row(i, len(prompts[i // G]), i // G, n) if log else None) for i,
+        (tok, lp, fin, n) in enumerate(rows)]
 
 
 class RoutingLog:
@@ -131,14 +137,67 @@ class RoutingLog:
     def prompts(self, routing: Routing):
         self.prefix = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
         self.suffix = torch.zeros(self.rows, self.steps, *self.prefix.shape[2:], dtype=torch.uint8,
-                                  device=routing.indices[0].device)
+            device=routing.indices[0].device)
 
     def step(self, routing: Routing, alive, t: int):
         self.suffix[alive, t] = torch.stack(routing.indices, dim=1).to(torch.uint8)  # (N, L, K)
 
     def row(self, i: int, prompt_length: int, prompt: int, n: int) -> np.ndarray:
-        """Choices for every token that is an input in training: the prompt and all but the last sampled token."""
+        """Choices for every token that is an input in training: the prompt and all but the last sampled
+        token."""
         return torch.cat([self.prefix[prompt, :prompt_length], self.suffix[i, : n - 1].cpu()]).numpy()
+
+
+# ------------------------------------------------------------------------ what training takes from a rollout
+
+
+class Sample(NamedTuple):
+    """One completion of the rollout."""
+
+    tokens: list[int]  # prompt and completion
+    start: int  # length of the prompt
+    old_logprobs: list[float]  # of the completion's tokens, from the sampler itself
+    finished: bool
+    routing: np.ndarray | None  # (len(tokens) - 1, MoE layers, K), the sampler's experts
+    scores: dict  # reward, accuracy and the components
+    reflections: int
+    advantage: float = 0.0
+
+
+def collate(samples: list[Sample], pad_id: int, device: str):
+    """Right-padded tokens (B, T), and for the T-1 targets: completion mask and old log-probabilities (B,
+    T-1)."""
+    T = max(len(s.tokens) for s in samples)
+    tokens = torch.full((len(samples), T), pad_id)
+    mask = torch.zeros(len(samples), T - 1, dtype=torch.bool)
+    old = torch.zeros(len(samples), T - 1)
+    for i, s in enumerate(samples):
+        tokens[i, : len(s.tokens)] = torch.tensor(s.tokens)
+        mask[i, s.start - 1 : len(s.tokens) - 1] = True  # position t predicts token t + 1
+        old[i, s.start - 1 : len(s.tokens) - 1] = torch.tensor(s.old_logprobs)
+    return tokens.to(device), mask.to(device), old.to(device)
+
+
+def routing_of(samples: list[Sample], T: int, device: str) -> list[torch.Tensor]:
+    """The sampler's experts per MoE layer: (B, T, K), -1 where there is no token."""
+    if samples[0].routing is None or T == 0:
+        return []
+    full = np.full((len(samples), T, *samples[0].routing.shape[1:]), -1, dtype=np.int64)
+    for i, s in enumerate(samples):
+        full[i, : len(s.routing)] = s.routing
+    return list(torch.from_numpy(full).to(device).unbind(2))
+
+
+def completion_logprobs(model, tokens, mask, temperature, routing=None):
+    """Log-probabilities and entropies of the completion's tokens, zero elsewhere: (B, T-1) each. Only the
+    completion's states go through the head."""
+    hidden = model.hidden(tokens[:, :-1], routing)[mask]  # (n, D)
+    logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, tokens[:, 1:][mask], temperature)
+    zeros = torch.zeros(mask.shape, device=tokens.device)
+    return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
+
+
+# ------------------------------------------------------------------------------------------ command line
 
 
 @dataclass
@@ -158,7 +217,7 @@ def main():
     tokenizer = for_checkpoint(cfg.from_)
     if tokenizer.vocab_size > model.cfg.vocab_size:
         raise UserError(f"{cfg.from_}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-                        f"{model.cfg.vocab_size}; put the checkpoint's own tokenizer.json beside it")
+            f"{model.cfg.vocab_size}; put the checkpoint's own tokenizer.json beside it")
     for question in [cfg.prompt] if cfg.prompt else map(str.strip, sys.stdin):
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -168,8 +227,9 @@ def main():
                 print(decoder.decode(raw), end="", flush=True)
 
         start = time.perf_counter()
-        out = generate(model, [tokenizer.encode_prompt(question)], max_new_tokens=cfg.max_new_tokens, top_p=cfg.top_p,
-                       temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, on_step=show)
+        out = generate(model, [tokenizer.encode_prompt(question)], max_new_tokens=cfg.max_new_tokens,
+            top_p=cfg.top_p, temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed,
+            on_step=show)
         count, seconds = len(out.completions[0]), time.perf_counter() - start
         end = "" if out.finished[0] else ", cut off at max_new_tokens"
         print(f"\n[{count} tokens, {count / seconds:.0f}/s{end}]")

@@ -1,10 +1,11 @@
 """Supervised fine-tuning: next-token training on completions.
 
-    python sft.py --config tiny --stage cold_start      # a base model that thinks in our format, from random weights
+    python sft.py --config tiny --stage cold_start      # from random weights: thinks in our format
     python sft.py --init out/tiny/grpo --task my_rows.jsonl --stage mine
 
-cold_start (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.1): the task's generator writes honest chains of thought; the loss
-is the mean negative log-likelihood of the completion's tokens and the end token, the prompt is not learnt.
+cold_start (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.1): the task's generator writes honest chains of thought;
+the loss is the mean negative log-likelihood of the completion's tokens and the end token, the prompt is not
+learnt.
 """
 
 import json
@@ -36,7 +37,8 @@ def knob(default, help):
 class Config:
     stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
     init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
-    task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file with completions")
+    task: str = knob("countdown",
+        "task with its knobs (countdown:n=3,high=9), or a .jsonl file with completions")
     out: str = knob("", "output folder; empty = out/<config>/<stage>")
     seed: int = knob(0, "seed of weights and data")
     steps: int = knob(500, "optimizer steps")
@@ -52,15 +54,18 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
 
+_TINY = dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=600, batch_size=64,
+             micro_tokens=2048, lr=1.5e-2)
 RECIPES: dict[str, dict] = {
-    "tiny": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=300, batch_size=128, micro_tokens=2048, lr=1.5e-2),
-    "tiny_dense": dict(task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=300, batch_size=128, micro_tokens=2048, lr=1.5e-2),
+    "tiny": _TINY,
+    "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000),
 }
 
 
 def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int]:
-    """(tokens, length of the prompt): BOS prompt newline completion EOS, the tags of the completion as single tokens."""
+    """(tokens, length of the prompt): BOS prompt newline completion EOS, the tags of the completion as
+    single tokens."""
     start = tokenizer.encode_prompt(prompt)
     return [*start, *tokenizer.encode(completion, tags=True), tokenizer.eos_id], len(start)
 
@@ -69,17 +74,20 @@ def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
     """Right-padded tokens (B, T) and the mask (B, T-1) of the targets that are learnt: completion and EOS."""
     T = max(len(tokens) for tokens, _ in examples)
     tokens = torch.tensor([row + [pad_id] * (T - len(row)) for row, _ in examples], device=device)
-    mask = torch.tensor([[start <= t + 1 < len(row) for t in range(T - 1)] for row, start in examples], device=device)
+    mask = torch.tensor([[start <= t + 1 < len(row) for t in range(T - 1)] for row, start in examples],
+        device=device)
     return tokens, mask
 
 
 def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
-    """(optimizers, expert views). Muon takes every matrix of the blocks, each expert's slice of the stacks as a matrix of
-    its own: a parameter that shares the stack's memory and whose gradient `backward` fills through `link_gradients`."""
+    """(optimizers, expert views). Muon takes every matrix of the blocks, each expert's slice of the stacks
+    as a matrix of its own: a parameter that shares the stack's memory and whose gradient `backward` fills
+    through `link_gradients`."""
     matrices, rest, views = [], [], []
     stacked = {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
     for name, p in model.named_parameters():
-        if cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name or name.endswith("gate.weight"):
+        if (cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name
+                or name.endswith("gate.weight")):
             rest.append(p)
         elif id(p) in stacked:
             views += [(torch.nn.Parameter(p.data[e]), p, e) for e in range(len(p))]
@@ -88,15 +96,16 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     decay = [p for p in rest if p.ndim >= 2]
     plain = [p for p in rest if p.ndim < 2]
     optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": cfg.weight_decay},
-                                     {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))]
+        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))]
     if matrices or views:
         optimizers.append(torch.optim.Muon([*matrices, *(v for v, _, _ in views)], lr=cfg.lr,
-                                           weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
+            weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers, views
 
 
 def link_gradients(views: list):
-    """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never freed)."""
+    """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never
+    freed)."""
     for view, stack, e in views:
         view.grad = stack.grad[e]
 
@@ -106,9 +115,10 @@ def lr_at(step: int, cfg: Config) -> float:
     return cfg.lr * min((step + 1) / max(1, cfg.warmup), (cfg.steps - step) / max(1, cfg.steps - cfg.warmup))
 
 
-def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg: Config, pad_id: int, device: str):
-    """Add the gradient of one micro-batch: sum of NLL / `count` completion tokens of the whole batch, and the balance
-    loss / `sequences`. Returns (sum of NLL, loads per MoE layer)."""
+def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg: Config, pad_id: int,
+        device: str):
+    """Add the gradient of one micro-batch: sum of NLL / `count` completion tokens of the whole batch, and
+    the balance loss / `sequences`. Returns (sum of NLL, loads per MoE layer)."""
     tokens, mask = pad(batch, pad_id, device)
     routing = Routing(mask=(tokens != pad_id)[:, :-1], balance=cfg.balance_coef > 0)
     hidden = model.hidden(tokens[:, :-1], routing)[mask]  # (n, D): only what is learnt goes through the head
@@ -131,8 +141,8 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
     count = sum(gather(ranks, sum(len(t) - p for t, p in mine)))
     nll, loads = 0.0, None
     for part in micro_batches(Ranks(0, 1, ranks.device), [len(t) for t, _ in mine], cfg.micro_tokens):
-        value, load = forward_backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg, tokenizer.pad_id,
-                                       ranks.device)
+        value, load = forward_backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg,
+            tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
     parameters = [p for p in model.parameters()]
@@ -142,8 +152,9 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
-    return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg), "tokens":
-            sum(r[2] for r in everyone), "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
+    return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
+        "tokens": sum(r[2] for r in everyone), "max_load": max((float(x.max() / x.mean()) for x in loads),
+        default=1.0)}
 
 
 def main():
@@ -164,12 +175,14 @@ def main():
         new_run_folder(out)
     gather(ranks, None)  # wait for the folder
     if state and state["config"] != asdict(cfg):
-        raise UserError(f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state")
+        raise UserError(
+            f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state"
+        )
     source = out / "state" if state else cfg.init
     tokenizer = for_checkpoint(cfg.init) if cfg.init else shipped()
-    model = (load_model(source, ranks.device) if source else
-             Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id, eos_token_id=
-                                     tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
+    model = (load_model(source, ranks.device) if source
+        else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
     model.to(ranks.device)
     optimizers, views = make_optimizers(model, cfg)
     start, tokens_seen = 0, 0
@@ -185,15 +198,17 @@ def main():
         tokens_seen += m["tokens"]
         log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
         bar.update()
-        bar.set_postfix_str(f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x")
+        bar.set_postfix_str(
+            f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x"
+        )
         stopped = stop.reached(ranks)
         if ranks.main and (stopped or (step + 1) % cfg.save_every == 0) and step + 1 < cfg.steps:
             save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
-                       optimizers=[o.state_dict() for o in optimizers])
+                optimizers=[o.state_dict() for o in optimizers])
         if stopped:
             bar.close()
             if ranks.main:
-                print(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on from there")
+                print(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on")
             sys.exit(130)
     bar.close()
     if ranks.main:
@@ -202,7 +217,8 @@ def main():
             shutil.copy(Path(cfg.init) / "tokenizer.json", out)
         save_model(model, out)
         shutil.rmtree(out / "state", ignore_errors=True)
-        print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {time.perf_counter() - begin:.0f} s, saved in {out}")
+        seconds = time.perf_counter() - begin
+        print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Builds data/vocab.tiktoken from data/corpus.txt: a byte-level BPE (Sennrich et al., arXiv 1508.07909; on bytes as in
-GPT-2) with the same splitting rule as the tokenizer. Run `python data/build_vocab.py`; the result is byte-identical."""
+"""Builds data/vocab.tiktoken from data/corpus.txt: a byte-level BPE (Sennrich et al., arXiv 1508.07909; on
+bytes as in GPT-2) with the same splitting rule as the tokenizer. Run `python data/build_vocab.py`; the
+result is byte-identical."""
 
 import base64
 import re
@@ -11,11 +12,14 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from data.tokenizer import MERGES, VOCAB_FILE  # noqa: E402
 
-ASCII_PATTERN = r" ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]|\s+(?!\S)|\s"  # tokenizer.PATTERN on the corpus, which is ASCII
+ASCII_PATTERN = (
+    r" ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]|\s+(?!\S)|\s"  # tokenizer.PATTERN on the corpus, which is ASCII
+)
 
 
 def train(text: str, merges: int) -> list[bytes]:
-    """The 256 bytes and `merges` merges, in rank order. Ties go to the smaller pair, so the result is reproducible."""
+    """The 256 bytes and `merges` merges, in rank order. Ties go to the smaller pair, so the result is
+    reproducible."""
     vocab = [bytes([b]) for b in range(256)]
     words = Counter(tuple(bytes([b]) for b in w.encode()) for w in re.findall(ASCII_PATTERN, text))
     while len(vocab) < 256 + merges:

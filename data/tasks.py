@@ -1,9 +1,10 @@
-"""Seeded reasoning tasks with verifiable answers, honest chains of thought for the cold start, and a JSONL loader.
+"""Seeded reasoning tasks with verifiable answers, honest chains of thought for the cold start, and a JSONL
+loader.
 
-A row is a dict {"prompt": str, "task": str, ...columns}; a completion is
-`<think>reasoning</think>` newline `<answer>result</answer>`. A problem belongs to the train or the test split by a hash
-of its key (what makes it the same problem: for Countdown the multiset of numbers and the target), so the splits are
-disjoint by problem whatever the seeds. A new task = `problem`, `chain`, one row in `TASKS`, one row in
+A row is a dict {"prompt": str, "task": str, ...columns}; a completion is `<think>reasoning</think>` newline
+`<answer>result</answer>`. A problem belongs to the train or the test split by a hash of its key (what makes
+it the same problem: for Countdown the multiset of numbers and the target), so the splits are disjoint by
+problem whatever the seeds. A new task = `problem`, `chain`, one row in `TASKS`, one row in
 rewards.TASK_REWARDS, one test.
 """
 
@@ -23,10 +24,10 @@ def wrap(thinking: str, answer: str) -> str:
     return f"<think>{thinking}</think>\n<answer>{answer}</answer>"
 
 
-# ---------------------------------------------------------------------------------------------------- Countdown
+# -------------------------------------------------------------------------------------------------- Countdown
 
-OPS: dict[str, Callable] = {
-    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: Fraction(a, b)}
+OPS: dict[str, Callable] = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
+    "/": lambda a, b: Fraction(a, b)}
 INNER = re.compile(r"\((\d+)([-+*/])(\d+)\)")
 
 
@@ -39,8 +40,9 @@ def apply(a: int, op: str, b: int, limit: int) -> int | None:
 
 
 def random_expression(numbers: list[int], ops: str, limit: int, rng: random.Random) -> tuple[str, int] | None:
-    """Combine two random numbers by a random operation until one is left: (expression, value), or None where a step
-    does not go. Commutative operations put the larger number first, so that a+b and b+a are one expression."""
+    """Combine two random numbers by a random operation until one is left: (expression, value), or None
+    where a step does not go. Commutative operations put the larger number first, so that a+b and b+a are
+    one expression."""
     pool = [(str(n), n) for n in numbers]
     while len(pool) > 1:
         (text_a, a), (text_b, b) = (pool.pop(rng.randrange(len(pool))) for _ in range(2))
@@ -63,10 +65,11 @@ def work_out(expression: str) -> str:
     return "=".join(steps)
 
 
-def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit: int = 999, low_target: int = 10,
-                      high_target: int = 99):
-    """Make a target from n numbers in 1..high, each used once. Solvable: the target is some expression's value. The
-    knobs: more numbers, more operations and larger numbers are harder; `limit` bounds intermediate results."""
+def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit: int = 999,
+        low_target: int = 10, high_target: int = 99):
+    """Make a target from n numbers in 1..high, each used once. Solvable: the target is some expression's
+    value. The knobs: more numbers, more operations and larger numbers are harder; `limit` bounds
+    intermediate results."""
     while True:
         numbers = [rng.randint(1, high) for _ in range(n)]
         found = random_expression(numbers, ops, limit, rng)
@@ -74,13 +77,13 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
             break
     target = found[1]
     return {"prompt": f"Use {' '.join(map(str, numbers))} to make {target}.", "task": "countdown",
-            "numbers": numbers, "target": target, "ops": ops, "limit": limit}
+        "numbers": numbers, "target": target, "ops": ops, "limit": limit}
 
 
 def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
-    """Try expressions in random order without knowing the solution, compare each with what is needed, go on with
-    "wait" or, after each failure with probability 1 - patience, give up and answer with the closest attempt. The
-    knobs `ops` and `limit` of the problem say which steps are tried."""
+    """Try expressions in random order without knowing the solution, compare each with what is needed, go
+    on with "wait" or, after each failure with probability 1 - patience, give up and answer with the
+    closest attempt. The knobs `ops` and `limit` of the problem say which steps are tried."""
     lines, seen, best = [], set(), None
     for _ in range(10_000):
         found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
@@ -93,13 +96,13 @@ def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
         line = f"{work_out(expression)} need {row['target']}"
         if gap == 0:
             return wrap("\n".join([*lines, line + " ok"]), expression)
-        lines.append(line + " wait")
+        lines.append(line + (" high wait" if value > row["target"] else " low wait"))
         if len(lines) >= tries or rng.random() > patience:
             break
     return wrap("\n".join([*lines, "give up"]), best[1])
 
 
-# ------------------------------------------------------------------------------------------ multi-step arithmetic
+# -------------------------------------------------------------------------------------- multi-step arithmetic
 
 
 def arithmetic_problem(rng, n: int = 4, ops: str = "+-*", high: int = 20, limit: int = 999):
@@ -111,8 +114,8 @@ def arithmetic_problem(rng, n: int = 4, ops: str = "+-*", high: int = 20, limit:
 
 
 def arithmetic_chain(row, rng, slip: float = 0.3, patience: float = 0.8):
-    """Work the expression out; sometimes slip by a small amount in the last step, check it, and correct it (or give
-    up and keep the wrong result)."""
+    """Work the expression out; sometimes slip by a small amount in the last step, check it, and correct it
+    (or give up and keep the wrong result)."""
     expression = row["prompt"].removeprefix("Compute ").removesuffix(".")
     steps, answer = work_out(expression), row["answer"]
     if rng.random() >= slip:
@@ -125,11 +128,12 @@ def arithmetic_chain(row, rng, slip: float = 0.3, patience: float = 0.8):
     return wrap(f"{first} check\nwait {last}={answer} ok", answer)
 
 
-# ---------------------------------------------------------------------------------------------------- sorting words
+# ---------------------------------------------------------------------------------------------- sorting words
 
-WORDS = ("apple bird cloud dance earth fire grass house island juice king lemon moon night ocean paper queen river "
-         "stone tree uncle valley water yellow zebra arm bread chair dog egg fish glass hand ice jar kite leaf milk "
-         "nest oil pen rain salt table umbrella voice wind year zoo").split()
+WORDS = (
+    "apple bird cloud dance earth fire grass house island juice king lemon moon night ocean paper queen "
+    "river stone tree uncle valley water yellow zebra arm bread chair dog egg fish glass hand ice jar kite "
+    "leaf milk nest oil pen rain salt table umbrella voice wind year zoo").split()
 
 
 def sort_words_problem(rng, n: int = 4):
@@ -146,14 +150,15 @@ def sort_words_chain(row, rng, patience: float = 0.8):
         better = sorted(w for w in left if w < tried)
         lines.append(f"next {tried} " + (f"wait {better[0]} is before" if better else "ok"))
         if better and rng.random() > patience:
-            return wrap("\n".join([*lines, "give up"]), " ".join([*done, tried, *(w for w in left if w != tried)]))
+            return wrap("\n".join([*lines, "give up"]), " ".join([*done, tried,
+                *(w for w in left if w != tried)]))
         if not better:
             done.append(tried)
             left.remove(tried)
     return wrap("\n".join(lines), " ".join(done))
 
 
-# ------------------------------------------------------------------------------------------------- table, streams
+# --------------------------------------------------------------------------------------------- table, streams
 
 
 class Task(NamedTuple):
@@ -162,11 +167,9 @@ class Task(NamedTuple):
     key: Callable[[dict], object]  # what makes two rows the same problem
 
 
-TASKS: dict[str, Task] = {
-    "countdown": Task(countdown_problem, countdown_chain, lambda r: (sorted(r["numbers"]), r["target"])),
-    "arithmetic": Task(arithmetic_problem, arithmetic_chain, lambda r: r["prompt"]),
-    "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"]),
-}
+TASKS: dict[str, Task] = {"countdown": Task(countdown_problem, countdown_chain,
+    lambda r: (sorted(r["numbers"]), r["target"])), "arithmetic": Task(arithmetic_problem, arithmetic_chain,
+    lambda r: r["prompt"]), "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"])}
 
 
 class TaskError(ValueError):
@@ -183,13 +186,15 @@ def parse_task(spec: str) -> tuple[str, dict]:
     """'countdown:n=3,high=9' -> ('countdown', {'n': 3, 'high': 9}). Raises TaskError."""
     name, _, knobs = spec.partition(":")
     if name not in TASKS:
-        raise TaskError(f"unknown task {name}; choose from {', '.join(TASKS)}, or give the path of a .jsonl file")
-    names = TASKS[name].problem.__code__.co_varnames[1: TASKS[name].problem.__code__.co_argcount]
+        raise TaskError(
+            f"unknown task {name}; choose from {', '.join(TASKS)}, or give the path of a .jsonl file"
+        )
+    names = TASKS[name].problem.__code__.co_varnames[1 : TASKS[name].problem.__code__.co_argcount]
     out = {}
     for part in filter(None, knobs.split(",")):
         key, _, value = part.partition("=")
-        if key not in names or not value or (key != "ops" and not value.isdigit()) or not set(value) <= {
-                *"0123456789+-*/"}:
+        if (key not in names or not value or (key != "ops" and not value.isdigit()) or not set(value)
+                <= {*"0123456789+-*/"}):
             raise TaskError(f"task {name}: cannot read {part!r}; its knobs are {', '.join(names)}")
         out[key] = value if key == "ops" else int(value)
     if out.get("n", 3) < 2 or (name == "countdown" and not 3 <= out.get("n", 3) <= 6):
@@ -198,8 +203,8 @@ def parse_task(spec: str) -> tuple[str, dict]:
 
 
 def row_at(spec: str, split: str, seed: int, index: int) -> dict:
-    """Row number `index` of one split of a task: a function of its arguments alone, so any process can make any row
-    and a resumed run goes on where it stopped."""
+    """Row number `index` of one split of a task: a function of its arguments alone, so any process can
+    make any row and a resumed run goes on where it stopped."""
     name, knobs = parse_task(spec)
     rng = random.Random(f"{spec}/{split}/{seed}/{index}")
     for _ in range(10_000):
@@ -209,13 +214,15 @@ def row_at(spec: str, split: str, seed: int, index: int) -> dict:
     raise TaskError(f"task {spec} has no {split} problems")
 
 
-def training_rows(spec: str, seed: int) -> Callable[[int], dict]:
-    """index -> row, endless: fresh problems of a task's train split, or a .jsonl file's rows, shuffled anew each epoch.
-    Raises TaskError for a wrong spec or a broken file."""
+def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int], dict]:
+    """index -> row, endless: fresh problems of a task's train split, or a .jsonl file's rows, shuffled
+    anew each epoch (with hold_out, without those of `split_rows`' test part). Raises TaskError for a wrong
+    spec or a broken file."""
     if not spec.endswith(".jsonl"):
         parse_task(spec)
         return lambda index: row_at(spec, "train", seed, index)
     rows = load_jsonl(spec)
+    rows = split_rows(rows, spec)["train"] if hold_out else rows
     orders: dict[int, list[int]] = {}
 
     def row(index: int) -> dict:
@@ -228,16 +235,28 @@ def training_rows(spec: str, seed: int) -> Callable[[int], dict]:
     return row
 
 
+def split_rows(rows: list[dict], source: str) -> dict[str, list[dict]]:
+    """{"train": ..., "test": ...} of a file's rows: a tenth of its prompts (at least one) is held out, by
+    their hash, so a prompt is on one side only. Raises TaskError for a file with a single prompt."""
+    prompts = sorted({r["prompt"] for r in rows}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    if len(prompts) < 2:
+        raise TaskError(f"{source}: one prompt has to be held out, so at least two different ones are needed")
+    test = set(prompts[: max(1, int(TEST_SHARE * len(prompts)))])
+    return {"train": [r for r in rows if r["prompt"] not in test],
+        "test": [r for r in rows if r["prompt"] in test]}
+
+
 def chain_for(row: dict, seed: int, index: int) -> str:
-    """The completion to learn for a row: its own "completion" column, or its task's chain of thought. Raises TaskError
-    if it has neither."""
+    """The completion to learn for a row: its own "completion" column, or its task's chain of thought.
+    Raises TaskError if it has neither."""
     if "completion" in row:
         return row["completion"]
     try:
         return TASKS[row["task"]].chain(row, random.Random(f"chain/{seed}/{index}"))
     except KeyError as missing:
-        raise TaskError(f"a row of task {row['task']!r} has no \"completion\" and no generator makes one ({missing})"
-                        ) from None
+        raise TaskError(
+            f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({missing})'
+        ) from None
 
 
 def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:

@@ -1,7 +1,9 @@
-"""tiktoken encodings: the vocabulary shipped in data/, a Hugging Face tokenizer.json, or a tiktoken.model file.
+"""tiktoken encodings: the vocabulary shipped in data/, a Hugging Face tokenizer.json, or a tiktoken.model
+file.
 
-Digits are split one by one. The tags, BOS, EOS and PAD are special tokens: single ids that text never becomes unless the
-caller asks (`encode(text, tags=True)`), so a user's prompt that contains "</think>" or "<|eos|>" stays plain text.
+Digits are split one by one. The tags, BOS, EOS and PAD are special tokens: single ids that text never becomes
+unless the caller asks (`encode(text, tags=True)`), so a user's prompt that contains "</think>" or "<|eos|>"
+stays plain text.
 """
 
 import base64
@@ -12,7 +14,9 @@ import tiktoken
 
 VOCAB_FILE = Path(__file__).parent / "vocab.tiktoken"
 MERGES = 249
-PATTERN = r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+(?!\S)|\s"  # words with their space; digits and signs one by one
+PATTERN = (
+    r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+(?!\S)|\s"  # words with their space; digits and signs one by one
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", *TAGS)  # ids 505 to 511
 
@@ -31,7 +35,8 @@ class Tokenizer:
         self.vocab_size = encoding.n_vocab
 
     def encode(self, text: str, tags: bool = False) -> list[int]:
-        """Token ids of text. With tags=True the four tags become their special tokens; nothing else ever does."""
+        """Token ids of text. With tags=True the four tags become their special tokens; nothing else ever
+        does."""
         return self.encoding.encode(text, allowed_special=self.tags if tags else set(), disallowed_special=())
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -73,10 +78,10 @@ def shipped() -> Tokenizer:
 
 # DeepSeek-V3's rule, as tokenizer.json states it: digits by threes, CJK runs, then words and signs
 DEEPSEEK_PATTERN = (r"\p{N}{1,3}|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+|"
-                    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-                    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 DEEPSEEK_NAMES = ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
-                  "<\uff5c\u2581pad\u2581\uff5c>")
+    "<\uff5c\u2581pad\u2581\uff5c>")
 
 
 def _byte_of_char() -> dict[str, int]:
@@ -87,21 +92,25 @@ def _byte_of_char() -> dict[str, int]:
 
 
 def from_tokenizer_json(path: str | Path) -> Tokenizer:
-    """A DeepSeek-V3-family tokenizer.json (byte-level BPE) as a tiktoken encoding. Ids are the file's; merges must be
-    in the order of the ids, which is what tiktoken's ranks mean. Raises TokenizerError otherwise."""
+    """A DeepSeek-V3-family tokenizer.json (byte-level BPE) as a tiktoken encoding. Ids are the file's;
+    merges must be in the order of the ids, which is what tiktoken's ranks mean. Raises TokenizerError
+    otherwise."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
         model, added = raw["model"], {t["content"]: t["id"] for t in raw["added_tokens"]}
         if model["type"] != "BPE":
             raise TokenizerError(f"{path}: {model['type']} is not supported, only byte-level BPE")
         chars = _byte_of_char()
-        ranks = {bytes(chars[c] for c in token): i for token, i in model["vocab"].items() if token not in added}
+        ranks = {bytes(chars[c] for c in token): i for token,
+            i in model["vocab"].items() if token not in added}
         merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise TokenizerError(f"{path}: cannot be read as a byte-level tokenizer.json ({error!r})") from None
     order = [model["vocab"]["".join(m)] for m in merges]
     if order != sorted(order):
-        raise TokenizerError(f"{path}: its merges are not in the order of its ids; tiktoken cannot express them")
+        raise TokenizerError(
+            f"{path}: its merges are not in the order of its ids; tiktoken cannot express them"
+        )
     missing = [name for name in DEEPSEEK_NAMES[:2] if name not in added]
     if missing:
         raise TokenizerError(f"{path}: no special token {missing[0]}; only DeepSeek's tokenizers are read")

@@ -1,0 +1,241 @@
+"""The scripts as a user runs them: bad input gets one line and exit code 2; a run stops, resumes and ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoint import load_model, save_model
+from config import ModelConfig
+from data.tokenizer import shipped
+from model import Transformer
+
+ROOT = Path(__file__).parent.parent
+FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=12, eval_every=2, updates=2, lr=1e-3,
+    kl_coef=0.01, task="countdown:n=3,high=9,ops=+-", micro_tokens=400)
+
+
+def run(script, *args, cwd=ROOT, env=None, **options):
+    words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
+    return subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *args, *words], cwd=cwd,
+        capture_output=True, text=True, timeout=300, env=os.environ | (env or {}))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A random tiny checkpoint that speaks the shipped vocabulary."""
+    tok, dir = shipped(), tmp_path_factory.mktemp("base")
+    cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
+        intermediate_size=48, moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8,
+        qk_rope_head_dim=4, v_head_dim=8, initializer_range=0.3, max_position_embeddings=128,
+        eos_token_id=tok.eos_id)
+    save_model(Transformer(cfg).init_weights(), dir)
+    return dir
+
+
+def rows_file(tmp_path, text):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    return str(path)
+
+
+GOOD = '{"prompt": "Use 1 2.", "task": "countdown", "numbers": [1, 2], "target": 3}\n'
+BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
+    "not a number": (["--steps", "ten"], "--steps ten: expected int"),
+    "no value": (["--steps"], "--steps needs a value"),
+    "unknown preset": (["--config", "tinny"], "did you mean tiny"),
+    "group of one": (["--group_size", "1"], "--group_size 1"),
+    "unknown loss": (["--loss", "dappo"], "did you mean dapo"),
+    "zero temperature": (["--temperature", "0"], "temperature"),
+    "unknown task": (["--task", "chess"], "unknown task chess"),
+    "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
+    "missing file": (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
+    "missing init": (["--init", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
+    "no gpu": (["--device", "cuda"], "no GPU"), "bad device": (["--device", "tpu"], "--device tpu"),
+    "reference without kl": (["--kl_coef", "0", "--ref_every", "5"], "--ref_every needs --kl_coef")}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(name, base, tmp_path):
+    if name == "no gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    args, message = BAD[name]
+    start = [] if "--init" in args else ["--init", str(base)]
+    out = run("grpo", *start, *args, "--out", str(tmp_path / "out"))
+    assert out.returncode == 2 and message in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1 and out.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("text,message", [(GOOD, "at least two different"),
+    (GOOD + "{oops\n", "rows.jsonl:2: not valid JSON"), (GOOD + '{"task": "countdown"}\n', "rows.jsonl:2"),
+    ('{"prompt": "x", "task": "countdown", "target": 3}\n' + GOOD, "row 1"), ("", "no rows"),
+    (GOOD + GOOD.replace("Use", "Use " * 200), "does not fit")])
+def test_broken_rows_and_long_prompts_get_one_clear_line(text, message, base, tmp_path):
+    out = run("grpo", init=base, out=tmp_path / "out", **FAST | {"task": rows_file(tmp_path, text)})
+    assert out.returncode == 2 and message in out.stderr and "Traceback" not in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+
+
+def test_an_output_folder_that_cannot_be_made_gets_one_clear_line(base, tmp_path):
+    (tmp_path / "file").write_text("")
+    for script in ("grpo", "sft"):
+        start = {"init": base} if script == "grpo" else {}
+        out = run(script, out=tmp_path / "file" / "out", device="cpu", **start)
+        assert out.returncode == 2 and "file" in out.stderr and len(out.stderr.strip().splitlines()) == 1
+
+
+def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
+    save_model(load_model(base), tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    for script in ("sample", "eval"):
+        out = run(script, "--from", str(tmp_path))
+        assert out.returncode == 2 and "truncated" in out.stderr and len(out.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["grpo", "sft", "eval", "sample"])
+def test_help_lists_every_knob(script):
+    import dataclasses
+    import importlib
+
+    out = run(script, "--help")
+    assert out.returncode == 0
+    for f in dataclasses.fields(importlib.import_module(script).Config):
+        line = next(row for row in out.stdout.splitlines()
+            if row.strip().startswith(f"--{f.name.rstrip('_')} "))
+        assert f.metadata["help"][:20] in line and f"(default {f.default})" in line
+
+
+def weights(dir):
+    return torch.cat([p.detach().flatten() for p in load_model(dir).parameters()])
+
+
+def train_rows(dir):
+    rows = [json.loads(line) for line in (dir / "metrics.jsonl").read_text().splitlines()]
+    keys = ("step", "reward", "length", "entropy", "loss", "kl", "groups")
+    return [{k: r.get(k) for k in keys} for r in rows if r["kind"] == "train"]
+
+
+@pytest.fixture(scope="session")
+def finished(base, tmp_path_factory):
+    """An uninterrupted run."""
+    dir = tmp_path_factory.mktemp("run") / "a"
+    out = run("grpo", init=base, out=dir, device="cpu:1", **FAST)
+    assert out.returncode == 0, out.stderr
+    return dir, out
+
+
+def test_a_run_shows_steps_samples_table_and_writes_its_files(finished):
+    dir, out = finished
+    for text in ("step    1/4", "acc ", "kl ", "ent ", "clip ", "tok/s", "eta", "held out after step 2",
+            "pass@1", "cons@8", "truncated", "before", "after"):
+        assert text in out.stdout, text
+    assert {p.name for p in dir.iterdir()} >= {"model.safetensors", "config.json", "metrics.jsonl",
+        "samples.jsonl", "run.json"}
+    samples = [json.loads(line) for line in (dir / "samples.jsonl").read_text().splitlines()]
+    assert {s["step"] for s in samples} == {0, 2, 4} and len({s["prompt"] for s in samples}) == 8
+    pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
+    assert (dir / "curves.png").stat().st_size > 10_000
+
+
+def test_two_processes_train_as_one_does(finished, base, tmp_path):
+    out = run("grpo", init=base, out=tmp_path / "b", device="cpu:2", **FAST)
+    assert out.returncode == 0, out.stderr
+    torch.testing.assert_close(weights(tmp_path / "b"), weights(finished[0]), rtol=0, atol=2e-4)
+    for a, b in zip(train_rows(tmp_path / "b"), train_rows(finished[0]), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
+    """Ctrl-C after the first step, or kill -9 after a save: the same command ends with the same weights,
+    metrics and problems as the uninterrupted run, no step twice."""
+    dir = tmp_path / "c"
+    command = [sys.executable, str(ROOT / "grpo.py"), "--init", str(base), "--out", str(dir), "--device",
+        "cpu:1", *(w for k, v in FAST.items() for w in (f"--{k}", str(v)))]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wait_for = "step    1/4" if sig == signal.SIGINT else "step    3/4"
+    for line in process.stdout:
+        if line.startswith(wait_for):
+            process.send_signal(sig)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=120) != 0 and (dir / "state/state.pt").exists()
+    assert sig == signal.SIGKILL or "the same command goes on" in rest
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0 and "resuming after step" in out.stdout, out.stderr
+    assert train_rows(dir) == train_rows(finished[0])
+    assert torch.equal(weights(dir), weights(finished[0]))
+
+
+def test_an_unfinished_run_with_other_settings_is_not_overwritten(base, tmp_path):
+    dir = tmp_path / "d"
+    from checkpoint import save_state
+
+    save_state(dir / "state", load_model(base), step=1, config={"lr": 5.0})
+    out = run("grpo", init=base, out=dir, **FAST)
+    assert out.returncode == 2 and "unfinished run" in out.stderr and (dir / "state/state.pt").exists()
+
+
+def test_a_finished_run_is_kept_when_the_next_one_starts(base, tmp_path):
+    cfg = FAST | {"steps": 1}
+    for _ in range(2):
+        assert run("grpo", init=base, out=tmp_path / "e", device="cpu", **cfg).returncode == 0
+    assert (tmp_path / "e.1/model.safetensors").exists() and (tmp_path / "e/model.safetensors").exists()
+
+
+def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):
+    options = dict(task="countdown:n=3,high=9,ops=+-", steps=6, batch_size=4, save_every=2,
+        out=tmp_path / "s", device="cpu:1")
+    assert run("sft", "--config", "tiny", **options | {"out": tmp_path / "whole"}).returncode == 0
+    command = [sys.executable, str(ROOT / "sft.py"), "--config", "tiny",
+        *(w for k, v in options.items() for w in (f"--{k}", str(v)))]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "s/state/state.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert run("sft", "--config", "tiny", **options).returncode == 0
+    assert torch.equal(weights(tmp_path / "s"), weights(tmp_path / "whole"))
+    said = run("sample", "--from", str(tmp_path / "s"), "--prompt", "Use 1 2 3.", "--max_new_tokens", "5",
+        "--seed", "1")
+    assert said.returncode == 0 and "tokens," in said.stdout
+    judged = run("eval", "--from", str(tmp_path / "s"), "--problems", "4", "--samples", "2",
+        "--max_new_tokens", "5", "--task", "countdown", "--save", str(tmp_path / "e.jsonl"))
+    assert judged.returncode == 0 and "pass@1" in judged.stdout
+    assert len((tmp_path / "e.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(base, tmp_path, monkeypatch):
+    import checkpoint
+    from config import run_script
+
+    save_model(load_model(base), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(SystemExit) as exit:
+        run_script(lambda: save_model(load_model(base), tmp_path))
+    assert exit.value.code == 2 and (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_wrong_checkpoints_are_named(base, tmp_path):
+    from config import UserError
+
+    save_model(load_model(base), tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    for change, message in [({"n_routed_experts": 16}, "missing"), ({"num_hidden_layers": 3}, "missing"),
+            ({"hidden_size": 64}, "shape"), ({"hidden_act": "gelu"}, "hidden_act"),
+            ({"n_routed_experts": 4}, "only 4 experts"), ({"model_type": "llama"}, "llama")]:
+        (tmp_path / "config.json").write_text(json.dumps(raw | change))
+        with pytest.raises(UserError, match=message):
+            load_model(tmp_path)

@@ -1,0 +1,211 @@
+"""Tokenizer and tasks."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.tasks import (
+    TASKS,
+    TaskError,
+    chain_for,
+    distinct,
+    load_jsonl,
+    parse_task,
+    row_at,
+    split_of,
+    training_rows,
+    work_out,
+)
+from data.tokenizer import SPECIALS, TAGS, TokenizerError, from_tokenizer_json, load_ranks, shipped
+from rewards import score
+
+ROOT = Path(__file__).parent.parent
+TOK = shipped()
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_any_text_round_trips_and_never_becomes_a_special_token(text):
+    ids = TOK.encode(text)
+    assert TOK.decode(ids) == text and all(i < TOK.vocab_size - len(SPECIALS) for i in ids)
+
+
+def test_special_tokens_are_single_distinct_ids_that_text_does_not_reach():
+    ids = [TOK.encoding.encode_single_token(s) for s in SPECIALS]
+    assert len(set(ids)) == len(SPECIALS) and TOK.pad_id != TOK.eos_id and max(ids) == TOK.vocab_size - 1
+    nasty = "".join(SPECIALS)
+    assert not set(TOK.encode(nasty)) & set(ids) and not set(TOK.encode_prompt(nasty)[1:]) & set(ids)
+    asked = TOK.encode(nasty, tags=True)
+    assert set(asked) & set(ids) == {TOK.encoding.encode_single_token(t) for t in TAGS}
+
+
+def test_digits_are_split_one_by_one():
+    assert len(TOK.encode("1234567890")) == 10
+    assert [TOK.decode([i]) for i in TOK.encode("(12+7)*3=57 ok")][:9] == list("(12+7)*3=")[:9]
+
+
+def test_the_shipped_vocabulary_is_what_its_script_builds(tmp_path):
+    before = (ROOT / "data/vocab.tiktoken").read_bytes()
+    for name in ("data/build_vocab.py", "data/tokenizer.py", "data/corpus.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "data/build_vocab.py"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "data/vocab.tiktoken").read_bytes() == before
+
+
+def test_a_broken_vocabulary_names_file_and_line(tmp_path):
+    path = tmp_path / "v.tiktoken"
+    path.write_text("YQ== 0\nnot a line at all\n")
+    with pytest.raises(TokenizerError, match=r"v\.tiktoken:2"):
+        load_ranks(path)
+    with pytest.raises(TokenizerError, match="No such file"):
+        load_ranks(tmp_path / "missing")
+
+
+def test_a_deepseek_tokenizer_json_encodes_as_the_tokenizers_library_does(tmp_path):
+    """A byte-level BPE with DeepSeek's splitting rules, trained by Hugging Face's library, is the oracle."""
+    tokenizers = pytest.importorskip("tokenizers",
+        reason="the oracle for tokenizer.json: requirements-dev.txt")
+    from tokenizers import models, pre_tokenizers, trainers
+
+    from data.tokenizer import DEEPSEEK_NAMES
+
+    cjk = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+    words = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+        r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    split = [pre_tokenizers.Split(tokenizers.Regex(p), "isolated") for p in (r"\p{N}{1,3}", cjk, words)]
+    tok = tokenizers.Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False)
+    corpus = (ROOT / "data/corpus.txt").read_text()
+    tok.train_from_iterator(corpus.splitlines(), trainer)
+    tok.add_special_tokens(list(DEEPSEEK_NAMES))
+    tok.save(str(tmp_path / "tokenizer.json"))
+    ours = from_tokenizer_json(tmp_path / "tokenizer.json")
+    for text in [corpus[:3000], "x=12345, y = 67\n\n  z", "\u4f60\u597d world 3.14",
+            "caf\u00e9 \U0001f600 don't"]:
+        assert ours.encode(text) == tok.encode(text, add_special_tokens=False).ids
+        assert ours.decode(ours.encode(text)) == text
+    assert ours.eos_id == tok.token_to_id(DEEPSEEK_NAMES[1]) != ours.pad_id
+
+
+# ------------------------------------------------------------------------------------------------------ tasks
+
+SPECS = ["countdown", "countdown:n=4", "countdown:n=6,high=50", "countdown:n=3,high=13,ops=+-*,limit=99",
+    "arithmetic", "arithmetic:n=6", "sort_words", "sort_words:n=6"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_rows_are_functions_of_seed_and_index(spec):
+    assert row_at(spec, "train", 1, 5) == row_at(spec, "train", 1, 5)
+    assert row_at(spec, "train", 1, 5) != row_at(spec, "train", 2, 5)
+    assert len({json.dumps(row_at(spec, "train", 0, i)) for i in range(40)}) > 30
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_train_and_test_are_disjoint_by_problem(spec):
+    name, knobs = parse_task(spec)
+    count = 40 if knobs.get("n", 0) == 6 else 400
+    keys = {split: {json.dumps(TASKS[name].key(row_at(spec, split, seed, i))) for i in range(count) for seed
+        in (0, 7)} for split in ("train", "test")}
+    assert not keys["train"] & keys["test"]
+    row = row_at(spec, "test", 0, 0)
+    if name == "countdown":  # the same numbers in another order are the same problem
+        assert split_of(name, row | {"numbers": row["numbers"][::-1]}) == "test"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_chains_have_the_format_and_sometimes_fail(spec):
+    rows = [row_at(spec, "train", 3, i) for i in range(300)]
+    texts = [chain_for(row, 0, i) for i, row in enumerate(rows)]
+    scores = score(rows, texts)
+    assert all(s["format"] == 1.0 for s in scores)
+    share = sum(s["accuracy"] for s in scores) / len(scores)
+    assert 0 < share < 1
+    for text, s in zip(texts, scores, strict=True):
+        assert s["accuracy"] == float("give up" not in text and text.count(" ok") > 0) or "give up" in text
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith("countdown")])
+def test_countdown_is_solvable_and_its_chains_calculate_right(spec):
+    """Brute force finds a solution; every line of a chain evaluates to one value; the verdicts are true."""
+    for i in range(30):
+        row = row_at(spec, "train", 0, i)
+        if len(row["numbers"]) <= 4:
+            assert row["target"] in reachable(tuple(map(Fraction, row["numbers"])))
+        thinking = chain_for(row, 0, i).split("</think>")[0].removeprefix("<think>")
+        for line in thinking.split("\n"):
+            if line == "give up":
+                continue
+            work, need, verdict = re.fullmatch(r"(.*) need (\d+) (ok|high wait|low wait)", line).groups()
+            values = {Fraction(eval(re.sub(r"(\d+)", r"Fraction(\1)", part))) for part in work.split("=")}
+            assert len(values) == 1 and int(need) == row["target"]
+            value = values.pop()
+            truth = "ok" if value == row["target"] else "high wait" if value > row["target"] else "low wait"
+            assert verdict == truth
+
+
+def reachable(numbers) -> set:
+    if len(numbers) == 1:
+        return set(numbers)
+    found = set()
+    for i, a in enumerate(numbers):
+        for j, b in enumerate(numbers):
+            if i != j:
+                rest = tuple(n for k, n in enumerate(numbers) if k not in (i, j))
+                for value in (a + b, a - b, a * b, *([a / b] if b else [])):
+                    found |= reachable((*rest, value))
+    return found
+
+
+def test_knobs_change_the_difficulty():
+    row = row_at("countdown:n=5,high=7,ops=+,high_target=40", "train", 0, 0)
+    assert len(row["numbers"]) == 5 and max(row["numbers"]) <= 7 and row["target"] == sum(row["numbers"])
+    assert work_out("(7-3)*9") == "(7-3)*9=4*9=36"
+
+
+@pytest.mark.parametrize("spec", ["countdwn", "countdown:n=2", "countdown:n=7", "countdown:size=3",
+    "countdown:n", "countdown:n=x", "countdown:ops=+^", "arithmetic:n=1"])
+def test_wrong_task_specs_are_refused(spec):
+    with pytest.raises(TaskError):
+        row_at(spec, "train", 0, 0)
+
+
+def test_a_task_without_enough_problems_says_so():
+    with pytest.raises(TaskError, match="fewer than 500"):
+        distinct("countdown:n=3,high=4,ops=+-,low_target=1", "test", 0, 500)
+
+
+@pytest.mark.parametrize("line,message", [("{broken", "not valid JSON"), ("[1]", "prompt"),
+    ('{"prompt": 3}', "prompt"), ('{"prompt": "x"}', "task")])
+def test_a_broken_jsonl_row_names_file_and_line(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "task": "sort_words", "answer": "a"}\n\n' + line + "\n")
+    with pytest.raises(TaskError, match=rf"rows\.jsonl:3: .*{message}"):
+        load_jsonl(str(path))
+
+
+def test_jsonl_epochs_use_each_row_once_in_new_orders(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": str(i), "task": "sort_words", "answer": "a"}) + "\n" for i
+        in range(9)))
+    rows = training_rows(str(path), seed=1)
+    epochs = [[rows(e * 9 + i)["prompt"] for i in range(9)] for e in range(3)]
+    assert all(sorted(e) == [str(i) for i in range(9)] for e in epochs) and epochs[0] != epochs[1]
+
+
+def test_chains_do_not_know_the_solution():
+    """The first attempt is right about as often as a random expression, far less than always."""
+    rows = [row_at(SPECS[3], "train", 0, i) for i in range(400)]
+    first = [" ok" in TASKS["countdown"].chain(r, random.Random(i)).split("\n")[0] for i,
+        r in enumerate(rows)]
+    assert 0.02 < sum(first) / len(first) < 0.3

@@ -1,0 +1,102 @@
+"""Estimators against brute force; evaluation on the held-out split."""
+
+import itertools
+import json
+import math
+
+import pytest
+
+from config import UserError
+from data.tasks import row_at, split_of
+from eval import held_out, majority, mean_and_error, pass_at_k, summarize
+from metrics import Log, diagnosis, progress_line, reflections, table
+
+
+@pytest.mark.parametrize("n,c,k", [(5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 1, 7), (8, 3, 1), (4, 3, 2)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, c, k):
+    subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize("answers,correct,want", [(["a", "a", "b"], [1, 1, 0], 1),
+    (["a", "b", "b"], [1, 0, 0], 0), (["a", "b"], [1, 0], 0.5), ([None, None, "b"], [0, 0, 1], 1),
+    ([None, None], [0, 0], 0), (["1 + 2", "1+2", "3", "4"], [1, 1, 0, 0], 1),
+    (["a", "b", "c"], [1, 0, 0], 1 / 3)])
+def test_majority_votes_over_extracted_answers_and_averages_ties(answers, correct, want):
+    assert majority(answers, correct) == pytest.approx(want)
+
+
+def test_standard_error_is_over_problems():
+    mean, error = mean_and_error([0.0, 1.0, 1.0, 0.0])
+    assert mean == 0.5 and error == pytest.approx(math.sqrt(1 / 3 / 4))
+
+
+def records(right):
+    """right: per problem the truth of each of its samples."""
+    return [{"problem": p, "text": f"<think>wait</think>\n<answer>{int(ok) or i}</answer>", "tokens": 10 + i,
+        "finished": i > 0, "accuracy": float(ok), "format": 1.0} for p, row in enumerate(right) for i,
+        ok in enumerate(row)]
+
+
+def test_summary_by_hand():
+    m = summarize(records([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]), 4)
+    assert m["pass@1"] == pytest.approx(0.5) and m["pass@k"] == pytest.approx(2 / 3)
+    assert m["pass@1_se"] == pytest.approx(math.sqrt(0.25 / 3)) and m["length"] == 11.5
+    assert m["truncated"] == 0.25 and m["reflections"] == 1 and m["cons@k"] == pytest.approx(2 / 3)
+    assert "50.0% +- 28.9%" in table({"x": m})
+
+
+def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
+    rows = held_out("countdown:n=3,high=13,ops=+-*,limit=99", 256)
+    assert len({(tuple(sorted(r["numbers"])), r["target"]) for r in rows}) == 256
+    assert all(split_of("countdown", r) == "test" for r in rows)
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row_at("arithmetic", "test", 0, i)) + "\n" for i in range(30)))
+    assert len(held_out(str(path), 20)) == 20 and held_out(str(path), 20) == held_out(str(path), 20)
+    with pytest.raises(UserError, match="No such file"):
+        held_out(str(tmp_path / "none.jsonl"), 3)
+
+
+def test_reflection_words_are_counted_in_the_thinking_only():
+    assert reflections("<think>1+1=3 wait\nCheck: awaiting</think>\n<answer>wait</answer>") == 2
+
+
+def row(**kw):
+    return (dict(accuracy=0.1, no_variance=0.1, truncated=0.0, entropy=0.2, format=0.9, clip_fraction=0.01,
+        loss=0.1, reward=0.2, length=60.0, kl_old=0.001, tokens_per_second=9000.0) | kw)
+
+
+@pytest.mark.parametrize("kw,updates,want", [(dict(no_variance=0.48), 2,
+    "48% of groups have no variance: the task is too hard"),
+    (dict(no_variance=0.48, accuracy=0.9), 2, "too easy"),
+    (dict(truncated=0.31), 2, "31% truncated: raise max_new_tokens"),
+    (dict(entropy=0.001), 2, "hardly explores"), (dict(format=0.2), 2, "cold start longer"),
+    (dict(clip_fraction=0.5), 2, "too large"), (dict(routing_agreement=0.5), 2, "--router replay"),
+    (dict(loss=1e-5), 1, "loss about 0 is normal")])
+def test_the_diagnosis_names_the_trouble(kw, updates, want):
+    assert any(want in line for line in diagnosis([row(**kw)] * 3, 128, updates))
+
+
+def test_a_healthy_run_gets_no_diagnosis_and_steps_are_averaged():
+    assert diagnosis([row()], 128, 2) == [] and diagnosis([], 128, 1) == []
+    assert diagnosis([row(truncated=0.5), row(), row()], 128, 2) == []
+
+
+def test_progress_line_shows_the_reference_kl_or_says_that_it_is_the_old_policys():
+    assert "kl 0.0200" in progress_line(row(kl=0.02), 3, 10, 61) and "eta 1:01" in progress_line(row(), 3, 10,
+        61)
+    assert "kl_old 0.0010" in progress_line(row(), 3, 10, 61)
+
+
+def test_a_resumed_log_drops_the_rows_after_the_step_it_goes_on_from(tmp_path):
+    log = Log(tmp_path, 0, True)
+    for step in range(1, 6):
+        log.write("train", step, x=step / 3)
+        log.sample(step, text="t")
+    with open(tmp_path / "metrics.jsonl", "a") as f:
+        f.write('{"kind": "train", "step"')  # killed while writing
+    again = Log(tmp_path, 3, True)
+    again.write("train", 4, x=0.0)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4] == [r["step"] for r in again.rows]
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 3

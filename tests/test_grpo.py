@@ -1,0 +1,339 @@
+"""Losses and advantages against TRL's own code; the invariances; the mistakes that real GRPO codebases
+shipped."""
+
+import dataclasses
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import grpo
+from config import ModelConfig, UserError
+from data.tokenizer import shipped
+from grpo import LOSSES, Config, Sample, group_advantages, micro_step, overlong_penalty, policy_loss
+from kernels import token_logprobs
+from model import Transformer
+from parallel import Ranks, apply_gradients, micro_batches
+from sample import generate
+
+ALONE = Ranks(0, 1, "cpu")
+TINY = dict(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=48,
+    moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+    initializer_range=0.3, max_position_embeddings=256)
+
+
+def tiny(**overrides):
+    return Transformer(ModelConfig(**TINY | overrides)).init_weights()
+
+
+# ------------------------------------------------------------------------------------------ TRL as the oracle
+
+TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo": ("dapo", "token"),
+    "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token")}
+
+
+def trl_loss(x, loss, low, high, beta):
+    """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's."""
+    trl = pytest.importorskip("trl.trainer.grpo_trainer",
+        reason="the oracle for losses: requirements-oracles.txt")
+    kind, level = TRL_LOSSES[loss]
+    high = (
+        1 + high if kind == "cispo" else high
+    )  # TRL's epsilon_high is the cap itself, ours and the paper's 1 + it
+    accelerator = SimpleNamespace(num_processes=1, gather=lambda t: t, gather_for_metrics=lambda t: t,
+        reduce=lambda t, **_: t)
+    me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
+        **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
+        model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
+        max_completion_length=x["mask"].shape[1], accelerator=accelerator, aux_loss_enabled=False,
+        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)})
+    ids = torch.ones_like(x["mask"])
+    inputs = dict(prompt_ids=ids[:, :1], prompt_mask=ids[:, :1], completion_ids=ids,
+        completion_mask=x["mask"], advantages=x["advantages"], old_per_token_logps=x["old_logprobs"],
+        ref_per_token_logps=x["ref_logprobs"], num_items_in_batch=x["mask"].sum())
+    return trl.GRPOTrainer._compute_loss(me, None, inputs), me._metrics["train"]
+
+
+def random_batch(seed, B=6, T=9, spread=1.0):
+    """Ratios far from 1, ragged masks, one row with a single token."""
+    g = torch.Generator().manual_seed(seed)
+    old = -torch.rand(B, T, generator=g) * 3 - 0.05
+    mask = (torch.arange(T) < torch.randint(1, T + 1, (B, 1), generator=g)).long()
+    mask[0] = 0
+    mask[0, 0] = 1
+    return dict(logprobs=(old + spread * torch.randn(B, T, generator=g)).requires_grad_(), old_logprobs=old,
+        ref_logprobs=old + 0.5 * torch.randn(B, T, generator=g), mask=mask,
+        advantages=torch.randn(B, generator=g) * 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_policy_loss_equals_trl(loss, beta, seed):
+    x = random_batch(seed)
+    want, theirs = trl_loss(x, loss, 0.2, 0.28, beta)
+    ref = x.pop("ref_logprobs") if beta else None
+    x.pop("ref_logprobs", None)
+    got, ours = policy_loss(**x, loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=beta, ref_logprobs=ref)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    for a, b in zip(torch.autograd.grad(got, x["logprobs"]), torch.autograd.grad(want, x["logprobs"]),
+            strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    if beta:
+        assert ours["kl"] == pytest.approx(theirs["kl"][0], rel=1e-5)
+    if loss in ("grpo", "dr_grpo", "dapo"):
+        assert ours["clip_fraction"] == pytest.approx(theirs["clip_ratio/region_mean"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_equal_trl(scale):
+    """TRL computes them in the middle of a long method; these are its own lines, run from its source."""
+    trl = pytest.importorskip("trl.trainer.grpo_trainer",
+        reason="the oracle for losses: requirements-oracles.txt")
+    import inspect
+    import textwrap
+
+    source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
+    start = source.index("            # Apply weights to each reward function")
+    end = source.index('        elif self.multi_objective_aggregation == "normalize_then_sum"')
+    block = textwrap.dedent(source[start:end])
+    rewards = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0.1, 0.2])
+    me = SimpleNamespace(reward_weights=torch.ones(1), scale_rewards=scale,
+        accelerator=SimpleNamespace(device="cpu"))
+    space = dict(vars(trl), self=me, rewards_per_func=rewards[:, None], num_generations=4, device="cpu")
+    exec(block, space)  # noqa: S102  the oracle's own source
+    torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
+
+
+# --------------------------------------------------- mistakes that real GRPO codebases shipped, one test each
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_kl_is_added_to_the_loss_and_pulls_towards_the_reference(loss):
+    logprobs = torch.full((1, 3), -2.0, requires_grad=True)
+    x = dict(old_logprobs=logprobs.detach(), advantages=torch.zeros(1), mask=torch.ones(1, 3))
+    value, m = policy_loss(logprobs, **x, loss=loss, kl_coef=0.5, ref_logprobs=torch.full((1, 3), -1.0))
+    assert float(value) == pytest.approx(0.5 * (np.e - 2), rel=1e-5) and m["kl"] == pytest.approx(np.e - 2,
+        rel=1e-5)
+    value.backward()
+    assert (logprobs.grad < 0).all()  # descending raises the log-probability, towards the reference's
+
+
+@pytest.mark.parametrize("ratio,advantage,gradient",
+    [(2.0, 1.0, False), (0.5, 1.0, True), (2.0, -1.0, True), (0.5, -1.0, False)])
+def test_clipping_takes_the_minimum_for_both_signs_of_the_advantage(ratio, advantage, gradient):
+    logprobs = torch.tensor([[float(np.log(ratio))]], requires_grad=True)
+    value, m = policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1))
+    value.backward()
+    assert float(value) == pytest.approx(-min(ratio * advantage, float(np.clip(ratio, 0.8, 1.2)) * advantage),
+        rel=1e-5)
+    assert bool(logprobs.grad.abs().sum() > 0) == gradient and m["clip_fraction"] == float(not gradient)
+
+
+def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
+    """Samples of a random tiny model, some of them finished, with made-up advantages."""
+    model, tok = model or tiny(), shipped()
+    prompts = [tok.encode_prompt(f"Use {i} 7 9 to make 30.") for i in range(count)]
+    out = generate(model, prompts, group_size=G, max_new_tokens=new, eos_id=tok.eos_id, seed=seed,
+        temperature=temperature, record_routing=True)
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i, completion in enumerate(out.completions):
+        completion, old = list(completion), list(out.logprobs[i])
+        if i % 3 == 0:  # end some rows with EOS, at its true log-probability
+            completion, old = completion[: 4 + i % 5], old[: 4 + i % 5]
+            completion[-1] = tok.eos_id
+            tokens = torch.tensor([prompts[i // G] + completion])
+            with torch.no_grad():
+                hidden = model.hidden(tokens[:, :-1])[:, -1]
+                old[-1] = float(token_logprobs(hidden, model.lm_head.weight, tokens[:, -1], temperature)[0])
+        n = len(prompts[i // G]) + len(completion) - 1
+        samples.append(Sample(prompts[i // G] + completion, len(prompts[i // G]), old, i % 3 == 0,
+            out.routing[i][:n] if out.routing[i] is not None else None, {"reward": 0.0}, 0,
+            float(rng.normal())))
+    return model, samples
+
+
+def test_the_end_token_is_learnt_and_padding_is_not():
+    tok = shipped()
+    assert tok.pad_id != tok.eos_id
+    _, samples = sampled()
+    tokens, mask, _ = grpo.collate(samples, tok.pad_id, "cpu")
+    targets = tokens[:, 1:]
+    for s, row, m in zip(samples, targets, mask, strict=True):
+        assert row[m].tolist() == s.tokens[s.start :]
+        assert not s.finished or row[m][-1] == tok.eos_id
+    assert not mask[targets == tok.pad_id].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_rollout_logprobs_are_training_logprobs_at_the_sampling_temperature(temperature):
+    model, samples = sampled(temperature=temperature, new=40)
+    cfg = Config(kl_coef=0.0, temperature=temperature)
+    sums = micro_step(model, None, samples, len(samples), len(samples), cfg, shipped().pad_id, "cpu")
+    assert sums["mismatch"] <= 1e-4
+    wrong = micro_step(model, None, samples, len(samples), len(samples),
+        dataclasses.replace(cfg, temperature=1.0 if temperature != 1.0 else 0.8), shipped().pad_id, "cpu")
+    assert wrong["mismatch"] > 0.05
+
+
+def run_update(cfg, samples, model, ranks=ALONE):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return grpo.update(model, None, optimizer, samples, 10, cfg, shipped(), ranks), model
+
+
+def test_old_logprobs_stay_those_of_the_rollout_over_the_updates_of_a_step():
+    """The ratio must leave 1 after the first of several updates, and be 1 before it."""
+    model, samples = sampled(count=4, new=20)
+    one, _ = run_update(Config(kl_coef=0.0, updates=1, lr=0.02), samples, model)
+    assert one["ratio"] == pytest.approx(1.0, abs=1e-4) and one["kl_old"] < 1e-6
+    model, samples = sampled(count=4, new=20)
+    many, _ = run_update(Config(kl_coef=0.0, updates=4, lr=0.02), samples, model)
+    assert many["kl_old"] > 1e-4 and many["logprob_mismatch"] < 1e-4
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("extra", [{}, {"balance_coef": 0.5}, {"router": "replay"}])
+def test_gradient_is_invariant_to_micro_batch_size(loss, extra):
+    """Budgets from one row at a time to all rows at once; ragged lengths, KL and balance loss included."""
+    model, samples = sampled(new=24)
+    reference = tiny().requires_grad_(False)
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    cfg = Config(loss=loss, kl_coef=0.1, **extra)
+    count = LOSSES[loss].count
+    normalizer = {"sequences": len(samples), "tokens": sum(len(s.old_logprobs) for s in samples),
+        "max_tokens": len(samples) * 24}[count]
+    results, losses = [], []
+    for budget in (1, 100, 10**6):
+        model.zero_grad()
+        parts = micro_batches(ALONE, [len(s.tokens) for s in samples], budget)
+        losses.append(sum(micro_step(model, reference, [samples[i] for i in part], normalizer, len(samples),
+            cfg, shipped().pad_id, "cpu")["loss"] for part in parts))
+        results.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert len(parts) == 1 and results[0].abs().max() > 1e-3
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-3, atol=2e-6)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4, abs=1e-6)
+
+
+def test_gradient_is_invariant_to_order_and_padding():
+    model, samples = sampled(new=24)
+    cfg, pad_id, got = Config(kl_coef=0.0), shipped().pad_id, []
+    longer = samples[0]._replace(tokens=samples[0].tokens + [5] * 60,
+        old_logprobs=samples[0].old_logprobs + [0.0] * 60, advantage=0.0, routing=None)
+    for batch in (samples, samples[::-1], [*(s._replace(routing=None) for s in samples), longer]):
+        model.zero_grad()
+        micro_step(model, None, list(batch), len(samples), len(samples), cfg, pad_id, "cpu")
+        got.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(got[1], got[0], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(got[2], got[0], rtol=1e-3, atol=1e-6)
+
+
+def test_metrics_are_over_all_micro_batches_not_the_last():
+    model, samples = sampled(new=24)
+    whole, _ = run_update(Config(kl_coef=0.0, micro_tokens=10**6), samples, model)
+    single, _ = run_update(Config(kl_coef=0.0, micro_tokens=1), samples, model)
+    for key in ("loss", "entropy", "clip_fraction", "ratio", "kl_old", "routing_agreement", "max_load",
+            "trained_tokens"):
+        assert single[key] == pytest.approx(whole[key], rel=1e-4, abs=1e-6), key
+    last = micro_step(model, None, samples[-1:], 1, 1, Config(kl_coef=0.0), shipped().pad_id, "cpu")
+    assert abs(last["entropy"] / last["tokens"] - whole["entropy"]) > 1e-5
+
+
+def test_entropy_metric_is_the_distributions_entropy():
+    model, samples = sampled()
+    s = samples[1]
+    sums = micro_step(model, None, [s], 1, 1, Config(kl_coef=0.0), shipped().pad_id, "cpu")
+    logits = model(torch.tensor([s.tokens[:-1]]))[0, s.start - 1 :]
+    exact = torch.distributions.Categorical(logits=logits).entropy()
+    assert sums["entropy"] / sums["tokens"] == pytest.approx(float(exact.mean()), rel=1e-4)
+    assert abs(sums["entropy"] / sums["tokens"] + np.mean(s.old_logprobs)) > 1e-3
+
+
+# --------------------------------------------------------------------------------------- the rest of the loop
+
+
+def test_routing_agreement_is_one_before_the_update_and_replay_is_exact():
+    model, samples = sampled()
+    for router in ("frozen", "replay"):
+        sums = micro_step(model, None, samples, 1, 1, Config(kl_coef=0.0, router=router), shipped().pad_id,
+            "cpu")
+        assert sums["agree"] == sums["routed"]
+    torch.manual_seed(1)
+    for r in model.routers():
+        torch.nn.init.normal_(r.weight, std=3)
+    drifted = micro_step(model, None, samples, 1, 1, Config(kl_coef=0.0), shipped().pad_id, "cpu")
+    assert drifted["agree"] < 0.9 * drifted["routed"]
+    replayed = micro_step(model, None, samples, 1, 1, Config(kl_coef=0.0, router="replay"), shipped().pad_id,
+        "cpu")
+    assert replayed["agree"] == replayed["routed"]
+
+
+@pytest.mark.parametrize("router", ["frozen", "bias"])
+def test_routing_bias_moves_only_when_asked(router):
+    model, samples = sampled()
+    before = [r.e_score_correction_bias.clone() for r in model.routers()]
+    run_update(Config(kl_coef=0.0, router=router), samples, model)
+    moved = any(not torch.equal(a, r.e_score_correction_bias) for a,
+        r in zip(before, model.routers(), strict=True))
+    assert moved == (router == "bias")
+
+
+def group(rewards, finished=None):
+    finished = finished or [True] * len(rewards)
+    return [Sample([1, 2], 1, [0.0], f, None, {"reward": r}, 0) for r,
+        f in zip(rewards, finished, strict=True)]
+
+
+def test_groups_without_variance_are_dropped():
+    groups = [group([1.0, 0.0]), group([1.0, 1.0]), group([0.0, 0.0]), group([0.1, 0.0])]
+    kept = grpo.with_advantages(groups, Config(group_size=2))
+    assert [round(s.advantage, 2) for s in kept] == [0.71, -0.71, 0.71, -0.71]
+
+
+def test_truncated_completions_are_masked_only_when_asked():
+    groups = [group([1.0, 0.0, 0.0], [True, True, False])]
+    assert len(grpo.with_advantages(groups, Config(group_size=3))) == 3
+    kept = grpo.with_advantages(groups, Config(group_size=3, overlong="mask"))
+    assert [s.finished for s in kept] == [True, True]
+    assert kept[0].advantage == pytest.approx(float(group_advantages(torch.tensor([1.0, 0, 0]), 3)[0]))
+
+
+def test_resampling_replaces_groups_without_variance_within_its_budget(monkeypatch):
+    asked = []
+
+    def fake(model, tokenizer, rows, first, count, cfg, ranks):
+        asked.append((first, count))
+        return [group([1.0, 0.0] if n % 3 == 0 else [0.0, 0.0]) for n in range(first, first + count)]
+
+    monkeypatch.setattr(grpo, "sample_groups", fake)
+    groups, cursor = grpo.collect(None, None, None, 0, Config(prompts=6, group_size=2, resample=2), ALONE)
+    assert asked == [(0, 6), (6, 4), (10, 2)] and cursor == 12 and len(groups) == 12
+    assert grpo.collect(None, None, None, 0, Config(prompts=6, group_size=2), ALONE)[1] == 6
+
+
+def test_overlong_penalty_is_dapo_equation_13():
+    assert [overlong_penalty(n, 100, 20) for n in (10, 80, 90, 100, 120)] == [0, 0, -0.5, -1, -1]
+
+
+@pytest.mark.parametrize("call", [lambda: group_advantages(torch.ones(4), 1),
+    lambda: group_advantages(torch.ones(5), 2), lambda: group_advantages(torch.ones(4), 2, "std"),
+    lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), loss="ppo"),
+    lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), kl_coef=0.1)])
+def test_wrong_arguments_are_refused(call):
+    with pytest.raises(UserError):
+        call()
+
+
+def test_a_step_that_clips_gradients_reports_the_norm_before_clipping():
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    norm = apply_gradients(ALONE, [p], [torch.optim.SGD([p], lr=1.0)], lr=0.5, max_norm=1.0)
+    assert norm == pytest.approx(5.0) and p.tolist() == pytest.approx([-0.3, -0.4], rel=1e-4)

@@ -1,0 +1,116 @@
+"""Every fused operation equals its plain form, in values and gradients, at odd sizes."""
+
+import pytest
+import torch
+
+import kernels
+from kernels import (
+    experts_grouped,
+    experts_plain,
+    rms_norm,
+    rms_norm_plain,
+    sample_tokens,
+    token_logprobs,
+    token_logprobs_plain,
+)
+
+
+def grads(output, inputs, weight):
+    return torch.autograd.grad((output * weight).sum(), inputs)
+
+
+@pytest.mark.parametrize("shape,V,chunk", [((1,), 5, 1), ((3, 7), 11, 4), ((2, 5), 64, 100), ((13,), 33, 13)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_equal_plain_values_and_gradients(shape, V, chunk, temperature):
+    torch.manual_seed(0)
+    hidden, head = torch.randn(*shape, 6, requires_grad=True), torch.randn(V, 6, requires_grad=True)
+    targets, upstream = torch.randint(V, shape), torch.randn(shape)
+    fast, fast_entropy = token_logprobs(hidden, head, targets, temperature, chunk)
+    plain, plain_entropy = token_logprobs_plain(hidden, head, targets, temperature)
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(fast_entropy, plain_entropy)
+    for a, b in zip(grads(fast, (hidden, head), upstream), grads(plain, (hidden, head), upstream),
+            strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_token_logprobs_temperature_scales_the_logits():
+    hidden, head = torch.randn(4, 6), torch.randn(9, 6)
+    targets = torch.randint(9, (4,))
+    at_half, _ = token_logprobs(hidden, head, targets, 0.5)
+    doubled, _ = token_logprobs(2 * hidden, head, targets, 1.0)
+    at_one, _ = token_logprobs(hidden, head, targets, 1.0)
+    torch.testing.assert_close(at_half, doubled)
+    assert (at_half - at_one).abs().max() > 0.1
+
+
+def test_entropy_is_that_of_the_distribution_not_the_sampled_nll():
+    hidden, head = torch.randn(50, 6), torch.randn(9, 6)
+    logprobs, entropy = token_logprobs(hidden, head, torch.randint(9, (50,)))
+    exact = torch.distributions.Categorical(logits=hidden @ head.T).entropy()
+    torch.testing.assert_close(entropy, exact)
+    assert (entropy + logprobs).abs().max() > 0.1
+    uniform = token_logprobs(torch.zeros(1, 6), head, torch.tensor([3]))[1]
+    torch.testing.assert_close(uniform, torch.tensor([9.0]).log())
+
+
+@pytest.mark.parametrize("N,K,E", [(1, 1, 4), (17, 2, 5), (6, 3, 9), (64, 4, 4)])
+def test_grouped_experts_equal_the_loop(N, K, E):
+    torch.manual_seed(N)
+    x, up = torch.randn(N, 8, requires_grad=True), torch.randn(E, 12, 8, requires_grad=True)
+    down = torch.randn(E, 8, 6, requires_grad=True)
+    indices = torch.stack([torch.randperm(E)[:K] for _ in range(N)])
+    weights = torch.rand(N, K, requires_grad=True)
+    inputs = (x, up, down, weights)
+    fast, plain = experts_grouped(*inputs, indices), experts_plain(*inputs, indices)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+    upstream = torch.randn_like(fast)
+    for a, b in zip(grads(fast, inputs, upstream), grads(plain, inputs, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_that_no_token_chose_get_zero_gradient():
+    x, up, down = torch.randn(5, 4), torch.randn(6, 8, 4, requires_grad=True), torch.randn(6, 4, 4)
+    out = experts_grouped(x, up, down, torch.ones(5, 2), torch.tensor([[1, 4]] * 5))
+    (grad,) = torch.autograd.grad(out.sum(), up)
+    assert [e for e in range(6) if grad[e].abs().sum() > 0] == [1, 4]
+
+
+def test_rms_norm_equals_plain():
+    x, w = torch.randn(3, 5, 7) * 4, torch.randn(7)
+    torch.testing.assert_close(rms_norm(x, w, 1e-6), rms_norm_plain(x, w, 1e-6))
+
+
+def test_rope_turns_pairs_by_the_angle_and_keeps_lengths():
+    x = torch.randn(6, 4)
+    angle = torch.outer(torch.arange(6.0), torch.tensor([1.0, 0.1]))
+    turned = kernels.rope(x, torch.polar(torch.ones_like(angle), angle))
+    a, b, c, s = x[:, 0], x[:, 1], angle[:, 0].cos(), angle[:, 0].sin()
+    torch.testing.assert_close(turned[:, :2], torch.stack([a * c - b * s, a * s + b * c], dim=1))
+    torch.testing.assert_close(turned.norm(dim=1), x.norm(dim=1))
+
+
+@pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.8, 1.0), (1.0, 0.7), (1.3, 0.5)])
+def test_sampling_follows_the_distribution_that_it_reports(temperature, top_p):
+    torch.manual_seed(0)
+    logits, n = torch.randn(6) * 2, 200_000
+    probs = (logits / temperature).softmax(-1)
+    order = probs.argsort(descending=True)
+    kept = order[: int((probs[order].cumsum(0) < top_p).sum()) + 1]
+    want = torch.zeros(6).scatter(0, kept, probs[kept]) / probs[kept].sum()
+    tokens, logprobs = sample_tokens(logits.expand(n, 6), torch.rand(n), temperature, top_p)
+    share = torch.bincount(tokens, minlength=6) / n
+    assert (share - want).abs().max() < 5 * (0.25 / n) ** 0.5
+    torch.testing.assert_close(logprobs, want.log()[tokens], rtol=1e-4, atol=1e-4)
+
+
+def test_sampling_never_returns_a_token_without_probability():
+    logits = torch.tensor([[0.0, -1e9, 1.0, -1e9, 0.5, -1e9]]).expand(1000, 6)
+    edge = torch.cat([torch.zeros(1), torch.full((1,), 1 - 2**-24), torch.rand(998)])
+    tokens, logprobs = sample_tokens(logits, edge)
+    assert set(tokens.tolist()) <= {0, 2, 4} and torch.isfinite(logprobs).all()
+
+
+def test_greedy_takes_the_largest_logit():
+    logits = torch.randn(20, 7)
+    assert torch.equal(sample_tokens(logits, torch.rand(20), 0.0)[0], logits.argmax(-1))

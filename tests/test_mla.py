@@ -1,0 +1,61 @@
+"""Naive, absorbed and cached attention give the same numbers."""
+
+import pytest
+import torch
+
+from config import ModelConfig
+from mla import MLA, LatentCache, PromptGrid, rope_frequencies
+
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.8)
+
+
+def attention(**overrides):
+    torch.manual_seed(0)
+    cfg = ModelConfig(hidden_size=24, num_attention_heads=3, kv_lora_rank=10, qk_nope_head_dim=6,
+        qk_rope_head_dim=4, v_head_dim=8, **overrides)
+    layer = MLA(cfg)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return cfg, layer
+
+
+@pytest.mark.parametrize("overrides", [{}, {"q_lora_rank": 7}, {"rope_scaling": YARN},
+    {"attention_bias": True}])
+def test_absorbed_mla_matches_naive(overrides):
+    cfg, layer = attention(**overrides)
+    x, freqs = torch.randn(2, 9, 24), rope_frequencies(cfg, 9)
+    naive, latent = layer(x, freqs)
+    absorbed = layer.attend_absorbed(*layer.queries(x, freqs), latent)
+    torch.testing.assert_close(naive, absorbed, rtol=1e-4, atol=1e-5)
+
+
+def test_cache_holds_only_the_latent_and_the_rotary_key():
+    cfg, layer = attention()
+    latent = layer(torch.randn(3, 5, 24), rope_frequencies(cfg, 5))[1]
+    cache = LatentCache(latent, rows=6)
+    assert cache.prefix.shape == (3, 5, cfg.kv_lora_rank + cfg.qk_rope_head_dim)
+    assert cache.suffix.shape[0] == 6 and cache.suffix.shape[2] == cfg.kv_lora_rank + cfg.qk_rope_head_dim
+    assert {k for k, v in vars(cache).items() if torch.is_tensor(v)} == {"prefix", "suffix"}
+
+
+@pytest.mark.parametrize("leaving", [[], [0, 4], [3, 4, 5], [1, 2, 6, 7]])
+def test_decoding_with_a_shared_prefix_matches_naive_after_rows_left(leaving):
+    """Three prompts of lengths 2, 4, 3 with three samples each; some rows leave after the second token."""
+    cfg, layer = attention()
+    lengths, G, steps = torch.tensor([2, 4, 3]), 3, 4
+    freqs = rope_frequencies(cfg, 16)
+    prompts, continued = torch.randn(3, 4, 24), torch.randn(9, steps, 24)
+    cache = LatentCache(layer(prompts, freqs[:4])[1], rows=9)
+    owner, alive = torch.arange(3).repeat_interleave(G), torch.arange(9)
+    grid = PromptGrid(owner, lengths, 4)
+    for t in range(steps):
+        if t == 2:
+            alive = torch.tensor([r for r in range(9) if r not in leaving])
+            cache.keep_rows(alive)
+            grid = PromptGrid(owner[alive], lengths, 4)
+        got = layer.decode(continued[alive, t], freqs[lengths[owner[alive]] + t], cache, t, grid)
+        for row, out in zip(alive.tolist(), got, strict=True):
+            p = owner[row]
+            whole = torch.cat([prompts[p, : lengths[p]], continued[row, : t + 1]])[None]
+            want = layer(whole, freqs[: whole.shape[1]])[0][0, -1]
+            torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)

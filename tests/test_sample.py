@@ -1,0 +1,124 @@
+"""The rollout engine against the full forward pass, and its invariances."""
+
+import pytest
+import torch
+
+from config import ModelConfig, UserError
+from kernels import token_logprobs
+from model import Transformer
+from sample import Rollout, generate
+
+SHAPE = dict(vocab_size=60, hidden_size=32, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48,
+    moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+    initializer_range=0.3, max_position_embeddings=160)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=40, mscale=1.0, mscale_all_dim=1.0)
+PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 12], [13, 14], [3, 4, 5]]
+EOS = 2
+
+
+def model(**overrides):
+    return Transformer(ModelConfig(**SHAPE | overrides)).init_weights(1)
+
+
+def run(m, prompts=PROMPTS, **kwargs) -> Rollout:
+    return generate(m, prompts, **dict(group_size=3, max_new_tokens=40, eos_id=EOS, seed=5) | kwargs)
+
+
+SHAPES = [{}, {"q_lora_rank": 10}, {"first_k_dense_replace": 3}, {"rope_scaling": YARN},
+    {"n_group": 4, "topk_group": 2}, {"tie_word_embeddings": True}, {"attention_bias": True},
+    {"n_shared_experts": 0}]
+
+
+@pytest.mark.parametrize("overrides", SHAPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_rollout_logprobs_equal_those_of_the_full_forward(overrides, temperature):
+    """Cached, absorbed, shared-prefix decoding with rows leaving = the naive forward pass over the whole
+    sequence."""
+    m = model(**overrides)
+    out = run(m, temperature=temperature)
+    assert len({len(c) for c in out.completions}) > 2  # rows do leave at different steps
+    for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs, strict=True)):
+        prompt = PROMPTS[i // 3]
+        tokens = torch.tensor([prompt + completion])
+        with torch.no_grad():
+            hidden = m.hidden(tokens[:, :-1])
+            want, _ = token_logprobs(hidden, m.lm_head.weight, tokens[:, 1:], temperature)
+        assert (want[0, len(prompt) - 1 :] - torch.tensor(logprobs)).abs().max() <= 1e-4
+
+
+def test_top_p_logprobs_are_under_the_renormalised_distribution():
+    m = model()
+    out = run(m, top_p=0.5)
+    for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs, strict=True)):
+        prompt = PROMPTS[i // 3]
+        probs = m(torch.tensor([prompt + completion[:-1]]))[0, len(prompt) - 1 :].softmax(-1).detach()
+        for p, token, logprob in zip(probs, completion, logprobs, strict=True):
+            kept = p[p >= p[token]].sum() if logprob == 0 else None
+            ordered = p.sort(descending=True).values
+            size = int((ordered.cumsum(0) < 0.5).sum()) + 1
+            assert p[token] >= ordered[size - 1] and (kept is None or kept >= p[token])
+            assert abs(float((p[token] / ordered[:size].sum()).log()) - logprob) < 1e-4
+
+
+def test_eos_is_kept_and_ends_a_row():
+    out = run(model())
+    assert any(out.finished) and not all(out.finished)
+    for completion, logprobs, finished in zip(out.completions, out.logprobs, out.finished, strict=True):
+        assert (finished == (completion[-1] == EOS) and EOS not in completion[:-1] and len(completion)
+            == len(logprobs))
+        assert finished or len(completion) == 40
+
+
+def test_no_eos_runs_to_the_end():
+    out = run(model(), eos_id=None)
+    assert {len(c) for c in out.completions} == {40} and not any(out.finished)
+
+
+def test_batch_order_and_neighbours_change_nothing(monkeypatch):
+    m, order = model(), [4, 2, 0, 3, 1]
+    whole = run(m)
+    shuffled = run(m, [PROMPTS[i] for i in order], prompt_ids=order)
+    alone = [run(m, [PROMPTS[i]], prompt_ids=[i]) for i in range(5)]
+    monkeypatch.setattr("sample.ROWS_AT_ONCE", 6)
+    waves = run(m)
+    for i in range(5):
+        want = whole.completions[3 * i : 3 * i + 3]
+        at = order.index(i)
+        assert shuffled.completions[3 * at : 3 * at + 3] == want == alone[i].completions
+        assert waves.completions[3 * i : 3 * i + 3] == want
+
+
+def test_seeds_repeat_and_differ_and_samples_of_a_group_differ():
+    m = model()
+    assert run(m).completions == run(m).completions != run(m, seed=6).completions
+    assert run(m, seed=None).completions != run(m, seed=None).completions
+    first = run(m)
+    assert first.completions[0] != first.completions[1] and first.completions[:3] != first.completions[12:]
+
+
+def test_greedy_is_the_argmax_of_the_full_forward():
+    m = model()
+    out = run(m, group_size=1, temperature=0.0)
+    for prompt, completion in zip(PROMPTS, out.completions, strict=True):
+        logits = m(torch.tensor([prompt + completion[:-1]]))[0, len(prompt) - 1 :]
+        assert logits.argmax(-1).tolist() == completion
+
+
+def test_recorded_experts_are_those_of_the_full_forward():
+    from moe import Routing
+
+    m = model()
+    out = run(m, record_routing=True)
+    for i, completion in enumerate(out.completions):
+        tokens = PROMPTS[i // 3] + completion
+        routing = Routing()
+        m.hidden(torch.tensor([tokens[:-1]]), routing)
+        want = torch.stack(routing.indices, dim=2)[0].sort(-1).values
+        assert torch.equal(torch.from_numpy(out.routing[i]).long().sort(-1).values, want)
+
+
+@pytest.mark.parametrize("prompts,new,message", [([[1] * 150], 20, "does not fit"), ([[]], 5, "empty"),
+    ([], 5, "empty")])
+def test_prompts_that_do_not_fit_are_refused(prompts, new, message):
+    with pytest.raises(UserError, match=message):
+        generate(model(), prompts, max_new_tokens=new, eos_id=EOS)
