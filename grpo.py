@@ -78,8 +78,8 @@ class Config:
 
 
 _TINY = dict(
-    task="countdown:n=3,high=13,ops=+-*,limit=99", device="cpu:2", steps=80, prompts=32, group_size=16,
-    max_new_tokens=256, lr=3e-4, updates=4, clip_high=0.28, micro_tokens=2048)
+    task="countdown:n=3,high=10,ops=+-*,limit=99", device="cpu:2", steps=60, prompts=16, group_size=16,
+    max_new_tokens=384, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048)
 RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,

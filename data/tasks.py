@@ -16,7 +16,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-TEST_SHARE = 0.1  # of all problems of a task
+TEST_SHARE = 0.2  # of all problems of a task
 
 
 def wrap(thinking: str, answer: str) -> str:
@@ -236,7 +236,7 @@ def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int
 
 
 def split_rows(rows: list[dict], source: str) -> dict[str, list[dict]]:
-    """{"train": ..., "test": ...} of a file's rows: a tenth of its prompts (at least one) is held out, by
+    """{"train": ..., "test": ...} of a file's rows: a fifth of its prompts (at least one) is held out, by
     their hash, so a prompt is on one side only. Raises TaskError for a file with a single prompt."""
     prompts = sorted({r["prompt"] for r in rows}, key=lambda p: hashlib.sha256(p.encode()).digest())
     if len(prompts) < 2:
