@@ -54,8 +54,8 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
 
-_TINY = dict(task="countdown:n=3,high=10,ops=+-*,limit=99", device="cpu:2", steps=360, batch_size=96,
-             micro_tokens=2048, lr=1.5e-2)
+_TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=440,
+             batch_size=96, micro_tokens=2048, lr=1.5e-2)
 RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,

@@ -80,10 +80,12 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
         "numbers": numbers, "target": target, "ops": ops, "limit": limit}
 
 
-def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
-    """Try expressions in random order without knowing the solution, compare each with what is needed, go
-    on with "wait" or, after each failure with probability 1 - patience, give up and answer with the
-    closest attempt. The knobs `ops` and `limit` of the problem say which steps are tried."""
+def countdown_chain(row, rng, patient: float = 0.2, tries: int = 13):
+    """Try expressions in random order without knowing the solution, compare each with what is needed (high,
+    low, ok) and go on with "wait". One writer in five is patient and tries up to 13 times; the others give up
+    after each failure with probability 0.7. Who gives up answers with the closest attempt. The knobs `ops` and
+    `limit` of the problem say which steps are tried."""
+    stay = 1.0 if rng.random() < patient else 0.3
     lines, seen, best = [], set(), None
     for _ in range(10_000):
         found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
@@ -97,7 +99,7 @@ def countdown_chain(row, rng, patience: float = 0.75, tries: int = 12):
         if gap == 0:
             return wrap("\n".join([*lines, line + " ok"]), expression)
         lines.append(line + (" high wait" if value > row["target"] else " low wait"))
-        if len(lines) >= tries or rng.random() > patience:
+        if len(lines) >= tries or rng.random() > stay:
             break
     return wrap("\n".join([*lines, "give up"]), best[1])
 
@@ -269,6 +271,7 @@ def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
             seen.add(key)
             rows.append(row)
             if len(rows) == count:
+                random.Random(seed).shuffle(rows)  # common problems are drawn first: a part of the rows is fair
                 return rows
     raise TaskError(f"task {spec} has fewer than {count} different {split} problems")
 

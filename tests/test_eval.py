@@ -47,7 +47,7 @@ def test_summary_by_hand():
 
 
 def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
-    rows = held_out("countdown:n=3,high=10,ops=+-*,limit=99", 256)
+    rows = held_out("countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", 256)
     assert len({(tuple(sorted(r["numbers"])), r["target"]) for r in rows}) == 256
     assert all(split_of("countdown", r) == "test" for r in rows)
     path = tmp_path / "p.jsonl"
