@@ -54,7 +54,7 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
 
-_TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=440,
+_TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
              batch_size=96, micro_tokens=2048, lr=1.5e-2)
 RECIPES: dict[str, dict] = {
     "tiny": _TINY,
