@@ -252,9 +252,8 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
         pad_id: int, device: str) -> dict:
     """Forward and backward of one micro-batch; gradients add up over micro-batches and ranks to those of
     the whole minibatch. Returns sums over tokens, to be divided by "tokens" at the end."""
-    tokens, mask, old = collate(samples, pad_id, device)
+    tokens, present, mask, old = collate(samples, pad_id, device)
     sampled = routing_of(samples, tokens.shape[1] - 1, device)
-    present = tokens[:, :-1] != pad_id
     routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=present,
         balance=cfg.balance_coef > 0)
     logprobs, entropy = completion_logprobs(model, tokens, mask, cfg.temperature, routing)

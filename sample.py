@@ -165,17 +165,18 @@ class Sample(NamedTuple):
 
 
 def collate(samples: list[Sample], pad_id: int, device: str):
-    """Right-padded tokens (B, T), and for the T-1 targets: completion mask and old log-probabilities (B,
-    T-1)."""
+    """Right-padded tokens (B, T), and for their T-1 inputs, each (B, T-1): which are there, which predict a
+    completion token, and that token's old log-probability. A row's last token is predicted but never an input."""
     T = max(len(s.tokens) for s in samples)
     tokens = torch.full((len(samples), T), pad_id)
-    mask = torch.zeros(len(samples), T - 1, dtype=torch.bool)
+    present, mask = torch.zeros(2, len(samples), T - 1, dtype=torch.bool)
     old = torch.zeros(len(samples), T - 1)
     for i, s in enumerate(samples):
         tokens[i, : len(s.tokens)] = torch.tensor(s.tokens)
+        present[i, : len(s.tokens) - 1] = True
         mask[i, s.start - 1 : len(s.tokens) - 1] = True  # position t predicts token t + 1
         old[i, s.start - 1 : len(s.tokens) - 1] = torch.tensor(s.old_logprobs)
-    return tokens.to(device), mask.to(device), old.to(device)
+    return tokens.to(device), present.to(device), mask.to(device), old.to(device)
 
 
 def routing_of(samples: list[Sample], T: int, device: str) -> list[torch.Tensor]:

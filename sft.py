@@ -71,12 +71,14 @@ def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[
 
 
 def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
-    """Right-padded tokens (B, T) and the mask (B, T-1) of the targets that are learnt: completion and EOS."""
+    """Right-padded tokens (B, T), and for their T-1 inputs, each (B, T-1): which are there, and which predict a
+    token that is learnt, of the completion or EOS."""
     T = max(len(tokens) for tokens, _ in examples)
     tokens = torch.tensor([row + [pad_id] * (T - len(row)) for row, _ in examples], device=device)
-    mask = torch.tensor([[start <= t + 1 < len(row) for t in range(T - 1)] for row, start in examples],
-        device=device)
-    return tokens, mask
+    place = torch.arange(T - 1)
+    present = torch.stack([place < len(row) - 1 for row, _ in examples])
+    learnt = torch.stack([(place >= start - 1) & (place < len(row) - 1) for row, start in examples])
+    return tokens, present.to(device), learnt.to(device)
 
 
 def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
@@ -119,8 +121,8 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
         device: str):
     """Add the gradient of one micro-batch: sum of NLL / `count` completion tokens of the whole batch, and
     the balance loss / `sequences`. Returns (sum of NLL, loads per MoE layer)."""
-    tokens, mask = pad(batch, pad_id, device)
-    routing = Routing(mask=(tokens != pad_id)[:, :-1], balance=cfg.balance_coef > 0)
+    tokens, present, mask = pad(batch, pad_id, device)
+    routing = Routing(mask=present, balance=cfg.balance_coef > 0)
     hidden = model.hidden(tokens[:, :-1], routing)[mask]  # (n, D): only what is learnt goes through the head
     logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, 1:][mask])
     loss = -logprobs.sum() / count

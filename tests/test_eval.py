@@ -7,7 +7,7 @@ import math
 import pytest
 
 from config import UserError
-from data.tasks import row_at, split_of
+from data.tasks import row_at, split_of, training_rows
 from eval import held_out, majority, mean_and_error, pass_at_k, summarize
 from metrics import Log, diagnosis, progress_line, reflections, table
 
@@ -52,7 +52,11 @@ def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
     assert all(split_of("countdown", r) == "test" for r in rows)
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(row_at("arithmetic", "test", 0, i)) + "\n" for i in range(30)))
-    assert len(held_out(str(path), 20)) == 20 and held_out(str(path), 20) == held_out(str(path), 20)
+    assert len(held_out(str(path), 20, whole_file=True)) == 20 and held_out(str(path), 20, whole_file=True) == held_out(str(path), 20, whole_file=True)
+    part = held_out(str(path), 20)
+    assert len(part) == 6
+    trained = training_rows(str(path), 0, hold_out=True)
+    assert not {r["prompt"] for r in part} & {trained(i)["prompt"] for i in range(60)}
     with pytest.raises(UserError, match="No such file"):
         held_out(str(tmp_path / "none.jsonl"), 3)
 

