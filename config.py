@@ -7,6 +7,7 @@ checkpoint's config is read as it stands and `ModelConfig.to_hf` writes a file t
 import dataclasses
 import difflib
 import json
+import os
 import sys
 import typing
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
             raise UserError(f"unknown option {word}{closest(key, [*fields, 'config'])}")
         if not eq:
             i += 1
-            if i == len(argv):
+            if i == len(argv) or argv[i].startswith("--"):
                 raise UserError(f"--{key} needs a value")
             value = argv[i]
         given[key] = value
@@ -195,7 +196,8 @@ def run_script(main):
     try:
         main()
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the other processes of a run say nothing
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

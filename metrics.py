@@ -83,18 +83,18 @@ def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str
         )
     if m["truncated"] > 0.2:
         says.append(f"{m['truncated']:.0%} truncated: raise max_new_tokens (now {max_new_tokens})")
-    if m["entropy"] < 0.02 and m["accuracy"] < 0.95:
+    if m.get("entropy", 1) < 0.02 and m["accuracy"] < 0.95:
         says.append(f"entropy {m['entropy']:.3f}: the policy hardly explores; lower lr or raise clip_high")
     if m["format"] < 0.5:
         says.append(f"only {m['format']:.0%} of completions have the format: train the cold start longer")
-    if m["clip_fraction"] > 0.2:
+    if m.get("clip_fraction", 0) > 0.2:
         says.append(
             f"{m['clip_fraction']:.0%} of tokens are clipped: the updates are too large; lower lr or updates"
         )
     if m.get("routing_agreement", 1) < 0.8:
         says.append(f"training chooses {1 - m['routing_agreement']:.0%} other experts than the rollout did; "
             f"try --router replay")
-    if updates == 1 and abs(m["loss"]) < 1e-3 and not says:
+    if updates == 1 and abs(m.get("loss", 1)) < 1e-3 and not says:
         says.append(
             "loss about 0 is normal with one update per rollout (ratio 1, advantages average 0): watch reward"
         )

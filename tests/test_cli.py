@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import sft
 from checkpoint import load_model, save_model
 from config import ModelConfig
+from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
+from parallel import Ranks
 
 ROOT = Path(__file__).parent.parent
-FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=12, eval_every=2, updates=2, lr=1e-3,
-    kl_coef=0.01, task="countdown:n=3,high=9,ops=+-", micro_tokens=400)
+FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=60, eval_every=2, updates=2, lr=1e-3, kl_coef=0.01,
+            task="countdown:n=3,high=9,ops=+-", micro_tokens=400, overlong="soft")
 
 
 def run(script, *args, cwd=ROOT, env=None, **options):
@@ -29,13 +32,18 @@ def run(script, *args, cwd=ROOT, env=None, **options):
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A random tiny checkpoint that speaks the shipped vocabulary."""
+    """A tiny checkpoint trained for a second: it ends some completions, so that overlong=soft gives rewards with
+    variance and every step of a run trains."""
     tok, dir = shipped(), tmp_path_factory.mktemp("base")
-    cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
-        intermediate_size=48, moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8,
-        qk_rope_head_dim=4, v_head_dim=8, initializer_range=0.3, max_position_embeddings=128,
-        eos_token_id=tok.eos_id)
-    save_model(Transformer(cfg).init_weights(), dir)
+    cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2, kv_lora_rank=12,
+        intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+        initializer_range=0.1, max_position_embeddings=512, eos_token_id=tok.eos_id)
+    model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=60, warmup=5, lr=0.02)
+    optimizers, views = sft.make_optimizers(model, steps)
+    rows = training_rows(FAST["task"], 0)
+    for step in range(60):
+        sft.run_step(model, optimizers, views, step, rows, tok, steps, Ranks(0, 1, "cpu"))
+    save_model(model, dir)
     return dir
 
 
@@ -75,7 +83,7 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(name, base, tmp_path):
 @pytest.mark.parametrize("text,message", [(GOOD, "at least two different"),
     (GOOD + "{oops\n", "rows.jsonl:2: not valid JSON"), (GOOD + '{"task": "countdown"}\n', "rows.jsonl:2"),
     ('{"prompt": "x", "task": "countdown", "target": 3}\n' + GOOD, "row 1"), ("", "no rows"),
-    (GOOD + GOOD.replace("Use", "Use " * 200), "does not fit")])
+    (GOOD + GOOD.replace("Use", "Use " * 500), "does not fit")])
 def test_broken_rows_and_long_prompts_get_one_clear_line(text, message, base, tmp_path):
     out = run("grpo", init=base, out=tmp_path / "out", **FAST | {"task": rows_file(tmp_path, text)})
     assert out.returncode == 2 and message in out.stderr and "Traceback" not in out.stderr
@@ -138,6 +146,7 @@ def test_a_run_shows_steps_samples_table_and_writes_its_files(finished):
         assert text in out.stdout, text
     assert {p.name for p in dir.iterdir()} >= {"model.safetensors", "config.json", "metrics.jsonl",
         "samples.jsonl", "run.json"}
+    assert all(r["loss"] is not None for r in train_rows(dir))  # every step trained
     samples = [json.loads(line) for line in (dir / "samples.jsonl").read_text().splitlines()]
     assert {s["step"] for s in samples} == {0, 2, 4} and len({s["prompt"] for s in samples}) == 8
     pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
@@ -233,7 +242,7 @@ def test_wrong_checkpoints_are_named(base, tmp_path):
 
     save_model(load_model(base), tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
-    for change, message in [({"n_routed_experts": 16}, "missing"), ({"num_hidden_layers": 3}, "missing"),
+    for change, message in [({"n_routed_experts": 16}, "shape"), ({"num_hidden_layers": 3}, "missing"),
             ({"hidden_size": 64}, "shape"), ({"hidden_act": "gelu"}, "hidden_act"),
             ({"n_routed_experts": 4}, "only 4 experts"), ({"model_type": "llama"}, "llama")]:
         (tmp_path / "config.json").write_text(json.dumps(raw | change))
