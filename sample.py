@@ -166,7 +166,7 @@ class Sample(NamedTuple):
 
 def collate(samples: list[Sample], pad_id: int, device: str):
     """Right-padded tokens (B, T), and for their T-1 inputs, each (B, T-1): which are there, which predict a
-    completion token, and that token's old log-probability. A row's last token is predicted but never an input."""
+    completion token, and its old log-probability. A row's last token is predicted, never an input."""
     T = max(len(s.tokens) for s in samples)
     tokens = torch.full((len(samples), T), pad_id)
     present, mask = torch.zeros(2, len(samples), T - 1, dtype=torch.bool)

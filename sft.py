@@ -71,8 +71,8 @@ def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[
 
 
 def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
-    """Right-padded tokens (B, T), and for their T-1 inputs, each (B, T-1): which are there, and which predict a
-    token that is learnt, of the completion or EOS."""
+    """Right-padded tokens (B, T), and for their T-1 inputs, each (B, T-1): which are there, and which predict
+    a token that is learnt, of the completion or EOS."""
     T = max(len(tokens) for tokens, _ in examples)
     tokens = torch.tensor([row + [pad_id] * (T - len(row)) for row, _ in examples], device=device)
     place = torch.arange(T - 1)

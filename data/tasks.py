@@ -82,9 +82,9 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
 
 def countdown_chain(row, rng, patient: float = 0.2, tries: int = 13):
     """Try expressions in random order without knowing the solution, compare each with what is needed (high,
-    low, ok) and go on with "wait". One writer in five is patient and tries up to 13 times; the others give up
-    after each failure with probability 0.7. Who gives up answers with the closest attempt. The knobs `ops` and
-    `limit` of the problem say which steps are tried."""
+    low, ok) and go on with "wait". One writer in five is patient and tries up to 13 times; the others give
+    up after each failure with probability 0.7. Who gives up answers with the closest attempt. The knobs
+    `ops` and `limit` of the problem say which steps are tried."""
     stay = 1.0 if rng.random() < patient else 0.3
     lines, seen, best = [], set(), None
     for _ in range(10_000):
@@ -262,8 +262,8 @@ def chain_for(row: dict, seed: int, index: int) -> str:
 
 
 def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
-    """`count` rows with different problems, in random order; fewer if 40 draws per row do not find more (a task
-    with few problems)."""
+    """`count` rows with different problems, in random order; fewer if 40 draws per row do not find more (a
+    task with few problems)."""
     found, name = {}, parse_task(spec)[0]
     for index in range(40 * count):
         row = row_at(spec, split, seed, index)

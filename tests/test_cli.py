@@ -20,8 +20,8 @@ from model import Transformer
 from parallel import Ranks
 
 ROOT = Path(__file__).parent.parent
-FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=60, eval_every=2, updates=2, lr=1e-3, kl_coef=0.01,
-            task="countdown:n=3,high=9,ops=+-", micro_tokens=400, overlong="soft")
+FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=60, eval_every=2, updates=2, lr=1e-3,
+            kl_coef=0.01, task="countdown:n=3,high=9,ops=+-", micro_tokens=400, overlong="soft")
 
 
 def run(script, *args, cwd=ROOT, env=None, **options):
@@ -32,11 +32,11 @@ def run(script, *args, cwd=ROOT, env=None, **options):
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A tiny checkpoint trained for a second: it ends some completions, so that overlong=soft gives rewards with
-    variance and every step of a run trains."""
+    """A tiny checkpoint trained for a second: it ends some completions, so that overlong=soft gives rewards
+    with variance and every step of a run trains."""
     tok, dir = shipped(), tmp_path_factory.mktemp("base")
-    cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2, kv_lora_rank=12,
-        intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+    cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
+        kv_lora_rank=12, intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
         initializer_range=0.1, max_position_embeddings=512, eos_token_id=tok.eos_id)
     model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=60, warmup=5, lr=0.02)
     optimizers, views = sft.make_optimizers(model, steps)

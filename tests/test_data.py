@@ -100,7 +100,8 @@ def test_a_deepseek_tokenizer_json_encodes_as_the_tokenizers_library_does(tmp_pa
 
 # ------------------------------------------------------------------------------------------------------ tasks
 
-SPECS = ["countdown", "countdown:n=4", "countdown:n=6,high=50", "countdown:n=3,high=12,ops=+-*,limit=40,high_target=40",
+TINY_TASK = "countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"
+SPECS = ["countdown", "countdown:n=4", "countdown:n=6,high=50", TINY_TASK,
     "arithmetic", "arithmetic:n=6", "sort_words", "sort_words:n=6"]
 
 

@@ -28,7 +28,8 @@ def tiny():
 def test_the_loss_is_on_the_completion_and_the_end_token_only():
     tokens, start = encode_example(TOK, "Use 1 2.", "<think>a</think>\n<answer>1</answer>")
     assert tokens[0] == TOK.bos_id and tokens[-1] == TOK.eos_id
-    padded, present, mask = pad([(tokens, start), (tokens[:start] + [9, TOK.eos_id], start)], TOK.pad_id, "cpu")
+    other = (tokens[:start] + [9, TOK.eos_id], start)
+    padded, present, mask = pad([(tokens, start), other], TOK.pad_id, "cpu")
     assert present.sum(1).tolist() == [len(tokens) - 1, start + 1]
     for row, m, want in zip(padded, mask, [tokens[start:], [9, TOK.eos_id]], strict=True):
         assert row[1:][m].tolist() == want
