@@ -36,7 +36,8 @@ def base(tmp_path_factory):
     with variance and every step of a run trains."""
     tok, dir = shipped(), tmp_path_factory.mktemp("base")
     cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
-        kv_lora_rank=12, intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+        kv_lora_rank=12, intermediate_size=48,
+        moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
         initializer_range=0.1, max_position_embeddings=512, eos_token_id=tok.eos_id)
     model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=60, warmup=5, lr=0.02)
     optimizers, views = sft.make_optimizers(model, steps)
