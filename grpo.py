@@ -29,7 +29,7 @@ import torch
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import UserError, closest, parse_args, run_script
-from data.tasks import TaskError, load_jsonl, training_rows
+from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
@@ -437,10 +437,7 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
 def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
-    try:
-        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
-    except TaskError as error:
-        raise UserError(error) from None
+    rows = training_rows(cfg.task, cfg.seed, hold_out=True)
     eval_rows = held_out(cfg.task, FINAL_EVAL[0])  # checks every row of a file, too
     out = Path(cfg.out or f"out/{preset}/grpo")
     state = load_state(out / "state")

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from fractions import Fraction
 
+from config import UserError
+
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 MAX_EXPRESSION = 200  # characters of a Countdown answer
@@ -92,19 +94,16 @@ TASK_REWARDS: dict[str, list[tuple[str, float, bool]]] = {"countdown": [("countd
 
 
 def check_rows(rows: list[dict], source: str):
-    """Raises ValueError for the first row whose task is unknown or whose columns its rewards cannot use."""
+    """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use."""
     for number, row in enumerate(rows, 1):
         if row["task"] not in TASK_REWARDS:
-            raise ValueError(
-                f"{source}: row {number}: unknown task {row['task']!r}; choose from {', '.join(TASK_REWARDS)}"
-            )
+            names = ", ".join(TASK_REWARDS)
+            raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")
         try:
             score([row], [""])
             score([row], ["<think></think><answer>1</answer>"])
         except (TypeError, AttributeError, KeyError) as error:
-            raise ValueError(
-                f"{source}: row {number}: task {row['task']} cannot be scored: {error}"
-            ) from None
+            raise UserError(f"{source}: row {number}: task {row['task']} cannot be scored: {error}") from None
 
 
 def score(rows: list[dict], completions: list[str]) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import PRESETS, ModelConfig, UserError, parse_args, run_script
-from data.tasks import TaskError, chain_for, training_rows
+from data.tasks import chain_for, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped
 from kernels import token_logprobs
 from metrics import Log
@@ -165,11 +165,8 @@ def main():
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
-    try:
-        rows = training_rows(cfg.task, cfg.seed)
-        chain_for(rows(0), cfg.seed, 0)
-    except TaskError as error:
-        raise UserError(error) from None
+    rows = training_rows(cfg.task, cfg.seed)
+    chain_for(rows(0), cfg.seed, 0)
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state = load_state(out / "state")
     ranks, stop = setup(cfg.device), StopSignal()

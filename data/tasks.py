@@ -16,6 +16,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
+from config import UserError
+
 TEST_SHARE = 0.2  # of all problems of a task
 
 
@@ -174,7 +176,7 @@ TASKS: dict[str, Task] = {"countdown": Task(countdown_problem, countdown_chain,
     lambda r: r["prompt"]), "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"])}
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """An unknown task, a wrong knob, a broken row: the message names it."""
 
 

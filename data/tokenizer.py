@@ -12,6 +12,8 @@ from pathlib import Path
 
 import tiktoken
 
+from config import UserError
+
 VOCAB_FILE = Path(__file__).parent / "vocab.tiktoken"
 MERGES = 249
 PATTERN = (
@@ -21,7 +23,7 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", *TAGS)  # ids 505 to 511
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
     """A vocabulary file is missing, damaged or of a kind that is not supported."""
 
 

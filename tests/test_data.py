@@ -54,7 +54,7 @@ def test_digits_are_split_one_by_one():
 
 def test_the_shipped_vocabulary_is_what_its_script_builds(tmp_path):
     before = (ROOT / "data/vocab.tiktoken").read_bytes()
-    for name in ("data/build_vocab.py", "data/tokenizer.py", "data/corpus.txt"):
+    for name in ("config.py", "data/build_vocab.py", "data/tokenizer.py", "data/corpus.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run([sys.executable, "data/build_vocab.py"], cwd=tmp_path, check=True, capture_output=True)

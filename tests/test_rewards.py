@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import UserError
 from data.tasks import row_at
 from rewards import (
     REWARDS,
@@ -116,7 +117,7 @@ def test_each_task_picks_its_rewards_and_components_stay_apart():
     ({"prompt": "p", "task": "countdown", "target": 3}, "numbers"),
     ({"prompt": "p", "task": "arithmetic", "answer": 3}, "cannot be scored")])
 def test_rows_that_cannot_be_scored_are_found_before_the_run(row, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         check_rows([row], "rows.jsonl")
 
 
