@@ -60,22 +60,23 @@ class ModelConfig:
     def __post_init__(self):
         v2 = self.model_type == "deepseek_v2"
         routing = (self.scoring_func, self.topk_method)
-        allowed = ([("softmax", "greedy"), ("softmax", "group_limited_greedy")] if v2
-            else [("sigmoid", "noaux_tc")])
-        checks = [(self.model_type in ("deepseek_v3", "deepseek_v2"),
-            f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
+        v2_routings = [("softmax", "greedy"), ("softmax", "group_limited_greedy")]
+        allowed = v2_routings if v2 else [("sigmoid", "noaux_tc")]
+        reachable = self.topk_group * (self.n_routed_experts // self.n_group)
+        checks = [
+            (self.model_type in ("deepseek_v3", "deepseek_v2"),
+             f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
             (routing in allowed, f"{self.model_type} routes with {allowed}, not {routing}"),
-            (not (v2 and self.norm_topk_prob),
-            "deepseek_v2 with norm_topk_prob=true is not supported: no released "
-            "checkpoint uses it and the reference implementations disagree on it"),
+            (not (v2 and self.norm_topk_prob), "deepseek_v2 with norm_topk_prob=true is not supported: no "
+             "released checkpoint uses it and the reference implementations disagree on it"),
             (self.n_routed_experts % self.n_group == 0, "n_routed_experts must be a multiple of n_group"),
             (self.topk_group <= self.n_group, "topk_group must be at most n_group"),
-            (self.is_dense or self.num_experts_per_tok <= self.topk_group
-            * (self.n_routed_experts // self.n_group),
-            "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
+            (self.is_dense or self.num_experts_per_tok <= reachable,
+             "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
             (self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim must be even: RoPE turns pairs"),
             (self.rope_scaling is None or self.rope_scaling.get("rope_type") == "yarn",
-            f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn")]
+             f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn"),
+        ]
         for ok, message in checks:
             if not ok:
                 raise UserError(f"model config: {message}")
@@ -96,13 +97,9 @@ class ModelConfig:
         raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         if raw.get("model_type") == "deepseek_v2":
             raw = {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False} | raw
-            if "architectures" in raw and not raw.get("scoring_func"):
-                raw["scoring_func"] = "softmax"
         for key, default in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0),
                 ("n_routed_experts", 1), ("num_experts_per_tok", 1)):
             raw[key] = default if raw.get(key, default) is None else raw.get(key, default)
-        if raw.get("n_routed_experts") == 1 and "moe_intermediate_size" not in raw:
-            raw["first_k_dense_replace"] = raw["num_hidden_layers"]
         only = {"hidden_act": "silu", "rope_interleave": True, "moe_layer_freq": 1, "mlp_bias": False}
         for key, value in only.items():
             if raw.get(key, value) != value:
@@ -127,13 +124,16 @@ class ModelConfig:
             "num_nextn_predict_layers": 0, "ep_size": 1}
 
 
-# Model shapes, one row each. `tiny` is 1.1 M parameters (0.65 M active), `small` 60 M.
-PRESETS: dict[str, dict] = {"tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
-    "tiny_dense": {"tie_word_embeddings": True, "first_k_dense_replace": 4},
-    "small": {"hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320,
-    "num_hidden_layers": 8, "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3,
-    "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
-    "max_position_embeddings": 4096}}
+# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active), `small` 54 M (23 M).
+PRESETS: dict[str, dict] = {
+    "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
+    "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4},
+    "small": {
+        "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3, "q_lora_rank": 256,
+        "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
+        "max_position_embeddings": 4096},
+}
 
 
 def closest(word: str, choices) -> str:
