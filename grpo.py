@@ -78,8 +78,8 @@ class Config:
 
 
 _TINY = dict(
-    task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=60, prompts=16,
-    group_size=16, max_new_tokens=320, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048)
+    task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=48, prompts=16,
+    group_size=16, max_new_tokens=320, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048, eval_every=8)
 RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,
