@@ -142,6 +142,11 @@ def closest(word: str, choices) -> str:
     return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
 
 
+def knob(default, help: str):
+    """A field of a script's Config: its default and its line of --help."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 def _convert(key: str, text: str, kind):
     """Text from the command line to a field's type. Raises UserError with the expected type."""
     kinds = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]

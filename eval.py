@@ -7,11 +7,11 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint import load_model
-from config import UserError, parse_args, run_script
+from config import UserError, knob, parse_args, run_script
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import reflections, table
@@ -101,10 +101,6 @@ def summarize(records: list[dict], k: int) -> dict:
             "reflections": lambda r: reflections(r["text"])}.items():
         m[name] = sum(value(r) for r in records) / len(records)
     return m
-
-
-def knob(default, help):
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass

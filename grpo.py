@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import UserError, closest, parse_args, run_script
+from config import UserError, closest, knob, parse_args, run_script
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
@@ -38,10 +38,6 @@ from moe import Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
 from rewards import score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
-
-
-def knob(default, help):
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -199,7 +195,8 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     share. The noise is keyed by the problem's number, so neither ranks nor resuming change what is
     sampled."""
     numbers = ranks.share(list(range(first, first + count)))
-    mine, prompts = [rows(i) for i in numbers], [tokenizer.encode_prompt(rows(i)["prompt"]) for i in numbers]
+    mine = [rows(i) for i in numbers]
+    prompts = [tokenizer.encode_prompt(row["prompt"]) for row in mine]
     groups = {}
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,

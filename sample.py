@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from checkpoint import load_model
-from config import UserError, parse_args, run_script
+from config import UserError, knob, parse_args, run_script
 from data.tokenizer import for_checkpoint
 from kernels import sample_tokens, token_logprobs
 from mla import PromptGrid
@@ -203,13 +203,13 @@ def completion_logprobs(model, tokens, mask, temperature, routing=None):
 
 @dataclass
 class Config:
-    from_: str = field(default="out/tiny/grpo", metadata={"help": "checkpoint folder"})
-    prompt: str = field(default="", metadata={"help": "what to ask; empty = read one question per line"})
-    max_new_tokens: int = field(default=256, metadata={"help": "longest completion"})
-    temperature: float = field(default=1.0, metadata={"help": "0 = greedy"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus sampling"})
-    seed: int | None = field(default=None, metadata={"help": "None = different each time"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    from_: str = knob("out/tiny/grpo", "checkpoint folder")
+    prompt: str = knob("", "what to ask; empty = read one question per line")
+    max_new_tokens: int = knob(256, "longest completion")
+    temperature: float = knob(1.0, "0 = greedy")
+    top_p: float = knob(1.0, "nucleus sampling")
+    seed: int | None = knob(None, "None = different each time")
+    device: str = knob("cpu", "cpu or cuda")
 
 
 def main():

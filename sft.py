@@ -12,14 +12,14 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import PRESETS, ModelConfig, UserError, parse_args, run_script
+from config import PRESETS, ModelConfig, UserError, knob, parse_args, run_script
 from data.tasks import chain_for, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped
 from kernels import token_logprobs
@@ -27,10 +27,6 @@ from metrics import Log
 from model import Transformer
 from moe import Experts, Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
-
-
-def knob(default, help):
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -147,9 +143,8 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
             tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
-    parameters = [p for p in model.parameters()]
     link_gradients(views)
-    norm = apply_gradients(ranks, parameters, optimizers, lr_at(step, cfg))
+    norm = apply_gradients(ranks, list(model.parameters()), optimizers, lr_at(step, cfg))
     loads = [sum(rank[1][layer] for rank in everyone) for layer in range(len(model.routers()))]
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
