@@ -82,9 +82,9 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
         "numbers": numbers, "target": target, "ops": ops, "limit": limit}
 
 
-def countdown_chain(row, rng, patient: float = 0.2, tries: int = 13):
+def countdown_chain(row, rng, patient: float = 0.12, tries: int = 13):
     """Try expressions in random order without knowing the solution, compare each with what is needed (high,
-    low, ok) and go on with "wait". One writer in five is patient and tries up to 13 times; the others give
+    low, ok) and go on with "wait". One writer in eight is patient and tries up to 13 times; the others give
     up after each failure with probability 0.7. Who gives up answers with the closest attempt. The knobs
     `ops` and `limit` of the problem say which steps are tried."""
     stay = 1.0 if rng.random() < patient else 0.3
