@@ -160,6 +160,9 @@ def _convert(key: str, text: str, kind):
         raise UserError(f"--{key} {text}: expected {kinds[0].__name__}") from None
 
 
+unsafe_code_execution = False  # set by --unsafe_code_execution: a permission here, not a setting of a run
+
+
 def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None = None):
     """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs.
 
@@ -175,7 +178,12 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
         for name, f in fields.items():
             kind = getattr(hints[name], "__name__", str(hints[name]))
             print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
+        print("  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox")
         sys.exit(0)
+    if "--unsafe_code_execution" in argv:
+        global unsafe_code_execution
+        unsafe_code_execution = True
+        argv = [word for word in argv if word != "--unsafe_code_execution"]
     given, i = {}, 0
     while i < len(argv):
         word = argv[i]

@@ -16,7 +16,7 @@ from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import reflections, table
 from parallel import Ranks, gather, setup
-from rewards import check_rows, extract_answer, score
+from rewards import NO_PLAN, Plan, answer_of, check_rows, reward_plan, score
 from sample import generate
 
 
@@ -50,21 +50,25 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / len(values))
 
 
-def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False) -> list[dict]:
+def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False,
+        plan: Plan = NO_PLAN) -> list[dict]:
     """Up to `count` held-out problems: of the test split of a generated task or of a .jsonl file;
     whole_file takes them from all rows of the file, for one that was not trained on. Raises UserError,
     also for rows that cannot be scored."""
     if not task.endswith(".jsonl"):
-        return distinct(task, "test", seed, count)
+        rows = distinct(task, "test", seed, count)
+        check_rows(rows[:1], task, plan)
+        return rows
     rows = load_jsonl(task)
-    check_rows(rows, task)
+    check_rows(rows, task, plan)
     rows = rows if whole_file else split_rows(rows, task)["test"]
     random.Random(seed).shuffle(rows)
     return rows[:count]
 
 
 def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max_new_tokens: int,
-        ranks: Ranks, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> tuple[dict, list[dict]]:
+        ranks: Ranks, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0,
+        plan: Plan = NO_PLAN) -> tuple[dict, list[dict]]:
     """Sample each problem `samples` times and score it. Returns (metrics, one record per completion).
 
     pass@1 is the mean over all samples; every standard error is over problems. The numbers do not depend
@@ -76,9 +80,11 @@ def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max
         out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens,
             temperature=temperature, top_p=top_p, eos_id=tokenizer.eos_id, seed=seed, prompt_ids=numbers)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
-        scores = score([rows[i] for i in numbers for _ in range(samples)], texts)
-        records = [{"problem": numbers[j // samples], "text": texts[j], "tokens": len(out.completions[j]),
-            "finished": out.finished[j], **scores[j]} for j in range(len(texts))]
+        lengths = [len(c) for c in out.completions]
+        asked = [i for i in numbers for _ in range(samples)]
+        scores = score([rows[i] for i in asked], texts, plan, lengths, max_new_tokens)
+        records = [{"problem": i, "text": texts[j], "answer": answer_of(rows[i], texts[j]),
+            "tokens": lengths[j], "finished": out.finished[j], **scores[j]} for j, i in enumerate(asked)]
     records = sorted((r for part in gather(ranks, records) for r in part), key=lambda r: r["problem"])
     return summarize(records, samples), records
 
@@ -93,10 +99,10 @@ def summarize(records: list[dict], k: int) -> dict:
     m: dict[str, float] = {"problems": len(groups), "k": k}
     for name, values in {"pass@1": [sum(c) / k for c in correct],
             "pass@k": [pass_at_k(k, int(sum(c)), k) for c in correct],
-            "cons@k": [majority([extract_answer(r["text"]) for r in g], c) for g,
+            "cons@k": [majority([r["answer"] for r in g], c) for g,
             c in zip(groups, correct, strict=True)]}.items():
         m[name], m[f"{name}_se"] = mean_and_error(values)
-    for name, value in {"format": lambda r: r["format"], "length": lambda r: r["tokens"],
+    for name, value in {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}.items():
         m[name] = sum(value(r) for r in records) / len(records)
@@ -114,6 +120,7 @@ class Config:
     temperature: float = knob(1.0, "sampling temperature; R1 evaluates at 0.6")
     top_p: float = knob(1.0, "nucleus sampling; R1 evaluates at 0.95")
     seed: int = knob(0, "seed of the problems and of the sampling")
+    reward: str = knob("", "a reward of your own, file.py:function, that judges tasks unknown here")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
     save: str = knob("", "write every completion with its rewards to this .jsonl file")
 
@@ -124,11 +131,12 @@ def main():
         raise UserError("--problems and --samples must be at least 1")
     run_file = Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
-    rows = held_out(task, cfg.problems, cfg.seed, whole_file=True)
+    plan = reward_plan(cfg.reward)
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=True, plan=plan)
     ranks = setup(cfg.device)
     model, tokenizer = load_model(cfg.from_, ranks.device), for_checkpoint(cfg.from_)
     m, records = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens,
-        ranks=ranks, temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)
+        ranks=ranks, temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed, plan=plan)
     if ranks.main:
         print(f"{cfg.from_} on {len(rows)} held-out problems of {task}, temperature {cfg.temperature}")
         print(table({"held out": m}))

@@ -36,7 +36,7 @@ from metrics import Log, diagnosis, progress_line, reflections, table
 from model import Transformer
 from moe import Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
-from rewards import score
+from rewards import reward_plan, score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
 
@@ -63,11 +63,12 @@ class Config:
         "steps after which the policy becomes the reference; 0 = the initial model stays")
     resample: int = knob(0,
         "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped")
-    overlong: str = knob("keep",
-        "truncated completions: keep, mask (not trained on) or soft (DAPO eq. 13 penalty)")
-    router: str = knob("frozen",
-        "routing bias in RL: frozen, bias (balanced by update), replay (the rollout's experts)")
-    balance_coef: float = knob(0.0, "alpha of the sequence-wise balance loss (V3 eq. 17)")
+    reward: str = knob("", "a reward of your own, file.py:function (TRL's calling convention)")
+    reward_weights: str = knob("",
+        "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
+        "overlong=mask leaves truncated ones out of the update; empty = those of the task")
+    router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
+        "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included")
     eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
@@ -81,6 +82,7 @@ RECIPES: dict[str, dict] = {
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
 }
+BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
 
 # ----------------------------------------------------------------------------------------- advantages, losses
@@ -181,11 +183,6 @@ def mean_over(x, mask) -> float:
     return float(x.detach()[mask].mean()) if mask.any() else 0.0
 
 
-def overlong_penalty(length: int, longest: int, cache: int) -> float:
-    """DAPO eq. 13: 0 up to longest - cache tokens, then linear down to -1 at longest."""
-    return max(-1.0, min(0.0, (longest - cache - length) / cache))
-
-
 # ------------------------------------------------------------------------------------------------- the phases
 
 
@@ -203,14 +200,10 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=numbers,
             record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
-        scores = score([row for row in mine for _ in range(cfg.group_size)], texts)
+        scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
+            reward_plan(cfg.reward, cfg.reward_weights), list(map(len, out.completions)), cfg.max_new_tokens)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
-            length = len(out.completions[j])
-            if cfg.overlong == "soft":
-                cache = max(1, cfg.max_new_tokens // 4)
-                scores[j]["overlong"] = overlong_penalty(length, cfg.max_new_tokens, cache)
-                scores[j]["reward"] += scores[j]["overlong"]
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
                          scores[j], reflections(text))
             groups.setdefault(numbers[j // cfg.group_size], []).append(one)
@@ -239,10 +232,11 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
     """The samples to train on, advantages filled in: groups with variance; with overlong=mask, finished
     ones."""
+    masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
     rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
     advantages = group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
     return [s._replace(advantage=a) for g, row in zip(groups, advantages, strict=True) if has_variance(g)
-        for s, a in zip(g, row, strict=True) if s.finished or cfg.overlong != "mask"]
+        for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
 
 def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config,
@@ -252,7 +246,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     tokens, present, mask, old = collate(samples, pad_id, device)
     sampled = routing_of(samples, tokens.shape[1] - 1, device)
     routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=present,
-        balance=cfg.balance_coef > 0)
+        balance=cfg.router == "loss")
     logprobs, entropy = completion_logprobs(model, tokens, mask, cfg.temperature, routing)
     ref_logprobs = None
     if reference is not None:
@@ -262,7 +256,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     loss, m = policy_loss(logprobs, old, advantages, mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer)
     for extra in routing.balance_losses:
-        loss = loss + cfg.balance_coef * extra / sequences
+        loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
     n = m.pop("tokens")
     sums = {k: v * n for k, v in m.items()} | {"entropy": float(entropy.sum()), "tokens": n}
@@ -334,6 +328,7 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
+    plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
     start, cursor = 0, 0
@@ -347,7 +342,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 
     def look(step, problems, samples):
         m, records = evaluate(model, tokenizer, eval_rows[:problems], samples=samples,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed)
+            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -398,12 +393,11 @@ def check(cfg: Config):
                               "use 2 or more"),
         (cfg.loss in LOSSES, f"--loss {cfg.loss}{closest(cfg.loss, LOSSES)}"),
         (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
-        (cfg.overlong in ("keep", "mask", "soft"), f"--overlong {cfg.overlong}: expected keep, mask or soft"),
-        (cfg.router in ("frozen", "bias", "replay"),
-         f"--router {cfg.router}: expected frozen, bias or replay"),
+        (cfg.router in ("frozen", "bias", "loss", "replay"),
+         f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
-        (min(cfg.clip_low, cfg.clip_high, cfg.kl_coef, cfg.balance_coef) >= 0,
-         "clip_low, clip_high, kl_coef and balance_coef must not be negative"),
+        (min(cfg.clip_low, cfg.clip_high, cfg.kl_coef) >= 0,
+         "clip_low, clip_high and kl_coef must not be negative"),
         (min(cfg.steps, cfg.prompts, cfg.updates, cfg.max_new_tokens, cfg.micro_tokens, cfg.eval_every) >= 1,
          "steps, prompts, updates, max_new_tokens, micro_tokens and eval_every must be at least 1"),
         (not cfg.ref_every or cfg.kl_coef > 0,
@@ -435,7 +429,8 @@ def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
     rows = training_rows(cfg.task, cfg.seed, hold_out=True)
-    eval_rows = held_out(cfg.task, FINAL_EVAL[0])  # checks every row of a file, too
+    plan = reward_plan(cfg.reward, cfg.reward_weights)
+    eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
     out = Path(cfg.out or f"out/{preset}/grpo")
     state = load_state(out / "state")
     if state and state["config"] != asdict(cfg):

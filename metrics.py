@@ -85,7 +85,7 @@ def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str
         says.append(f"{m['truncated']:.0%} truncated: raise max_new_tokens (now {max_new_tokens})")
     if m.get("entropy", 1) < 0.02 and m["accuracy"] < 0.95:
         says.append(f"entropy {m['entropy']:.3f}: the policy hardly explores; lower lr or raise clip_high")
-    if m["format"] < 0.5:
+    if m.get("format", 1.0) < 0.5:
         says.append(f"only {m['format']:.0%} of completions have the format: train the cold start longer")
     if m.get("clip_fraction", 0) > 0.2:
         says.append(

@@ -2,41 +2,120 @@
 
 A reward is `f(completions: list[str], **columns) -> list[float]`: one column per field of the dataset rows,
 each a list as long as `completions`; extra columns are ignored. This is the calling convention of TRL's
-reward functions. A new reward = one function, one row in REWARDS, its name in TASK_REWARDS, one test.
+reward functions. A new reward = one function, one row in REWARDS, its name in TASK_REWARDS, one test; or,
+without touching this file, `--reward my_file.py:my_function`.
+
+A completion is `<think>...</think>` then `<answer>...</answer>` and nothing else but white space. Where the
+prompt itself ends in `<think>`, as R1's chat template does, `score` puts the tag in front of the completion
+first. The R1 form (a summary with the final answer in \\boxed{} after `</think>`) is read by the rewards
+named *_boxed.
 """
 
 import ast
+import importlib.util
+import json
+import math
 import re
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
 
-from config import UserError
+import config
+from answers import same_answer
+from config import UserError, closest
+from sandbox import SandboxError, check_tests, run_many
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 MAX_EXPRESSION = 200  # characters of a Countdown answer
-MAX_ANSWER = 10_000  # characters of any answer
+MAX_PROGRAM = 100_000  # characters of a program
+
+# ------------------------------------------------------------------------------------------- reading, format
 
 
-def extract_answer(completion: str) -> str | None:
-    """The text between the answer tags, stripped, if the completion is `<think>...</think>` then
-    `<answer>...</answer>` and nothing else but white space, each tag exactly once and in this order; else
-    None."""
-    match = FORMAT.fullmatch(completion)
-    if not match or any(completion.count(tag) != 1 for tag in TAGS) or len(match[2]) > MAX_ANSWER:
+def split_completion(completion: str, boxed: bool = False) -> tuple[str, str] | None:
+    """(thinking, answer) of a completion that has the form, else None: each tag exactly once, in this order,
+    and only white space outside. `boxed` = the R1 form instead: after `</think>` a summary without tags, in
+    it exactly one \\boxed{...}, whose content is the answer. Linear in the completion's length."""
+    wanted = TAGS[:2] if boxed else TAGS
+    if [completion.count(tag) for tag in TAGS] != [int(tag in wanted) for tag in TAGS]:
         return None
-    return match[2].strip()
+    before, _, rest = completion.partition("<think>")
+    thinking, _, rest = rest.partition("</think>")
+    if boxed:
+        answer = _boxed(rest) if rest and not before.strip() else None
+        return None if answer is None else (thinking, answer)
+    between, _, rest = rest.partition("<answer>")
+    answer, tag, after = rest.partition("</answer>")
+    if not tag or (before + between + after).strip():
+        return None
+    return thinking, answer.strip()
 
 
-def format_reward(completions: list[str], **_) -> list[float]:
-    """1.0 where the completion has the format that `extract_answer` reads, else 0.0."""
-    return [float(extract_answer(c) is not None) for c in completions]
+def _boxed(summary: str) -> str | None:
+    """The content of the only \\boxed{...}, with its braces balanced."""
+    _, found, rest = summary.partition(r"\boxed{")
+    if not found or r"\boxed" in rest:
+        return None
+    depth = 1
+    for brace in re.finditer(r"[{}]", rest[:20_000]):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return rest[: brace.start()].strip()
+    return None
+
+
+def answer_of(row: dict, completion: str) -> str | None:
+    """The answer of a completion to a dataset row's prompt, in the form that the row's task reads."""
+    return extract_answer(opened(row, completion), TASK_REWARDS.get(row["task"], ("",))[0].endswith("_boxed"))
+
+
+def opened(row: dict, completion: str) -> str:
+    """The completion with the `<think>` that its prompt already ends in."""
+    return ("<think>" if row["prompt"].rstrip().endswith("<think>") else "") + completion
+
+
+def extract_answer(completion: str, boxed: bool = False) -> str | None:
+    """The answer of a completion that has the form (`split_completion`), stripped, else None."""
+    parts = split_completion(completion, boxed)
+    return parts and parts[1]
+
+
+def format_reward(completions: list[str], boxed: bool = False, **_) -> list[float]:
+    """1.0 where the completion has the form that `split_completion` reads, else 0.0."""
+    return [float(split_completion(c, boxed) is not None) for c in completions]
+
+
+def soft_format_reward(completions: list[str], **_) -> list[float]:
+    """A quarter for each of the four tags that stands exactly once and after those before it."""
+
+    def value(completion: str) -> float:
+        at, right = -1, 0
+        for tag in TAGS:
+            if completion.count(tag) == 1 and completion.index(tag) > at:
+                at, right = completion.index(tag), right + 1
+        return right / 4
+
+    return [value(c) for c in completions]
+
+
+# ------------------------------------------------------------------------------------------------- accuracy
+
+
+def math_reward(completions: list[str], answer: list[str], boxed: bool = False, **_) -> list[float]:
+    """1.0 where the completion's answer is one value, and exactly the expected one (`same_answer`)."""
+    return [float((given := extract_answer(c, boxed)) is not None and same_answer(given, want))
+        for c, want in zip(completions, answer, strict=True)]
 
 
 def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
-    """1.0 where the extracted answer is the expected text, up to runs of white space; else 0.0."""
-    return [float((given := extract_answer(c)) is not None and given.split() == want.split()) for c,
-        want in zip(completions, answer, strict=True)]
+    """1.0 where the extracted answer is the expected text, up to runs of white space; else 0.0. For tasks
+    where an equal value is not enough: `3+4` is no answer to "Compute 3+4."."""
+    return [float((given := extract_answer(c)) is not None and given.split() == want.split())
+        for c, want in zip(completions, answer, strict=True)]
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
@@ -55,10 +134,17 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
         if isinstance(node, ast.Constant) and type(node.value) is int:
             numbers.append(node.value)
             return Fraction(node.value)
-        if isinstance(node, ast.BinOp) and type(node.op) in (ast.Add, ast.Sub, ast.Mult, ast.Div):
+        if isinstance(node, ast.BinOp):
             a, b = value(node.left), value(node.right)
-            return {ast.Add: a.__add__, ast.Sub: a.__sub__, ast.Mult: a.__mul__,
-                ast.Div: a.__truediv__}[type(node.op)](b)
+            match node.op:
+                case ast.Add():
+                    return a + b
+                case ast.Sub():
+                    return a - b
+                case ast.Mult():
+                    return a * b
+                case ast.Div():
+                    return a / b
         raise ValueError("not part of the game")
 
     try:
@@ -71,8 +157,8 @@ def countdown_reward(completions: list[str], numbers: list[list[int]], target: l
     """1.0 where the answer is an expression with + - * / and brackets that uses each given number exactly
     as often as given and has exactly the target's value. A trailing `= target` is accepted if it is the
     right target."""
-    return [float(_solves(extract_answer(c), n, t)) for c, n,
-        t in zip(completions, numbers, target, strict=True)]
+    return [float(_solves(extract_answer(c), n, t))
+        for c, n, t in zip(completions, numbers, target, strict=True)]
 
 
 def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
@@ -85,37 +171,262 @@ def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
     return result is not None and result[0] == target and Counter(result[1]) == Counter(numbers)
 
 
-REWARDS = {"format": format_reward, "countdown": countdown_reward, "exact": exact_reward}
+def extract_program(answer: str) -> str | None:
+    """The Python program of an answer: bare, or between a first line ```python and a last line ``` (fences in
+    between, as in a docstring, belong to the program)."""
+    text = answer.strip()
+    if text.startswith("```"):
+        first, _, rest = text.partition("\n")
+        body, closing, last = rest.rpartition("\n")
+        if first.strip() not in ("```", "```python", "```py", "```python3") or last.strip() != "```":
+            return None
+        text = body if closing else ""
+    return text if 0 < len(text) <= MAX_PROGRAM else None
 
-# a task's rewards: (name in REWARDS, weight, is it the accuracy?)
-TASK_REWARDS: dict[str, list[tuple[str, float, bool]]] = {"countdown": [("countdown", 1.0, True),
-    ("format", 0.1, False)], "arithmetic": [("exact", 1.0, True), ("format", 0.1, False)],
-    "sort_words": [("exact", 1.0, True), ("format", 0.1, False)]}
+
+def code_reward(completions: list[str], tests: list[list], fraction: bool = False, **_) -> list[float]:
+    """1.0 where the answer is a Python program that passes all its tests in the sandbox (`fraction`: the
+    share of tests that pass). `tests`: assert strings, or {"input": stdin, "output": stdout} pairs. Raises
+    UserError where the machine lacks a layer of the sandbox."""
+    for t in tests:
+        check_tests(t)
+    programs = [extract_program(extract_answer(c) or "") for c in completions]
+    keys = [None if p is None else (p, json.dumps(t)) for p, t in zip(programs, tests, strict=True)]
+    distinct = [key for key in dict.fromkeys(keys) if key]
+    try:
+        results = run_many([(p, json.loads(t)) for p, t in distinct], unsafe=config.unsafe_code_execution)
+    except SandboxError as error:
+        raise UserError(str(error)) from None
+    passed = {key: r.passed / (r.passed + r.failed) for key, r in zip(distinct, results, strict=True)}
+    shares = [passed.get(key, 0.0) for key in keys]
+    return shares if fraction else [float(share == 1) for share in shares]
 
 
-def check_rows(rows: list[dict], source: str):
-    """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use."""
-    for number, row in enumerate(rows, 1):
-        if row["task"] not in TASK_REWARDS:
-            names = ", ".join(TASK_REWARDS)
-            raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")
+# -------------------------------------------------------------------------------------------- how it is said
+
+SCRIPTS = {"zh": {"CJK"}, "ja": {"CJK", "HIRAGANA", "KATAKANA"}, "ko": {"HANGUL"}, "ru": {"CYRILLIC"},
+    "uk": {"CYRILLIC"}, "el": {"GREEK"}, "ar": {"ARABIC"}, "he": {"HEBREW"}, "hi": {"DEVANAGARI"},
+    "th": {"THAI"}}
+_FORMULA = re.compile(
+    r"\$[^$]{0,300}\$|\\\(.{0,300}?\\\)|\\\[.{0,300}?\\\]|```.{0,3000}?```|\\[A-Za-z]+", re.DOTALL)
+
+
+@lru_cache(1)
+def word_lists() -> dict[str, frozenset[str]]:
+    """Frequent words of each language in Latin script (data/languages.txt)."""
+    lines = (Path(__file__).parent / "data/languages.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split(": ") for line in lines if not line.startswith("#")]
+    return {language: frozenset(words.split()) for language, words in pairs}
+
+
+@lru_cache(10_000)
+def _script(char: str) -> str:
+    return unicodedata.name(char, "?").split()[0].split("-")[0]
+
+
+def language_share(text: str, language: str) -> float:
+    """The share of a text's words that are in `language`. Numbers, formulas, code and single Latin letters
+    are neutral. By script: each Han or kana character is a word; in Chinese, Russian, ... every word of the
+    script is right and every other word wrong. A Latin language: words of another script are wrong; so are
+    words that only another list of data/languages.txt has; words of its own list are right; words of no list
+    do not count. Without words 1.0; with words of which none can be told, 0.0. Reads 100,000 characters."""
+    if language not in SCRIPTS and language not in word_lists():
+        raise ValueError(f"unknown language {language}{closest(language, [*SCRIPTS, *word_lists()])}")
+    right = wrong = unknown = 0
+    words = [word for word in _FORMULA.sub(" ", text[:100_000]).split() if not any(map(str.isdigit, word))]
+    for word in re.findall(r"[^\W\d_]+", " ".join(words)):
+        scripts = Counter(map(_script, word))
+        latin = scripts.pop("LATIN", 0)
+        for script, count in scripts.items():
+            count = count if script in ("CJK", "HIRAGANA", "KATAKANA") else 1
+            mine = script in SCRIPTS.get(language, ())
+            right, wrong = right + count * mine, wrong + count * (not mine)
+        word = word.lower()
+        if latin < 2:
+            continue
+        if language in SCRIPTS:
+            wrong += 1
+        elif word in word_lists()[language]:
+            right += 1
+        elif any(word in words for words in word_lists().values()):
+            wrong += 1
+        else:
+            unknown += 1
+    return right / (right + wrong) if right + wrong else float(not unknown)
+
+
+def language_reward(completions: list[str], language: list[str], **_) -> list[float]:
+    """R1's remedy for language mixing (sec. 2.3.2): the share of the thinking's words in the target language
+    (`language_share`); 0.0 without any thinking."""
+    thoughts = [re.fullmatch(r"\s*<think>(.*?)</think>.*", c, re.DOTALL) for c in completions]
+    return [language_share(t[1], want) if t and t[1].strip() else 0.0
+        for t, want in zip(thoughts, language, strict=True)]
+
+
+def length_reward(completions: list[str], tokens: list[int], max_tokens: list[int], accuracy: list[float],
+        **_) -> list[float]:
+    """Shortness of right answers only: accuracy * (1 - tokens / max_tokens). Differs from Kimi k1.5
+    (arXiv 2501.12599): measured against the budget, not the group, so that a reward needs no neighbours."""
+    return [a * (1 - n / longest) for n, longest, a in zip(tokens, max_tokens, accuracy, strict=True)]
+
+
+def overlong_reward(completions: list[str], tokens: list[int], max_tokens: list[int], **_) -> list[float]:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 up to max_tokens - cache tokens, then
+    linear down to -1 at max_tokens; the cache is a fifth of max_tokens, as in the paper (4096 of 20480)."""
+
+    def value(n: int, longest: int) -> float:
+        cache = max(1, longest // 5)
+        return min(0.0, max(-1.0, (longest - cache - n) / cache))
+
+    return [value(n, longest) for n, longest in zip(tokens, max_tokens, strict=True)]
+
+
+def repetition_penalty(completions: list[str], n: int = 4, **_) -> list[float]:
+    """Minus the share of a completion's word n-grams that repeat an earlier one: 0 to -1."""
+
+    def value(completion: str) -> float:
+        words = completion.split()
+        grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+        return len(set(grams)) / len(grams) - 1 if grams else 0.0
+
+    return [value(c) for c in completions]
+
+
+# ------------------------------------------------------------------------------------------------ the tables
+
+REWARDS: dict[str, Callable[..., list[float]]] = {
+    "countdown": countdown_reward, "math": math_reward, "math_boxed": partial(math_reward, boxed=True),
+    "exact": exact_reward, "code": code_reward, "code_fraction": partial(code_reward, fraction=True),
+    "format": format_reward, "format_boxed": partial(format_reward, boxed=True),
+    "soft_format": soft_format_reward, "language": language_reward, "length": length_reward,
+    "overlong": overlong_reward, "repetition": repetition_penalty,
+}
+# a task's rewards: its accuracy, and others with their weights
+TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
+    "countdown": ("countdown", {"format": 0.1}), "arithmetic": ("exact", {"format": 0.1}),
+    "sort_words": ("exact", {"format": 0.1}), "math": ("math", {"format": 0.1}),
+    "math_boxed": ("math_boxed", {"format_boxed": 0.1}), "code": ("code", {"format": 0.1}),
+}
+
+
+class Plan(NamedTuple):
+    """What a run adds to the tables: its own reward function, and weights by name."""
+
+    custom: dict[str, Callable[..., list[float]]] = {}
+    weights: dict[str, float] = {}
+    mask_truncated: bool = False  # overlong=mask: truncated completions are scored, not trained on (DAPO)
+
+
+NO_PLAN = Plan()
+
+
+def load_function(where: str) -> tuple[str, Callable]:
+    """The function of `file.py:name`. Raises UserError if there is none."""
+    path, _, name = where.rpartition(":")
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise UserError(f"{where}: expected file.py:function, and the file must exist")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, name, None)):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"{path} has no function {name}{closest(name, names)}")
+    return name, getattr(module, name)
+
+
+@lru_cache
+def reward_plan(reward: str = "", weights: str = "") -> Plan:
+    """From --reward file.py:function and --reward_weights accuracy=1,format=0.1. Raises UserError."""
+    custom = dict([load_function(reward)]) if reward else {}
+    out = {}
+    items = [item.strip() for item in weights.split(",") if item.strip()]
+    for item in items:
+        name, _, text = item.partition("=")
+        if item == "overlong=mask":
+            continue
+        names = ["accuracy", *REWARDS, *custom]
+        if name not in names:
+            raise UserError(f"--reward_weights: unknown reward {name}{closest(name, names)}")
         try:
-            score([row], [""])
-            score([row], ["<think></think><answer>1</answer>"])
-        except (TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"{source}: row {number}: task {row['task']} cannot be scored: {error}") from None
+            out[name] = float(text)
+        except ValueError:
+            out[name] = math.nan
+        if not math.isfinite(out[name]):
+            raise UserError(f"--reward_weights {item}: expected {name}=NUMBER")
+    return Plan(custom, out, "overlong=mask" in items)
 
 
-def score(rows: list[dict], completions: list[str]) -> list[dict[str, float]]:
-    """Per completion: each component of its task's rewards, "accuracy", and "reward", their weighted sum."""
+def rewards_of(task: str, plan: Plan) -> tuple[str, dict[str, float]]:
+    """(the reward that is the task's accuracy, weight of each reward). A task that is in no table is judged
+    by the plan's own reward: right where that is 1 or more."""
+    accuracy, others = TASK_REWARDS[task] if task in TASK_REWARDS else (next(iter(plan.custom)), {})
+    weights = {accuracy: 1.0} | others | {name: 1.0 for name in plan.custom}
+    return accuracy, weights | {accuracy if k == "accuracy" else k: w for k, w in plan.weights.items()}
+
+
+def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
+        tokens: list[int] | None = None, max_tokens: int = 0) -> list[dict[str, float]]:
+    """Per completion: each component of its task's rewards, "accuracy", and "reward", their weighted sum.
+
+    tokens: the completions' lengths, for the rewards that count them. Raises UserError with the row if a
+    reward raises or returns something else than a finite number (or None: does not apply) per completion."""
+    completions = [opened(row, c) for row, c in zip(rows, completions, strict=True)]
     out: list[dict[str, float]] = [{} for _ in rows]
     for task in dict.fromkeys(row["task"] for row in rows):
         at = [i for i, row in enumerate(rows) if row["task"] == task]
-        columns = {k: [rows[i][k] for i in at] for k in rows[at[0]] if k not in ("prompt", "task")}
-        for name, weight, is_accuracy in TASK_REWARDS[task]:
-            for i, value in zip(at, REWARDS[name]([completions[j] for j in at], **columns), strict=True):
-                out[i][name] = value
-                out[i]["reward"] = out[i].get("reward", 0.0) + weight * value
-                if is_accuracy:
-                    out[i]["accuracy"] = value
+        accuracy, weights = rewards_of(task, plan)
+        names = dict.fromkeys(k for i in at for k in rows[i] if k != "task")
+        columns = {"language": ["en"] * len(at)} | {k: [rows[i].get(k) for i in at] for k in names}
+        columns["prompts"] = columns.pop("prompt")
+        if tokens is not None:
+            columns |= {"tokens": [tokens[i] for i in at], "max_tokens": [max_tokens] * len(at)}
+        for name in sorted(weights, key=lambda name: name != accuracy):
+            reward = (plan.custom | REWARDS)[name]
+            values = _call(name, reward, [rows[i] for i in at], [completions[i] for i in at], columns)
+            for i, value in zip(at, values, strict=True):
+                if value is not None:
+                    out[i][name] = float(value)
+                    out[i]["reward"] = out[i].get("reward", 0.0) + weights[name] * value
+                if name == accuracy:
+                    out[i]["accuracy"] = float(value is not None and value >= 1)
+            columns["accuracy"] = [out[i]["accuracy"] for i in at]
     return out
+
+
+def _call(name: str, reward: Callable, rows: list[dict], completions: list[str], columns: dict) -> list:
+    """The reward's values, checked. On an error each row is tried alone, to name the one that fails."""
+    try:
+        values = reward(completions=completions, **columns)
+        bad = len(values) != len(completions) or not all(v is None or math.isfinite(v) for v in values)
+        error = f"returned {repr(values)[:200]} for {len(completions)} completions" if bad else ""
+    except UserError:
+        raise
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    if not error:
+        return values
+    if len(rows) > 1:
+        for i, row in enumerate(rows):
+            _call(name, reward, [row], [completions[i]], {k: [v[i]] for k, v in columns.items()})
+    row = json.dumps(rows[0])[:500]
+    raise UserError(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
+
+
+def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
+    """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use.
+    Programs are run, and the plan's own reward is called, for the first row only."""
+    formed = "<think></think><answer>1</answer>"
+    for number, row in enumerate(rows, 1):
+        known = row["task"] in TASK_REWARDS
+        if not known and not plan.custom:
+            names = ", ".join(TASK_REWARDS)
+            raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")
+        try:
+            if number == 1 or known:
+                whole = number == 1 or not rewards_of(row["task"], NO_PLAN)[0].startswith("code")
+                score([row], [formed if whole else ""], plan if number == 1 else NO_PLAN, [1], 1)
+        except UserError as error:
+            raise UserError(f"{source}: row {number}: task {row['task']} cannot be scored: {error}") from None

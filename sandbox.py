@@ -483,7 +483,7 @@ class _Child:
             first, *lines = self.report.read().decode().splitlines() or [""]
         if first != "locked" and (first or ended):
             raise SandboxError(f"programs cannot be run safely here: {first or 'the interpreter does not start'}"
-                " (--unsafe_code_execution true runs them unprotected)")
+                " (--unsafe_code_execution runs them unprotected)")
         return lines
 
 
@@ -537,6 +537,16 @@ def _run_script(program: str, test: dict, timeout: float, jail: list) -> str:
         return "" if lines[0] == lines[1] else f"wrong output for input {test['input']!r}"[:200]
 
 
+def check_tests(tests: list):
+    """Raises ValueError (or SyntaxError) unless these are tests as `run_tests` wants them."""
+    kinds = {type(test) for test in tests} if isinstance(tests, list) else set()
+    pairs = kinds == {dict} and all(type(t.get("input")) is type(t.get("output")) is str for t in tests)
+    if kinds != {str} and not pairs:
+        raise ValueError('tests must be a list of assert strings, or of {"input": text, "output": text}')
+    for test in tests if kinds == {str} else ():
+        ast.parse(test)
+
+
 def run_tests(program: str, tests: list, *, timeout: float = 5.0, memory_mb: int = 512,
         unsafe: bool = False) -> Result:
     """Run a Python program against its tests: assert strings (statements that call the program), all in one
@@ -545,13 +555,7 @@ def run_tests(program: str, tests: list, *, timeout: float = 5.0, memory_mb: int
     timeout: seconds of wall clock per process; memory_mb: of address space. Output is compared up to white
     space at the end of lines and of the text. Raises ValueError for tests that are no tests, SandboxError
     where the jail lacks a layer, unless `unsafe`."""
-    if not tests or not (all(isinstance(t, str) for t in tests) or all(
-            isinstance(t, dict) and isinstance(t.get("input"), str) and isinstance(t.get("output"), str)
-            for t in tests)):
-        raise ValueError('tests must be a list of assert strings, or of {"input": text, "output": text}')
-    if isinstance(tests[0], str):
-        for test in tests:
-            ast.parse(test)
+    check_tests(tests)
     namespaces = not unsafe and sys.platform == "linux" and _namespaces_allowed()
     with tempfile.TemporaryDirectory() as folder:
         jail = [folder, memory_mb, int(timeout) + 2, namespaces, unsafe]

@@ -21,7 +21,7 @@ from parallel import Ranks
 
 ROOT = Path(__file__).parent.parent
 FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=60, eval_every=2, updates=2, lr=1e-3,
-            kl_coef=0.01, task="countdown:n=3,high=9,ops=+-", micro_tokens=400, overlong="soft")
+            kl_coef=0.01, task="countdown:n=3,high=9,ops=+-", micro_tokens=400, reward_weights="overlong=1")
 
 
 def run(script, *args, cwd=ROOT, env=None, **options):
@@ -32,7 +32,7 @@ def run(script, *args, cwd=ROOT, env=None, **options):
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A tiny checkpoint trained for a second: it ends some completions, so that overlong=soft gives rewards
+    """A tiny checkpoint trained for a second: it ends some completions, so that overlong=1 gives rewards
     with variance and every step of a run trains."""
     tok, dir = shipped(), tmp_path_factory.mktemp("base")
     cfg = ModelConfig(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,

@@ -33,9 +33,8 @@ def test_standard_error_is_over_problems():
 
 def records(right):
     """right: per problem the truth of each of its samples."""
-    return [{"problem": p, "text": f"<think>wait</think>\n<answer>{int(ok) or i}</answer>", "tokens": 10 + i,
-        "finished": i > 0, "accuracy": float(ok), "format": 1.0} for p, row in enumerate(right) for i,
-        ok in enumerate(row)]
+    return [{"problem": p, "text": "<think>wait</think>", "answer": str(int(ok) or i), "tokens": 10 + i,
+        "finished": i > 0, "accuracy": float(ok)} for p, row in enumerate(right) for i, ok in enumerate(row)]
 
 
 def test_summary_by_hand():

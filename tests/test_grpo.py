@@ -12,7 +12,7 @@ import torch
 import grpo
 from config import ModelConfig, UserError
 from data.tokenizer import shipped
-from grpo import LOSSES, Config, Sample, group_advantages, micro_step, overlong_penalty, policy_loss
+from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss
 from kernels import token_logprobs
 from model import Transformer
 from parallel import Ranks, apply_gradients, micro_batches
@@ -198,14 +198,15 @@ def test_old_logprobs_stay_those_of_the_rollout_over_the_updates_of_a_step():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("extra", [{}, {"balance_coef": 0.5}, {"router": "replay"}])
-def test_gradient_is_invariant_to_micro_batch_size(loss, extra):
+@pytest.mark.parametrize("extra", [{}, {"router": "loss"}, {"router": "replay"}])
+def test_gradient_is_invariant_to_micro_batch_size(loss, extra, monkeypatch):
     """Budgets from one row at a time to all rows at once; ragged lengths, KL and balance loss included."""
     model, samples = sampled(new=24)
     reference = tiny().requires_grad_(False)
     with torch.no_grad():
         for p in reference.parameters():
             p.add_(0.02 * torch.randn_like(p))
+    monkeypatch.setattr(grpo, "BALANCE_COEF", 0.5)
     cfg = Config(loss=loss, kl_coef=0.1, **extra)
     count = LOSSES[loss].count
     normalizer = {"sequences": len(samples), "tokens": sum(len(s.old_logprobs) for s in samples),
@@ -301,7 +302,7 @@ def test_groups_without_variance_are_dropped():
 def test_truncated_completions_are_masked_only_when_asked():
     groups = [group([1.0, 0.0, 0.0], [True, True, False])]
     assert len(grpo.with_advantages(groups, Config(group_size=3))) == 3
-    kept = grpo.with_advantages(groups, Config(group_size=3, overlong="mask"))
+    kept = grpo.with_advantages(groups, Config(group_size=3, reward_weights="overlong=mask"))
     assert [s.finished for s in kept] == [True, True]
     assert kept[0].advantage == pytest.approx(float(group_advantages(torch.tensor([1.0, 0, 0]), 3)[0]))
 
@@ -317,10 +318,6 @@ def test_resampling_replaces_groups_without_variance_within_its_budget(monkeypat
     groups, cursor = grpo.collect(None, None, None, 0, Config(prompts=6, group_size=2, resample=2), ALONE)
     assert asked == [(0, 6), (6, 4), (10, 2)] and cursor == 12 and len(groups) == 12
     assert grpo.collect(None, None, None, 0, Config(prompts=6, group_size=2), ALONE)[1] == 6
-
-
-def test_overlong_penalty_is_dapo_equation_13():
-    assert [overlong_penalty(n, 100, 20) for n in (10, 80, 90, 100, 120)] == [0, 0, -0.5, -1, -1]
 
 
 @pytest.mark.parametrize("call", [lambda: group_advantages(torch.ones(4), 1),

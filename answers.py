@@ -1,0 +1,623 @@
+"""What a mathematical answer means: text -> an exact value, and when two of them are the same.
+
+    same_answer("\\\\frac{6}{4}", "1.5")  ->  True          same_answer("41 or 42", "42")  ->  False
+
+An answer is one value: a number (whole, decimal, fraction, mixed, percent, scientific, 0.\\overline{3}, money,
+with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`), a choice
+(A to J), or words. Numbers are compared as Fractions. Expressions with roots, pi, i or variables are compared at
+random points modulo large primes, where square roots of whole numbers exist; never in floating point. What
+cannot be read as one value is right only if it is the expected text, character by character up to white space.
+
+Rules that a reader should know:
+- 50% is 1/2, not 50. `x = 5` and `5` are the same; `y = 5` and `x = 5` are not.
+- A unit may be missing on one side; two different units differ. Bare words after a number are units only if they
+  are known, the expected answer's own, or a plural ("12 apples"); number words ("7 hundred") never are.
+- A tolerance exists only where the expected answer says that it is rounded: `\\approx 3.14` accepts what rounds
+  to 3.14, `0.66...` what begins with these digits.
+- `(1,2)` is a pair or an open interval, brackets decide; `1, 2` and `\\{2, 1\\}` are sets; `\\pm 2` is one, too.
+"""
+
+import hashlib
+import math
+import re
+import secrets
+from fractions import Fraction
+from functools import lru_cache
+from math import isqrt
+
+LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS = 6000, 400, 4300, 64  # characters, digits, elements
+
+# ------------------------------------------------------------------------------------------------- cleaning
+
+_UNICODE = {ord(a): b for a, b in {"\u2212": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot ",
+    "\u22c5": r"\cdot ", "\u03c0": r"\pi ", "\u221a": r"\sqrt ", "\u221e": r"\infty ", "\u222a": r"\cup ",
+    "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2208": r"\in ", "\u2248": r"\approx ",
+    "\u00b0": r"^\circ ", "\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    "\u20ac": r"\euro ", "\u00a3": r"\pound ", "\u00a5": r"\yen ", "\u2026": "..."}.items()}
+_LAYOUT = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|quad|limits)(?![A-Za-z])|\\[,!;: ]|~(?=.)")
+_WRAPPED = [re.compile(p, re.DOTALL) for p in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$", r"\\\((.*)\\\)",
+    r"\\\[(.*)\\\]")]
+_COMMAND_BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
+_NAMES = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
+
+
+def _closing(text: str, at: int) -> int:
+    """The position of the brace that closes the one at `at`, or -1."""
+    depth = 0
+    for i in range(at, len(text)):
+        if text[i] == "{":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return i
+    return -1
+
+
+def _unwrap(text: str) -> str:
+    """Without $...$, \\(...\\), \\boxed{...}, \\text{...} around the whole, and without a final full stop."""
+    for _ in range(4):
+        before = text = text.strip()
+        for pattern in _WRAPPED:
+            if match := pattern.fullmatch(text):
+                text = match[1]
+        match = _COMMAND_BOX.match(text)
+        if match and _closing(text, match.end() - 1) == len(text) - 1:
+            text = text[match.end() : -1]
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+        if text == before:
+            break
+    return text
+
+
+def _clean(text: str) -> str:
+    text = _unwrap(text if text.isascii() else text.translate(_UNICODE))
+    if "\\" in text or "~" in text or "{" in text:
+        text = _LAYOUT.sub("", text).replace("{,}", ",")
+        text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).replace(r"\%", "%").replace(r"\$", "$")
+        text = text.replace(r"\dots", "...").replace(r"\ldots", "...")
+    return _unwrap(text)
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+_PLAIN = re.compile(r"([+-]?)\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_MIXED = re.compile(r"([+-]?)(\d+)\s+(\d+)/(\d+)", re.ASCII)
+
+
+def _number(text: str) -> Fraction | None:
+    """An exact decimal: 12, -1,234.5, .5, 1.5e3, 0.1\\overline{6}, 2 1/2; None for anything else."""
+    if match := _PLAIN.fullmatch(text):
+        sign, whole, decimals, exponent = match.groups()
+        digits = (whole or "").replace(",", "") + (decimals or "")
+        if not digits or len(digits) > MOST_DIGITS or len(exponent or "") > 4:
+            return None
+        power = int(exponent or 0) - len(decimals or "")
+        value = Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits))
+        return -value if sign == "-" else value
+    if len(text) < 200 and (match := _REPEATING.fullmatch(text)):
+        sign, whole, fixed, again = match.groups()
+        value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
+        value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))
+        return -value if sign == "-" else value
+    if len(text) < 200 and (match := _MIXED.fullmatch(text)) and 0 < int(match[3]) < int(match[4]):
+        value = int(match[2]) + Fraction(int(match[3]), int(match[4]))
+        return -value if match[1] == "-" else value
+    return None
+
+
+# --------------------------------------------------------------------------------------------- expressions
+
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^(){}\[\]|!_'])", re.ASCII)
+_FUNCTIONS = {rf"\{f}" for f in "sin cos tan cot sec csc arcsin arccos arctan ln log exp".split()}
+_GREEK = {rf"\{g}" for g in "alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega".split()}
+_TIMES, _OVER = ("*", r"\cdot", r"\times"), ("/", r"\div")
+
+
+def _parse(text: str):
+    """An expression as nested tuples: ("n", Fraction), ("v", name), ("+"|"*"|"/"|"^", a, b), ("root", a, n),
+    ("f", name, a). Raises ValueError for anything else."""
+    tokens, at = [], 0
+    text = text.rstrip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if not match:
+            raise ValueError(text[at])
+        tokens.append(match[1])
+        at = match.end()
+    tokens.append("")
+    i = 0
+
+    def take(expected=None):
+        nonlocal i
+        if expected and tokens[i] != expected:
+            raise ValueError(f"expected {expected}")
+        i += 1
+        return tokens[i - 1]
+
+    def group(opening, closing):
+        take(opening)
+        inside = total()
+        take(closing)
+        return inside
+
+    def argument():  # of \frac, \sqrt, ^: a group, one digit or one letter
+        if tokens[i] == "{":
+            return group("{", "}")
+        if tokens[i][:1].isdigit() and len(tokens[i]) > 1:
+            token = tokens[i]
+            tokens[i] = token[1:]
+            if "." in token:
+                raise ValueError("a number needs braces here")
+            return ("n", Fraction(int(token[0])))
+        return base()
+
+    def base():
+        token = take()
+        if token[:1].isdigit() or token[:1] == ".":
+            number = ("n", _number(token))
+            if tokens[i] == r"\frac" and "." not in token:  # a mixed number
+                part = base()
+                whole = part[1][0] == part[2][0] == "n" and 0 < part[1][1] < part[2][1]
+                if not whole:
+                    raise ValueError("a number before a fraction")
+                return ("+", number, part)
+            return number
+        if token in ("(", "{"):
+            inside = total()
+            take(")" if token == "(" else "}")
+            return inside
+        if token == "|":
+            inside = total()
+            take("|")
+            return ("f", "abs", inside)
+        if token == r"\frac":
+            return ("/", argument(), argument())
+        if token == r"\sqrt":
+            degree = 2
+            if tokens[i] == "[":
+                take()
+                degree = int(take())
+                take("]")
+            if tokens[i][:1].isdigit() and len(tokens[i]) > 1:
+                raise ValueError("a root needs braces")
+            if not 2 <= degree <= 100:
+                raise ValueError("degree of a root")
+            return ("root", argument(), degree)
+        if token == r"\pi" or token in _GREEK or (len(token) == 1 and token.isalpha()):
+            name = token
+            if tokens[i] == "_":
+                take()
+                name += "_" + repr(argument())
+            while tokens[i] == "'":
+                name += take()
+            return ("v", name)
+        if token in _FUNCTIONS:
+            name = token
+            for mark in "_^":
+                if tokens[i] == mark:
+                    take()
+                    name += mark + repr(argument())
+            return ("f", name, power())
+        raise ValueError(f"unexpected {token or 'end'}")
+
+    def power():
+        value = base()
+        while tokens[i] == "!":
+            take()
+            value = ("f", "!", value)
+        if tokens[i] == "^":
+            take()
+            if tokens[i] == "-":
+                take()
+                exponent = ("*", ("n", Fraction(-1)), power())
+            else:
+                exponent = base() if tokens[i][:1].isdigit() else argument()
+            if tokens[i] == "^":
+                raise ValueError("a tower")
+            value = ("^", value, exponent)
+        return value
+
+    def factor():
+        if tokens[i] in ("-", "+"):
+            sign = take()
+            return factor() if sign == "+" else ("*", ("n", Fraction(-1)), factor())
+        return power()
+
+    def term():
+        value = factor()
+        while True:
+            if tokens[i] in _TIMES:
+                take()
+                value = ("*", value, factor())
+            elif tokens[i] in _OVER:
+                take()
+                value = ("/", value, factor())
+            elif tokens[i] in ("(", "{", r"\frac", r"\sqrt", r"\pi") or tokens[i].isalpha() or (
+                    tokens[i] in _FUNCTIONS or tokens[i] in _GREEK):
+                value = ("*", value, power())
+            else:
+                return value
+
+    def total():
+        value = term()
+        while tokens[i] in ("+", "-"):
+            sign, other = take(), term()
+            value = ("+", value, other if sign == "+" else ("*", ("n", Fraction(-1)), other))
+        return value
+
+    value = total()
+    take("")
+    if i != len(tokens):
+        raise ValueError("unexpected end")
+    return value
+
+
+def _exact(node) -> Fraction | None:
+    """The value of an expression of numbers, or None if it has roots, variables or functions, or is over
+    4,300 digits. Raises ValueError for a division by zero or an exponent beyond 1000."""
+    kind = node[0]
+    if kind == "n":
+        return node[1]
+    if kind == "v":
+        return None
+    a = _exact(node[1] if kind != "f" else node[2])
+    if kind == "f":
+        if node[1] == "abs" and a is not None:
+            return abs(a)
+        if node[1] == "!" and a is not None:
+            if a.denominator != 1 or not 0 <= a <= 1000:
+                raise ValueError("factorial")
+            return Fraction(math.factorial(int(a)))
+        return None
+    if kind == "root":
+        return None if a is None else _rational_root(a, node[2])
+    b = _exact(node[2])
+    if kind == "/" and b == 0:
+        raise ValueError("division by zero")
+    if kind == "^" and b is not None and (abs(b.numerator) > 1000 or b.denominator > 100):
+        raise ValueError("the exponent is too large")
+    if a is None or b is None:
+        return None
+    if kind == "^":
+        if a == 0 and b <= 0:
+            raise ValueError("zero to that power")
+        if (a.numerator.bit_length() + a.denominator.bit_length()) * abs(b) > 14_000:
+            return None
+        root = _rational_root(a, b.denominator)
+        return None if root is None else root**b.numerator
+    value = a + b if kind == "+" else a * b if kind == "*" else a / b
+    return value if value.numerator.bit_length() + value.denominator.bit_length() < 28_000 else None
+
+
+def _whole_root(n: int, degree: int) -> int | None:
+    root = isqrt(n) if degree == 2 else round(n ** (1 / degree)) if n < 1 << 53 else None
+    return root if root is not None and root**degree == n else None
+
+
+def _rational_root(a: Fraction, degree: int) -> Fraction | None:
+    """The exact root if it is rational, else None."""
+    if degree == 1:
+        return a
+    if a < 0:
+        root = None if degree % 2 == 0 else _rational_root(-a, degree)
+        return None if root is None else -root
+    top, bottom = _whole_root(a.numerator, degree), _whole_root(a.denominator, degree)
+    return None if top is None or bottom is None else Fraction(top, bottom)
+
+
+# p = k * 8 * (3 * 5 * 7 * ... * 97) + 1 is prime for these k: -1 and every prime up to 97 have square roots
+_STEP = 8 * math.prod(p for p in range(3, 98) if all(p % q for q in range(2, p)))
+MODULI = [k * _STEP + 1 for k in (5, 41, 99, 129, 151, 153, 177, 227, 233, 271, 287, 291, 301, 361, 383, 387, 389,
+    391, 397, 409, 433, 483, 529, 531, 545, 587, 593, 599, 605, 651, 709, 719, 735, 763, 773, 781)]
+_SECRET, POINTS = secrets.token_bytes(16), 3
+
+
+class _NoRoot(Exception):
+    """This prime has no square root of the number: try the next one."""
+
+
+def _opaque(p: int, *what) -> int:
+    """A random number that stands for something about which only its arguments are known."""
+    return int.from_bytes(hashlib.blake2b(repr((p, what)).encode(), key=_SECRET).digest(), "big") % p
+
+
+@lru_cache(None)
+def _eighth_root(p: int) -> int:
+    """An element of order 8 modulo p, where p - 1 = 8 * odd."""
+    generator = next(g for g in range(101, 10**6) if pow(g, (p - 1) // 2, p) == p - 1)
+    return pow(generator, (p - 1) // 8, p)
+
+
+@lru_cache(4096)
+def _square_root(a: int, p: int) -> int:
+    """The smaller square root of a modulo p (Tonelli and Shanks)."""
+    root = pow(a, ((p - 1) // 8 + 1) // 2, p)  # root**2 = a times an element of order 1, 2 or 4
+    for _ in range(4):
+        if root * root % p == a:
+            return min(root, p - root)
+        root = root * _eighth_root(p) % p
+    raise _NoRoot
+
+
+@lru_cache(4096)
+def _factors(n: int) -> tuple[tuple[int, int], ...]:
+    """(prime, exponent); a cofactor without divisors below 2000 stays whole."""
+    found, q = [], 2
+    while q * q <= n and q < 2000:
+        power = 0
+        while n % q == 0:
+            n, power = n // q, power + 1
+        found += [(q, power)] if power else []
+        q += 1
+    return (*found, (n, 1)) if n > 1 else tuple(found)
+
+
+def _root_of_number(a: Fraction, degree: int, p: int) -> int:
+    """The root of a rational number modulo p: perfect powers leave the root, so that sqrt(8) = 2 sqrt(2)."""
+    if a == 0:
+        return 0
+    if (a.numerator.bit_length() + a.denominator.bit_length()) * degree > 4000:
+        raise ValueError("too large a number under a root")
+    value = pow(a.denominator, -1, p)  # (a / b)**(1/n) = (a b**(n-1))**(1/n) / b
+    if a < 0:
+        value = value * (-1 if degree % 2 else _square_root(p - 1, p) if degree == 2 else _opaque(p, "-", degree)) % p
+    for q, power in _factors(abs(a.numerator) * a.denominator ** (degree - 1)):
+        atom = _square_root(q % p, p) if degree == 2 else _opaque(p, "root", q, degree)
+        value = value * pow(q, power // degree, p) * pow(atom, power % degree, p) % p
+    return value
+
+
+def _residue(node, p: int) -> int:
+    """The expression at a random point modulo p. Raises _NoRoot, or ValueError where it is undefined."""
+    kind = node[0]
+    if kind == "n":
+        return node[1].numerator * pow(node[1].denominator, -1, p) % p
+    if kind == "v":
+        return _square_root(p - 1, p) if node[1] == "i" else _opaque(p, node[1])
+    if kind == "f":
+        value = _exact(node)
+        return _opaque(p, node[1], _residue(node[2], p)) if value is None else _residue(("n", value), p)
+    if kind == "root" or (kind == "^" and (power := _exact(node[2])) is not None and power.denominator > 1):
+        inside, degree, times = (node[1], node[2], 1) if kind == "root" else (
+            node[1], power.denominator, power.numerator)
+        number = _exact(inside)
+        if number is not None:
+            return pow(_root_of_number(number, degree, p), times, p)
+        value = _residue(inside, p)
+        return pow(_square_root(value, p) if degree == 2 else _opaque(p, "root", value, degree), times, p)
+    a = _residue(node[1], p)
+    if kind == "^":
+        return _opaque(p, "^", a, _residue(node[2], p)) if power is None else pow(a, power.numerator, p)
+    b = _residue(node[2], p)
+    return (a + b if kind == "+" else a * b if kind == "*" else a * pow(b, -1, p)) % p
+
+
+def _same_expression(a, b) -> bool:
+    agreed = 0
+    for p in MODULI:
+        try:
+            if _residue(a, p) != _residue(b, p):
+                return False
+        except _NoRoot:
+            continue
+        except ValueError:  # 1 / 0
+            return False
+        agreed += 1
+        if agreed == POINTS:
+            return True
+    return False
+
+
+# -------------------------------------------------------------------------------------------------- values
+
+_UNITS = {name: unit for unit, names in {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram",
+    "kg": "kilogram", "lb": "pound lbs", "oz": "ounce", "ml": "milliliter millilitre mL", "l": "liter litre L",
+    "s": "second sec", "min": "minute", "h": "hour hr", "day": "day", "week": "week", "month": "month",
+    "year": "year", "dollar": "dollar USD", "cent": "cent", "euro": "euro EUR", "gbp": "GBP", "yen": "yen JPY",
+    "degree": "degree deg", "radian": "radian rad", "unit": "unit", "point": "point", "mph": "mph", "kph": "kph",
+    "N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere amp", "K": "kelvin", "Hz": "hertz",
+    "Pa": "pascal", "mol": "mole", "acre": "acre",
+}.items() for word in (unit, *names.split()) for name in (word, word + "s")}
+_QUALIFIERS = {"square", "sq", "cubic", "per", "of"}
+_NOT_UNITS = set("""or and not is to if but than then else more less times plus minus over under mod by nor unless plus
+    hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens score scores
+    half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths
+    ninth ninths tenth tenths hundredth hundredths thousandth thousandths pairs twos threes fours fives sixes sevens
+    eights nines tens perhaps percent percents squares cubes powers digits zeros zeroes ones ours yours always
+    others""".split())
+_UNIT = re.compile(r"(?P<value>.*?[\d)}.])(?P<unit>(?P<gap>\s*)[A-Za-z][A-Za-z /*^{}\d]*)", re.DOTALL | re.ASCII)
+_MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([+-]?)(.*)")
+_SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
+_RELATION = re.compile(r"<=|>=|!=|=|<|>|\\(?:leq?|geq?|neq?|in|lt|gt)(?![A-Za-z])")
+_OPERATORS = {"<=": r"\le", r"\leq": r"\le", ">=": r"\ge", r"\geq": r"\ge", "!=": r"\ne", r"\neq": r"\ne",
+    r"\lt": "<", r"\gt": ">"}
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+_VARIABLE = re.compile(r"(?:[A-Za-z]{1,12}|\\[a-z]+)(?:_(?:\w|\{\w+\}))?'?(?:\([a-z]\))?", re.ASCII)
+_CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
+_ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?\d*\.?\d+)|([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII)
+
+
+def _unit(text: str, spaced: bool, in_text: bool) -> str | None:
+    """A unit in its one spelling, or None if the words are no unit."""
+    words = re.findall(r"[A-Za-z]+|\^\{?[23]\}?|[/*]", text)
+    if "".join(words) != re.sub(r"\s+", "", text) or len(words) > 5:
+        return None
+    out = []
+    for word in words:
+        known = _UNITS.get(word) or _UNITS.get(word.lower() if len(word) > 2 else word)
+        plural = len(word) > 3 and (in_text or word.endswith("s")) and word.isalpha()
+        if word.lower() in _NOT_UNITS or (len(word) == 1 and word.isalpha() and not spaced):
+            return None
+        if not (known or word in _QUALIFIERS or not word.isalpha() or plural):
+            return None
+        out.append(known or {"sq": "square"}.get(word, word.strip("{}").replace("{", "")))
+    return " ".join(out)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts between separators that stand outside all brackets."""
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(text):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0 and text.startswith(separator, i):
+            parts.append(text[start:i])
+            start = i = i + len(separator)
+            continue
+        i += 1
+    return [*parts, text[start:]]
+
+
+def _items(text: str, depth: int):
+    """The values of a comma-separated list, or None."""
+    parts = _split(text, ",")
+    if len(parts) > MOST_ITEMS:
+        return None
+    values = tuple(("infinity", part.strip()[:1] == "-") if part.strip().lstrip("+-") == r"\infty" else
+        _value(part.strip(), depth + 1) for part in parts)
+    if len(values) > 16 and not all(v and v[0] == "number" for v in values):
+        return None  # expressions are compared pair by pair
+    return None if None in values else values
+
+
+def _container(text: str, depth: int):
+    if r"\cup" in text:
+        parts = [_value(part.strip(), depth + 1) for part in _split(text, r"\cup")]
+        return ("set", tuple(parts)) if len(parts) < MOST_ITEMS and None not in parts else None
+    for opening, closing in ((r"\{", r"\}"), ("{", "}")):
+        inside = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and ("," in text or opening == r"\{"):
+            values = _items(inside, depth)
+            return values and ("set", values)
+    if text[0] in "([" and text[-1] in ")]" and len(_split(text[1:-1], ",")) > 1:
+        values = _items(text[1:-1], depth)
+        return values and ("tuple", text[0], values, text[-1])
+    if "," in text and len(_split(text, ",")) > 1:
+        values = _items(text, depth)
+        return values and ("set", values)
+    if r"\pm" in text and text.count(r"\pm") == 1:
+        both = [_value(text.replace(r"\pm", sign).strip(), depth + 1) for sign in "+-"]
+        return ("set", tuple(both)) if None not in both else None
+    return None
+
+
+def _relation(text: str, depth: int):
+    """("relation", variable, operator, value) of `x = 5` or `5 < x`; None for `41 = 42`, `a = b = c`."""
+    marks = list(_RELATION.finditer(text))
+    if len(marks) != 1:
+        return None
+    operator = _OPERATORS.get(marks[0][0], marks[0][0])
+    left, right = text[: marks[0].start()].strip(), text[marks[0].end() :].strip()
+    if not _VARIABLE.fullmatch(left):
+        if operator not in _TURNED or not _VARIABLE.fullmatch(right):
+            return None
+        left, right, operator = right, left, _TURNED[operator]
+    value = _value(right, depth + 1)
+    return value and ("relation", left.replace("{", "").replace("}", ""), operator, value)
+
+
+def _quantity(text: str, depth: int):
+    """A number with a currency, a percent sign or a unit."""
+    if match := _MONEY.fullmatch(text):
+        value = _value(match[4].strip(), depth + 1)
+        if value and value[0] == "number" and value[2] in ("", _SIGNS[match[2]]) and not (match[1] and match[3]):
+            return ("number", -value[1] if "-" in match[1] + match[3] else value[1], _SIGNS[match[2]])
+        return None
+    if text.endswith("%") or re.search(r"[\d}]\s*percent$", text):
+        value = _value(text.removesuffix("%").removesuffix("percent").strip(), depth + 1)
+        return ("number", value[1] / 100, "") if value and value[:1] + value[2:] == ("number", "") else None
+    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " degree ", text).strip()
+    plain = _TEXT.sub(r" \1 ", text).strip()
+    match = _UNIT.fullmatch(plain)
+    if not match:
+        return None
+    unit = _unit(match["unit"], bool(match["gap"]), plain != text)
+    value = unit is not None and _value(match["value"].strip(), depth + 1)
+    return ("number", value[1], unit) if value and value[:1] + value[2:] == ("number", "") else None
+
+
+def _value(text: str, depth: int = 0):
+    """("number", Fraction, unit), ("expression", tree), ("set", values), ("tuple", "(", values, "]"),
+    ("relation", name, operator, value), or None if the text is not exactly one value."""
+    number = _number(text)
+    if number is not None:
+        return ("number", number, "")
+    if not text or depth > 4 or len(text) > LONGEST_EXPRESSION:
+        return None
+    if _RELATION.search(text):
+        return _relation(text, depth)
+    container = _container(text, depth)
+    if container or ("," in text and "{" not in text):
+        return container
+    if (quantity := _quantity(text, depth)) is not None:
+        return quantity
+    text = _NAMES.sub(r"\\\1", text)
+    if re.fullmatch(r"[A-Za-z]{2,}", text) or re.search(r"(?<![\\A-Za-z])[A-Za-z]{4,}", text):
+        return None  # words are words, not products of letters
+    try:
+        tree = _parse(text)
+        exact = _exact(tree)
+    except (ValueError, IndexError, RecursionError):
+        return None
+    return ("number", exact, "") if exact is not None else ("expression", tree)
+
+
+@lru_cache(8192)
+def _read(text: str):
+    """(the text without wrapping and white space, its value or None)."""
+    text = _clean(text)
+    return " ".join(_TEXT.sub(r" \1 ", text).split()), _value(text)
+
+
+def _same(a, b) -> bool:
+    """Are two values the same?"""
+    if a[0] == b[0] == "number":
+        return a[1] == b[1] and (a[2] == b[2] or not a[2] or not b[2])
+    if a[0] == b[0] == "relation":
+        return a[1:3] == b[1:3] and _same(a[3], b[3])
+    if "relation" in (a[0], b[0]):
+        (_, _, operator, value), other = (a, b) if a[0] == "relation" else (b, a)
+        return operator in ("=", r"\in") and _same(value, other)
+    if a[0] == b[0] == "tuple":
+        return a[1] == b[1] and a[3] == b[3] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2]))
+    if a[0] == b[0] == "set":
+        if max(len(a[1]), len(b[1])) > 16:
+            return set(a[1]) == set(b[1])
+        return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
+            any(_same(x, y) for x in a[1]) for y in b[1])
+    if {a[0], b[0]} <= {"number", "expression"}:
+        trees = [("n", v[1]) if v[0] == "number" else v[1] for v in (a, b)]
+        return _same_expression(*trees)
+    return a == b  # infinities
+
+
+def _rounded(gold: str, value: Fraction) -> bool:
+    """Does an exact value agree with an expected answer that says it is rounded (3.14) or cut (0.66...)?"""
+    rounded, cut = _ROUNDED.fullmatch(gold).groups()
+    digits = rounded or cut
+    step = Fraction(1, 10 ** len(digits.partition(".")[2]))
+    if rounded:
+        return abs(value - Fraction(digits)) <= step / 2
+    return 0 <= value * (-1 if digits[0] == "-" else 1) - abs(Fraction(digits)) < step
+
+
+def same_answer(given: str, gold: str) -> bool:
+    """Is `given` the same answer as the expected `gold`? See the rules above. Never raises for any text."""
+    if len(given) > LONGEST or len(gold) > LONGEST:
+        return False
+    (text, value), (wanted, expected) = _read(given), _read(gold)
+    if text == wanted:
+        return True
+    if re.fullmatch(r"[A-Za-z '-]{2,}", wanted):
+        return text.casefold().strip("'\"") == wanted.casefold()
+    if re.fullmatch(r"\(?[A-J]\)?", wanted):
+        choice = _CHOICE.fullmatch(text)
+        return bool(choice) and choice[1].upper() == wanted.strip("()")
+    if value is not None and _ROUNDED.fullmatch(wanted):
+        return value[0] == "number" and _rounded(wanted, value[1])
+    return value is not None and expected is not None and _same(value, expected)
