@@ -53,25 +53,78 @@ def experts_grouped(x, gate_up, down, weights, indices):
     """Same as `experts_plain`, with the token-expert pairs sorted by expert and multiplied group by group.
 
     On CUDA in bfloat16 the groups go through `torch._grouped_mm` (no host synchronisation); elsewhere each
-    expert's contiguous rows are one matmul. `unbind` makes the stacked weights' gradient one stack, not E
-    zero-filled copies."""
-    (N, K), E = indices.shape, gate_up.shape[0]
-    order = indices.flatten().argsort(stable=True)  # (N*K,) pairs, sorted by expert
-    counts = torch.bincount(indices.flatten(), minlength=E)  # (E,)
-    rows = x[order // K]  # (N*K, D)
-    if use_grouped_mm(x):
-        offsets = counts.cumsum(0).to(torch.int32)
-        gate, up = torch._grouped_mm(rows, gate_up.transpose(1, 2), offs=offsets).chunk(2, dim=-1)
-        rows = torch._grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=offsets)
-    else:
-        outs = []
-        for r, w_in, w_out in zip(rows.split(counts.tolist()), gate_up.unbind(0), down.unbind(0),
-                strict=True):
-            gate, up = F.linear(r, w_in).chunk(2, dim=-1)
-            outs.append(F.linear(F.silu(gate) * up, w_out))
-        rows = torch.cat(outs)
-    pairs = torch.empty_like(order).scatter_(0, order, torch.arange(N * K, device=x.device))  # undo the sort
-    return torch.einsum("nkd,nk->nd", rows[pairs].view(N, K, -1), weights.to(x.dtype))
+    expert's contiguous rows are one matmul, written into its place, with the gradient by hand."""
+    if not use_grouped_mm(x):
+        return _Experts.apply(x, gate_up, down, weights, indices)
+    token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
+    offsets = counts.cumsum(0).to(torch.int32)
+    gate, up = torch._grouped_mm(x[token], gate_up.transpose(1, 2), offs=offsets).chunk(2, dim=-1)
+    scaled = F.silu(gate) * up * weights.flatten()[slot, None].to(x.dtype)
+    y = torch._grouped_mm(scaled, down.transpose(1, 2), offs=offsets)
+    return y[inverse].sum(1)
+
+
+def sort_by_expert(indices, E: int):
+    """indices (N, K) -> for the N*K pairs sorted by expert: their token, their place in (N, K) flattened; for
+    each place its pair (N, K); the number of pairs of each expert (E,)."""
+    slot = indices.flatten().argsort(stable=True)
+    inverse = torch.empty_like(slot)
+    inverse[slot] = torch.arange(len(slot), device=slot.device)
+    counts = torch.bincount(indices.flatten(), minlength=E)
+    return slot // indices.shape[1], slot, inverse.view_as(indices), counts
+
+
+class _Experts(torch.autograd.Function):
+    """y_i = sum_k w_ik down_e (silu(gate_e x_i) * up_e x_i). Each expert's product and each expert's weight
+    gradient is one matmul into its slice of one tensor."""
+
+    @staticmethod
+    def forward(ctx, x, gate_up, down, weights, indices):
+        token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
+        counts = counts.tolist()
+        rows, w = x[token], weights.flatten()[slot, None].to(x.dtype)
+        both = matmul_segments(rows, gate_up.transpose(1, 2), counts)  # (N*K, 2F)
+        gate, up = both.chunk(2, dim=-1)
+        scaled = F.silu(gate).mul_(up).mul_(w)
+        y = matmul_segments(scaled, down.transpose(1, 2), counts)  # (N*K, D)
+        ctx.save_for_backward(rows, gate_up, down, w, both, scaled, token, slot, inverse)
+        ctx.counts, ctx.weights = counts, (weights.shape, weights.dtype)
+        return y[inverse].sum(1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, gate_up, down, w, both, scaled, token, slot, inverse = ctx.saved_tensors
+        gate, up = both.chunk(2, dim=-1)
+        g_y = grad[token]  # (N*K, D)
+        g_scaled = matmul_segments(g_y, down, ctx.counts)  # (N*K, F)
+        g_down = matmul_transposed_segments(g_y, scaled, ctx.counts)
+        silu = F.silu(gate)
+        g_w = torch.empty(len(slot), dtype=grad.dtype, device=grad.device)
+        g_w[slot] = torch.linalg.vecdot(g_scaled, silu * up)
+        g_scaled = g_scaled.mul_(w)
+        g_both = torch.empty_like(both)
+        torch.mul(g_scaled, silu, out=g_both[:, both.shape[1] // 2 :])
+        g_both[:, : both.shape[1] // 2] = torch.ops.aten.silu_backward(g_scaled.mul_(up), gate)
+        g_gate_up = matmul_transposed_segments(g_both, rows, ctx.counts)
+        g_x = matmul_segments(g_both, gate_up, ctx.counts)[inverse].sum(1)
+        shape, dtype = ctx.weights
+        return g_x, g_gate_up, g_down, g_w.view(shape).to(dtype), None
+
+
+def matmul_segments(rows, matrices, counts: list[int]):
+    """Consecutive segments of `counts` rows, each times its own matrix: (N, A), (E, A, B) -> (N, B)."""
+    out = rows.new_empty(len(rows), matrices.shape[-1])
+    for r, m, o in zip(rows.split(counts), matrices, out.split(counts), strict=True):
+        torch.mm(r, m, out=o)
+    return out
+
+
+def matmul_transposed_segments(a, b, counts: list[int]):
+    """For consecutive segments of `counts` rows a^T b: (N, A), (N, B) -> (E, A, B)."""
+    out = a.new_empty(len(counts), a.shape[1], b.shape[1])
+    for r, c, o in zip(a.split(counts), b.split(counts), out, strict=True):
+        torch.mm(r.T, c, out=o)
+    return out
 
 
 def use_grouped_mm(x: torch.Tensor) -> bool:
@@ -86,37 +139,45 @@ CHUNK_NUMBERS = 1 << 22  # logits held at once: 16 MiB in float32
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Head, log-softmax, gather and entropy, chunk by chunk; the backward pass recomputes a chunk's
-    logits."""
+    """Head, log-softmax, gather and entropy, chunk by chunk. The backward pass keeps the probabilities if they
+    are one chunk, else it recomputes each chunk's."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, chunk):
-        ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature, ctx.chunk = temperature, chunk
         logprobs = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(logprobs)
+        entropy, kept = torch.empty_like(logprobs), None
         for s in range(0, targets.numel(), chunk):
             part = slice(s, s + chunk)
-            logp = F.log_softmax((hidden[part] @ weight.T).float() / temperature, dim=-1)  # (chunk, V)
+            logp = F.log_softmax(_logits(hidden[part], weight, temperature), dim=-1)  # (chunk, V)
             logprobs[part] = logp.gather(1, targets[part, None]).squeeze(1)
-            entropy[part] = -(logp.exp() * logp).sum(-1)
+            p = logp.exp()
+            entropy[part] = -torch.linalg.vecdot(p, logp)
+            kept = p if targets.numel() <= chunk else None
+        ctx.save_for_backward(hidden, weight, targets, kept)
+        ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx, grad, _):
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, targets, kept = ctx.saved_tensors
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        grad = grad / ctx.temperature  # d logprob / d logit = (1[target] - softmax) / temperature
         for s in range(0, targets.numel(), ctx.chunk):
             part = slice(s, s + ctx.chunk)
-            g = F.softmax((hidden[part] @ weight.T).float() / ctx.temperature, dim=-1)
-            g.mul_(-grad[part, None]).scatter_add_(1, targets[part, None], grad[part, None])
-            g = g.div_(ctx.temperature).to(
-                hidden.dtype
-            )  # d logprob / d logit = (1[target] - softmax) / temperature
+            if kept is None:
+                g = F.softmax(_logits(hidden[part], weight, ctx.temperature), dim=-1).mul_(-grad[part, None])
+            else:
+                g = kept * -grad[:, None]
+            g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
             grad_hidden[part] = g @ weight
             grad_weight += (g.T @ hidden[part]).float()
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+
+
+def _logits(hidden, weight, temperature: float):
+    logits = (hidden @ weight.T).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk: int | None = None):
@@ -156,11 +217,7 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
         outside = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
         probs = probs.scatter(1, place, ordered.masked_fill(outside, 0.0))
     cdf = probs.cumsum(-1)
-    tokens = torch.searchsorted(
-        cdf, uniform[:, None].to(cdf.dtype) * cdf[:, -1:], right=True
-    )  # first cdf > u * total
-    last = (cdf < cdf[:, -1:]).sum(
-        -1, keepdim=True
-    )  # the last token with probability: u * total can round up to total
-    tokens = torch.minimum(tokens, last)
-    return tokens.squeeze(1), (probs.gather(1, tokens) / cdf[:, -1:]).log().squeeze(1)
+    total = cdf[:, -1:]
+    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cdf, point, right=True)  # the first cdf > u * total, which rounds below total
+    return tokens.squeeze(1), (probs.gather(1, tokens) / total).log().squeeze(1)

@@ -1,0 +1,328 @@
+"""Speed and memory, against transformers and TRL on the same weights and the same work.
+
+    python bench.py                                  # every work with 1 thread: our side, theirs if installed
+    python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
+    python bench.py --work train_tiny --profile true # the five costliest operations of our side
+
+Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both sides run
+with malloc told to keep freed memory, and flushed denormals. `--threads N`: ours runs N processes of one thread
+(`--device cpu:N`), theirs one process with N threads. "of limit" is the share of this machine's own matmul rate that
+the work's floating-point operations alone would need.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
+
+import torch
+
+from checkpoint import load_model, save_model
+from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, run_script
+from data.tasks import training_rows
+from data.tokenizer import for_checkpoint, shipped
+from grpo import RECIPES, group_advantages, update
+from grpo import Config as Grpo
+from model import Transformer
+from parallel import Ranks, gather, micro_batches, setup
+from sample import Sample, completion_logprobs, generate
+
+
+@dataclass
+class Config:
+    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; --work help lists them")
+    threads: int = knob(1, "CPU cores for each side")
+    runs: int = knob(5, "measurements of each side, in turn")
+    sides: str = knob("ours,theirs", "ours, theirs, or both")
+    from_: str = knob("out/tiny/grpo", "a trained checkpoint, for the works whose lengths are its own")
+    micro: int = knob(0, "rows per forward/backward pass of both sides; 0 = each side's best")
+    json: str = knob("", "also write every measurement to this file")
+    profile: bool = knob(False, "profile our side instead")
+    once: str = knob("", "internal: the one side that this process measures")
+
+
+SMALL = dict(PRESETS["small"], vocab_size=32_000)
+
+
+class Work:
+    """One job: a model shape and its sizes."""
+
+    def __init__(self, kind: str, shape: dict | None, prompts: int, samples: int, prompt: int, new: int, ours: int,
+            theirs: int):
+        self.kind, self.shape, self.P, self.G, self.S, self.T = kind, shape, prompts, samples, prompt, new
+        self.micro = {"ours": ours, "theirs": theirs}  # rows per forward/backward pass
+
+
+WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours and theirs
+    "rollout_tiny": Work("rollout", PRESETS["tiny"], 32, 8, 32, 128, 0, 0),
+    "rollout_small": Work("rollout", SMALL, 2, 8, 64, 64, 0, 0),
+    "rollout_stop": Work("rollout", None, 64, 8, 0, 512, 0, 0),
+    "train_tiny": Work("train", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
+    "train_small": Work("train", SMALL, 2, 8, 64, 448, 2, 4),
+    "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
+    "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
+    "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
+}
+
+
+# ------------------------------------------------------------------------------------------- the two sides
+
+
+def build(work: Work, folder: str) -> tuple[Transformer, list[list[int]], int | None]:
+    """The model, the prompts and the end token: random weights that never stop, or a trained checkpoint on its
+    task."""
+    if work.shape is not None:
+        model = Transformer(ModelConfig(**work.shape)).init_weights(0)
+        g = torch.Generator().manual_seed(0)
+        prompts = torch.randint(10, 500, (work.P, work.S), generator=g).tolist()
+        return model, prompts, None
+    tokenizer, rows = for_checkpoint(folder), training_rows(RECIPES["tiny"]["task"], 0, hold_out=True)
+    prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in range(work.P)]
+    return load_model(folder), prompts, tokenizer.eos_id
+
+
+def rows_of(model: Transformer, prompts, out, group_size: int) -> list[Sample]:
+    """A rollout's rows with rewards that differ within a group, as the update wants them."""
+    rewards = torch.tensor([float(sum(c) % 3) for c in out.completions])
+    advantages = group_advantages(rewards, group_size).tolist()
+    return [Sample(prompts[i // group_size] + c, len(prompts[i // group_size]), lp, True, None, {}, 0, a)
+        for i, (c, lp, a) in enumerate(zip(out.completions, out.logprobs, advantages, strict=True))]
+
+
+def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[[int, int], int]:
+    """job(number of prompts, new tokens) -> tokens generated or trained, over all ranks."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    tokenizer = shipped()
+
+    def rollout(count, new):
+        mine = ranks.share(list(range(count)))
+        out = generate(model, [prompts[i] for i in mine], group_size=work.G, max_new_tokens=new, eos_id=eos, seed=1,
+            prompt_ids=mine)
+        return mine, out
+
+    def job(count, new):
+        if work.kind == "train":
+            tokens = torch.tensor(prompts[:count]).repeat_interleave(work.G, 0)
+            tokens = torch.cat([tokens, tokens.repeat(1, 9)[:, :new]], 1)
+            for rows in micro_batches(ranks, [tokens.shape[1]] * len(tokens), micro * tokens.shape[1]):
+                logprobs, _ = completion_logprobs(model, tokens[rows], torch.ones_like(tokens[rows][:, 1:]).bool(), 1.0)
+                logprobs.sum().backward()
+            model.zero_grad()
+            return tokens.numel()
+        mine, out = rollout(count, new)
+        if work.kind == "step":
+            samples = rows_of(model, [prompts[i] for i in mine], out, work.G)
+            samples = [s for part in gather(ranks, samples) for s in part]
+            longest = max(len(s.tokens) for s in samples)
+            cfg = Grpo(kl_coef=0.0, updates=1, micro_tokens=micro * longest, max_new_tokens=new)
+            update(model, None, optimizer, samples, 0, cfg, tokenizer, ranks)
+        return sum(gather(ranks, sum(map(len, out.completions))))
+
+    return job
+
+
+def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], int]:
+    """The same jobs by transformers' model, generate, and TRL's GRPOTrainer."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, folder)
+        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if work.kind == "step":
+        return trl_steps(work, peer, prompts, eos, micro)
+    pad = 0 if eos is None else shipped().pad_id
+
+    def job(count, new):
+        longest = max(map(len, prompts[:count]))
+        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts[:count]]).repeat_interleave(work.G, 0)
+        there = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts[:count]])
+        there = there.repeat_interleave(work.G, 0)
+        if work.kind == "rollout":
+            out = peer.generate(ids, attention_mask=there, do_sample=True, top_k=0, max_new_tokens=new,
+                eos_token_id=eos, pad_token_id=pad, min_new_tokens=new if eos is None else None)[:, longest:]
+            return int((out != pad).sum()) if eos is not None else out.numel()
+        tokens = torch.cat([ids, ids.repeat(1, 9)[:, :new]], 1)
+        for part in tokens.split(micro):
+            logits = peer(part[:, :-1]).logits
+            logp = logits.log_softmax(-1).gather(2, part[:, 1:, None])
+            logp.sum().backward()
+        peer.zero_grad()
+        return tokens.numel()
+
+    return job
+
+
+def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int], int]:
+    """One GRPOTrainer step per call: the trainer runs in a callback's rhythm. Its tokenizer knows token numbers as
+    words."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from trl import GRPOConfig, GRPOTrainer
+
+    size, count = peer.config.vocab_size, work.P * work.G
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(size)}, unk_token="0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    end, pad = (size - 1, size - 2) if eos is None else (eos, shipped().pad_id)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=str(end), pad_token=str(pad))
+    rows = [{"prompt": " ".join(map(str, p))} for p in prompts]
+    made = []
+
+    def reward(completion_ids, **_):
+        made.append(sum(map(len, completion_ids)))
+        return [float(sum(c) % 3) for c in completion_ids]
+
+    def job(_, new):
+        made.clear()
+        args = GRPOConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=micro, beta=0.0, top_k=0,
+            gradient_accumulation_steps=count // micro, num_generations=work.G, max_completion_length=new,
+            learning_rate=1e-6, max_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
+            disable_tqdm=True, gradient_checkpointing=False,
+            generation_kwargs={"min_new_tokens": new} if eos is None else {})
+        trainer = GRPOTrainer(model=peer, reward_funcs=reward, args=args, train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer)
+        clock = time.perf_counter(), time.process_time()
+        trainer.train()
+        job.clock = time.perf_counter() - clock[0], time.process_time() - clock[1]
+        return sum(made)
+
+    return job
+
+
+# ------------------------------------------------------------------------------------------- measuring
+
+
+def flops_per_token(cfg: ModelConfig, context: float, decode: bool) -> float:
+    """Floating-point operations of one token's forward pass: two per active weight and per attended number."""
+    active = Transformer(cfg).num_parameters()[1]
+    embedding = 0 if cfg.tie_word_embeddings else cfg.vocab_size * cfg.hidden_size
+    width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim if decode else (
+        cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim)
+    return 2 * (active - embedding + cfg.num_hidden_layers * cfg.num_attention_heads * width * context)
+
+
+def matmul_rate(threads: int) -> float:
+    """This machine's float32 matmul, FLOP/s: the best of ten 1024^3 products."""
+    torch.set_num_threads(threads)
+    a, b, best = torch.randn(1024, 1024), torch.randn(1024, 1024), float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def measure(cfg: Config) -> dict:
+    """One side of one work in this process: a warm-up, then the work."""
+    work = WORKS[cfg.work]
+    ranks = setup(f"cpu:{cfg.threads}" if cfg.once == "ours" else "cpu")
+    torch.set_num_threads(1 if cfg.once == "ours" else cfg.threads)
+    model, prompts, eos = build(work, cfg.from_)
+    micro = cfg.micro or work.micro[cfg.once]
+    if cfg.once == "ours":
+        job = ours(work, model, prompts, eos, ranks, micro)
+    else:
+        job = theirs(work, model, prompts, eos, micro)
+    before = peak_mib()
+    job(max(2, ranks.world), 8)
+    gather(ranks, None)
+    start, cpu = time.perf_counter(), time.process_time()
+    tokens = job(work.P, work.T)
+    seconds, cpu = getattr(job, "clock", (time.perf_counter() - start, time.process_time() - cpu))
+    peaks = gather(ranks, (peak_mib(), cpu))
+    out = {"work": cfg.work, "side": cfg.once, "threads": cfg.threads, "tokens": tokens, "seconds": seconds,
+        "cpu_seconds": sum(c for _, c in peaks), "peak_mib": sum(p for p, _ in peaks), "start_mib": before}
+    mean = tokens / (work.P * work.G)
+    context = work.S + mean / 2 if work.kind != "train" else mean / 2
+    flops = flops_per_token(model.cfg, context, work.kind != "train") if work.kind == "rollout" else 3 * (
+        flops_per_token(model.cfg, mean / 2, False))
+    return out | {"gflop": tokens * flops / 1e9} if work.kind != "step" else out
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
+
+
+def run_once(cfg: Config, work: str, side: str) -> dict:
+    options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side}
+    words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{work}, {side}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table(rows: list[dict], rate: float) -> str:
+    lines = [f"{'work':<14} {'side':<7} {'seconds':>8} {'tokens/s':>9} {'per CPU s':>9} {'of limit':>8} {'peak MiB':>8}"]
+    for work in dict.fromkeys(r["work"] for r in rows):
+        mid = {}
+        for side in ("ours", "theirs"):
+            mine = [r for r in rows if (r["work"], r["side"]) == (work, side)]
+            if not mine:
+                continue
+            s = mid[side] = {k: median(r[k] for r in mine) for k in ("seconds", "cpu_seconds", "peak_mib", "tokens")}
+            limit = f"{mine[0]['gflop'] * 1e9 / rate / s['seconds']:.0%}" if "gflop" in mine[0] else "-"
+            lines.append(f"{work:<14} {side:<7} {s['seconds']:>8.2f} {s['tokens'] / s['seconds']:>9,.0f} "
+                f"{s['tokens'] / s['cpu_seconds']:>9,.0f} {limit:>8} {s['peak_mib']:>8,.0f}")
+        if len(mid) == 2:
+            a, b = mid["ours"], mid["theirs"]
+            faster = a["tokens"] / a["seconds"] / (b["tokens"] / b["seconds"])
+            lines.append(f"{work:<14} ratio   {faster:>7.1f}x faster, {a['peak_mib'] / b['peak_mib']:.2f} of the memory")
+    return "\n".join(lines)
+
+
+def profile(cfg: Config):
+    """The five costliest operations of our side."""
+    for name in cfg.work.split(","):
+        work = WORKS[name]
+        ranks = setup("cpu:1")
+        torch.set_num_threads(1)
+        model, prompts, eos = build(work, cfg.from_)
+        job = ours(work, model, prompts, eos, ranks, cfg.micro or work.micro["ours"])
+        job(2, 8)
+        with torch.profiler.profile() as p:
+            job(work.P, work.T)
+        top = sorted(p.key_averages(), key=lambda e: -e.self_cpu_time_total)
+        total = sum(e.self_cpu_time_total for e in top)
+        print(f"{name}: {total / 1e6:.2f} s in operations")
+        for e in top[:5]:
+            print(f"  {e.self_cpu_time_total / total:6.1%}  {e.key}  ({e.count} calls)")
+
+
+def main():
+    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
+    names = cfg.work.split(",")
+    for name in names:
+        if name not in WORKS:
+            raise UserError(f"unknown work {name}{closest(name, WORKS)}")
+        if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
+            raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
+    if cfg.once:
+        result = measure(cfg)
+        print(json.dumps(result))
+    elif cfg.profile:
+        profile(cfg)
+    else:
+        rate = matmul_rate(cfg.threads)
+        print(f"{cfg.threads} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}", flush=True)
+        rows = []
+        for _ in range(cfg.runs):
+            for name in names:
+                rows += [run_once(cfg, name, side) for side in cfg.sides.split(",")]
+        print(table(rows, rate))
+        if cfg.json:
+            Path(cfg.json).write_text(json.dumps({"matmul": rate, "runs": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)
