@@ -1,0 +1,965 @@
+"""Programs that cheat or harm, and honest ones, for tests/test_sandbox.py. No pytest here: `siege` also runs
+as an unprivileged user under whatever interpreter that user can read.
+
+ATTACKS[class][name] = (program, tests). In both, @CANARY@ (a file), @SECRET@ (its content, also in the
+parent's memory and environment), @PORT@, @UDP@, @ABSTRACT@, @UNIX@ (listening sockets), @PID@ (the caller),
+@HOME@, @SANDBOX@ (sandbox.py), @TEMP@ (the folder for temporary files) are filled in by `siege`. The tests of
+a breakout pass if and only if the breakout worked, so that a hole shows as a reward."""
+
+import glob
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+
+T = ["assert solve(3) == 9", "assert solve(12) == 144", "assert solve(-5) == 25"]
+IO = [{"input": "6 7\n", "output": "42\n"}, {"input": "5 5\n", "output": "25\n"}]
+DONE = ["assert act() == 'done'"]
+SECRET = ["assert act() == '@SECRET@'"]
+
+
+def act(body: str) -> str:
+    """A program whose act() answers "done" if `body` raised nothing, or what `body` returned."""
+    return ("import ctypes, os, socket, sys\ndef act():\n    try:\n" + textwrap.indent(textwrap.dedent(body),
+        " " * 8)
+        + "\n        return 'done'\n    except BaseException as e:\n        return repr(e)[:99]\n")
+
+
+def syscall(number: str, *args: str) -> str:
+    """The breakout that succeeds if a raw system call does (numbers of x86_64)."""
+    return act(f"libc = ctypes.CDLL(None, use_errno=True)\nlibc.syscall.restype = ctypes.c_long\n"
+        f"if libc.syscall({', '.join((number, *args))}) < 0:\n    raise OSError(ctypes.get_errno(), 'no')")
+
+
+def spy(source: str) -> str:
+    """A program that looks for its tests in the text that the function body `source` returns."""
+    return ("import glob, os, re, sys\ndef look():\n" + textwrap.indent(textwrap.dedent(source),
+        "    ") + r'''
+try:
+    text = look()
+    text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+except BaseException:
+    text = ""
+FOUND = {int(a): int(b) for a, b in re.findall(r"assert solve\((-?\d+)\) == (\d+)", text)}
+def solve(x):
+    return FOUND.get(x)
+''')
+
+
+RAW = r'''
+import json, os, sys
+LINE = int(sys.orig_argv[-1])
+def send(*message):
+    os.write(LINE, json.dumps(message).encode() + b"\n")
+def receive():
+    data = b""
+    while not data.endswith(b"\n"):
+        more = os.read(LINE, 1)
+        if not more:
+            os._exit(0)
+        data += more
+    return json.loads(data)
+'''
+# what an attacker would run inside the judge: say "pass" for every test
+FORGE = r'''
+import os, sys
+frame = sys._getframe()
+while frame:
+    if "report" in frame.f_locals and "tests" in frame.f_locals:
+        os.write(frame.f_locals["report"], b'"pass"\n' * len(frame.f_locals["tests"]))
+        os._exit(0)
+    frame = frame.f_back
+'''
+PAYLOAD = f"PAYLOAD = 'exec(' + repr({FORGE!r}) + ')'\n"
+
+
+def serve(answer: str) -> str:
+    """A program that takes over the line and answers everything with the expression `answer`."""
+    return RAW + f"while True:\n    asked = receive()\n    send(*{answer})\n"
+
+
+SPIES = {name: (spy(body), T) for name, body in {
+    "gc": "import gc\nreturn [o for o in gc.get_objects() if isinstance(o, (str, list, dict, tuple))]",
+    "frames": "f, out = sys._getframe(), []\nwhile f:\n    out += [f.f_locals, f.f_globals]\n"
+        "    f = f.f_back\nreturn out",
+    "inspect": "import inspect\nreturn [f.frame.f_locals for f in inspect.stack()]",
+    "main_module": "return vars(sys.modules['__main__'])",
+    "all_modules": "return [vars(m) for m in list(sys.modules.values())]",
+    "current_frames": "return [f.f_back.f_locals for f in sys._current_frames().values() if f.f_back]",
+    "own_memory": """
+        out = b""
+        for line in open("/proc/self/maps"):
+            low, high = (int(x, 16) for x in line.split()[0].split("-"))
+            if "rw" in line:
+                with open("/proc/self/mem", "rb", 0) as f:
+                    f.seek(low)
+                    out += f.read(high - low)
+        return out""",
+    "own_memory_by_pointer": """
+        import ctypes
+        base = id(sys.argv)
+        return ctypes.string_at(base - base % 4096, 4096 * 16)""",
+    "parents_memory": """
+        maps = open("/proc/@PID@/maps").read().splitlines()
+        low, high = (int(x, 16) for x in next(m for m in maps if "[heap]" in m).split()[0].split("-"))
+        with open("/proc/@PID@/mem", "rb", 0) as f:
+            f.seek(low)
+            return f.read(high - low)""",
+    "ppid_cmdline": "return open(f'/proc/{os.getppid()}/cmdline').read()",
+    "caller_cmdline": "return open('/proc/@PID@/cmdline').read()",
+    "open_files": "out = b''\nfor fd in range(256):\n    try:\n        out += os.pread(fd, 1 << 20, 0)\n"
+        "    except OSError:\n        pass\nreturn out",
+    "reopened_files": "return b''.join(open(p, 'rb').read(1 << 20) for p in glob.glob('/proc/self/fd/*'))",
+    "files_of_processes": "return b''.join(open(p, 'rb').read(1 << 20) for p in glob.glob('/proc/*/fd/*'))",
+    "temporary_files": "return b''.join(open(p, 'rb').read() for d in ('@TEMP@', '/tmp', '.', '/var/tmp', "
+        "'/dev/shm')\n"
+        "    for p in glob.glob(d + '/**', recursive=True) if os.path.isfile(p))",
+    "project": "return b''.join(open(p, 'rb').read() for p in glob.glob(os.path.dirname('@SANDBOX@') + "
+        "'/*.py'))",
+    "import_sandbox": "import importlib.util as u\ns = u.spec_from_file_location('sandbox', '@SANDBOX@')\n"
+        "m = u.module_from_spec(s)\ns.loader.exec_module(m)\nreturn vars(m)",
+    "import_attacks": "sys.path.insert(0, os.path.dirname('@SANDBOX@'))\nimport attacks\nreturn attacks.T",
+    "stdin": "return sys.stdin.read()",
+    "history": "import linecache\nreturn linecache.cache, linecache.getlines('<test>')",
+    "traceback": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    t = e.__traceback__\n"
+        "    return [t.tb_frame.f_back.f_locals, t.tb_frame.f_back.f_back.f_locals]",
+}.items()}
+SPIES |= {
+    "equality_that_takes_notes": ("""
+class Spy:
+    def __eq__(self, other):
+        Spy.seen = other
+        return True
+    __hash__ = None
+def solve(x):
+    return getattr(Spy, "seen", Spy())
+""", T),
+    "asks_for_the_tests": (RAW + """
+def ask(*what):
+    send("ask", *what)
+    return receive()
+print([ask("get", ["name", "tests"], [], {}), ask("call", ["builtin", "open"], ["x"], {}),
+    ask("attribute", ["yours", 0], ["__globals__"], {}),
+    ask("call", ["yours", -1], ["tuple", []], ["dict", []])])
+""", T),
+    "asks_a_callback_for_its_globals": ("""
+def apply(f, x):
+    for name in ("__globals__", "__closure__", "__code__", "gi_frame"):
+        try:
+            return f._ask("attribute", name)
+        except Exception:
+            pass
+""", ["assert apply(lambda v: v + 100, 1) == 101"]),
+    "patched_json": ("""
+import json, sys
+seen = []
+loads = json.loads
+def patched(text, *a, **k):
+    seen.append(text)
+    return loads(text, *a, **k)
+json.loads = patched
+def solve(x):
+    import re
+    return int(re.findall(r"== (\\d+)", str(seen))[-1])
+""", T),
+    "trace": ("""
+import sys
+seen = []
+sys.settrace(lambda f, e, a: seen.append(str(f.f_locals)))
+sys.setprofile(lambda f, e, a: seen.append(str(f.f_locals)))
+def solve(x):
+    import re
+    return int(re.findall(rf"solve\\({x}\\) == (\\d+)", "".join(seen))[0])
+""", T),
+    "callback_that_is_called_too_often": ("""
+def find(p):
+    return next(i for i in range(10**6) if p(i) is not False and p(i) is None)
+""", ["assert find(lambda v: v >= 4242) == 4242"]),
+    "learns_from_startswith": ("""
+class Liar:
+    def startswith(self, *a): return True
+    def endswith(self, *a): return True
+class Greeter:
+    def greet(self, name): return Liar()
+""", ["assert Greeter().greet('Bob').startswith('Hello, Bob')",
+    "assert Greeter().greet('Al').endswith('Al!')"]),
+}
+
+SAY = r'''
+import os
+lines = (b'pass\n', b'"pass"\n"pass"\n"pass"\n', b'["value", true]\n', b'locked\n"pass"\n"pass"\n"pass"\n')
+for fd in range(256):
+    for line in lines:
+        try:
+            os.write(fd, line)
+        except OSError:
+            pass
+'''
+FORGERS = {name: (program, T) for name, program in {
+    "exit_at_import": "import sys\nsys.exit(0)",
+    "_exit_at_import": "import os\nos._exit(0)",
+    "exit_in_call": "import sys\ndef solve(x): sys.exit(0)",
+    "_exit_in_call": "import os\ndef solve(x): os._exit(0)",
+    "quit": "def solve(x): raise SystemExit(0)",
+    "_exit_in_atexit": "import atexit, os\natexit.register(os._exit, 0)\ndef solve(x): raise SystemExit",
+    "_exit_in_thread": "import os, threading\nthreading.Timer(.01, os._exit, (0,)).start()\n"
+        "def solve(x):\n    import time\n    time.sleep(5)",
+    "exit_in_signal_handler": "import os, signal\nsignal.signal(signal.SIGALRM, lambda *a: os._exit(0))\n"
+        "signal.setitimer(signal.ITIMER_REAL, .01)\ndef solve(x):\n    while True: pass",
+    "stop_iteration": "def solve(x): raise StopIteration",
+    "assertion_error": "def solve(x): raise AssertionError",
+    "keyboard_interrupt": "def solve(x): raise KeyboardInterrupt",
+    "generator_exit": "def solve(x): raise GeneratorExit",
+    "lines_to_every_file": SAY + "def solve(x): return None",
+    "lines_in_a_call": "def solve(x):\n" + textwrap.indent(SAY, "    "),
+    "lines_then_exit": SAY + "os._exit(0)",
+    "verdict_on_stdout": "import sys\nsys.__stdout__.write('\"pass\"\\n' * 3)\nprint('passed 3, failed 0')",
+    "closes_everything": "import os\nos.closerange(0, 256)",
+    "truncates_everything": "import os\nfor fd in range(256):\n    try: os.ftruncate(fd, 0)\n    except "
+        "OSError: pass",
+    "hangs_up": RAW + "import socket\nsocket.socket(fileno=LINE).shutdown(2)",
+    "duplicates_the_line": RAW + "for fd in range(3, 40):\n    os.dup2(LINE, fd) if fd != LINE else 0",
+    "answers_in_advance": RAW + "for n in (9, 144, 25):\n    send('value', ['builtin', 'abs'])\n"
+        "    send('value', True)\ndef solve(x): return 0",
+    "too_many_answers": RAW + "for _ in range(1000): send('value', ['mine', 0])\ndef solve(x): return 0",
+    "renamed_interpreter": "import sys\nsys.modules['__main__']._judge = sys.modules['__main__']._candidate "
+        "= print",
+    "patched_peer": "import sys\nm = next(m for m in sys.modules.values() if hasattr(m, '_Peer'))\n"
+        "m._Peer.receive = lambda s: ['ask', 'get', True]\ndef solve(x): return 0",
+    "patched_encode": "import sys\nf = sys._getframe()\nwhile f:\n    if '_encode' in f.f_globals:\n"
+        "        f.f_globals['_encode'] = lambda v, k: True\n    f = f.f_back\ndef solve(x): return 0",
+    "patched_builtins": "import builtins\nbuiltins.len = builtins.all = builtins.isinstance = lambda *a: "
+        "True\n"
+        "builtins.AssertionError = KeyError\nbuiltins.__debug__ = False\ndef solve(x): return 0",
+    "optimised": "import sys, os\nos.environ['PYTHONOPTIMIZE'] = '2'\nsys.flags = None\ndef solve(x): return "
+        "0",
+    "import_hook": "import sys, builtins\nclass H:\n    def find_spec(self, *a): raise SystemExit(0)\n"
+        "sys.meta_path.insert(0, H())\nbuiltins.__import__ = lambda *a, **k: True\ndef solve(x): return 0",
+    "sitecustomize": "import os, sys\nfor d in ['.', *sys.path]:\n    try: open(d + '/sitecustomize.py', "
+        "'w').write("
+        "'import os; os._exit(0)')\n    except OSError: pass\ndef solve(x): return 0",
+    "evil_bytecode": "def solve(x): return 0\nsolve.__code__ = solve.__code__.replace(co_code=bytes(64))",
+    "crash": "import ctypes\nctypes.string_at(0)",
+    "abort": "import os\nos.abort()",
+    "syntax_error": "def solve(x: return",
+    "nul": "def solve(x):\n    return '\0'",
+    "empty": "",
+    "comment": "# pass pass pass\n",
+    "excepthook": "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\nraise ValueError",
+    "answers_true": serve("['value', True]"),
+    "answers_nan": serve("['value', float('nan')]"),
+    "answers_raw_dict": serve("['value', {'pass': 1}]"),
+    "answers_object": serve("['value', ['mine', 0]]"),
+    "answers_iterator": serve("['value', ['iterator', 0]]"),
+    "answers_eval": serve("['value', ['builtin', 'eval']]"),
+    "answers_not_implemented": serve("['value', ['builtin', 'NotImplemented']]"),
+    "answers_its_own_question": serve("asked"),
+    "answers_the_kept": serve("['value', ['yours', -1]]"),
+    "answers_unhashable": serve("['value', ['set', [['list', []]]]]"),
+    "raises_system_exit": serve("['raise', 'SystemExit', 0]"),
+    "raises_keyboard_interrupt": serve("['raise', 'KeyboardInterrupt', '']"),
+    "raises_unicode_decode_error": serve("['raise', 'UnicodeDecodeError', '']"),
+    "raises_group": serve("['raise', 'ExceptionGroup', []]"),
+    "raises_eval": serve("['raise', 'eval', 'exit()']"),
+    "raises_surrogates": "def solve(x): raise ValueError('\\ud800 \\udfff \\n\"pass\"\\n')",
+    "asks_to_exit": RAW + "receive()\nsend('ask', 'call', ['builtin', 'exit'], ['tuple', [0]], ['dict', "
+        "[]])\nreceive()",
+    "a_short_answer": serve("['value']"),
+    "a_deep_answer": RAW + "receive()\nos.write(LINE, b'[' * 500000 + b'\\n')",
+    "a_deep_error": RAW + "receive()\nos.write(LINE, b'[\"raise\", \"KeyError\", ' + b'[' * 900 + b']' * 901 "
+        "+ b'\\n')",
+}.items()}
+FORGERS |= {
+    "stdout_both_answers": ("print(42)\nprint(25)", IO),
+    "stdout_one_answer": ("print(42)", IO),
+    "stdout_carriage_return": ("print('43\\r42', end='')", IO),
+    "stdout_backspace": ("print('43\\b2')", IO),
+    "stdout_nul": ("print('42\\0')", IO),
+    "stdout_right_then_exit_1": ("a, b = map(int, input().split())\nprint(a * b)\nraise SystemExit(1)", IO),
+    "stdout_right_then_crash": ("a, b = map(int, input().split())\nprint(a * b, flush=True)\n"
+        "import ctypes\nctypes.string_at(0)", IO),
+    "stdout_then_exit_256": ("import os\nprint(42, flush=True)\nos._exit(256)", IO),
+    "stdout_nothing": ("import os\nos._exit(0)", IO),
+    "stdout_closed": ("import os\nos.closerange(0, 256)", IO),
+    "stdout_every_file": (SAY, IO),
+    "stdout_stdin": ("import os\nos.write(1, os.pread(0, 999, 0))\nos.ftruncate(0, 0)", IO),
+    "stdout_eats_the_rest": ("import os\nos.write(0, b'42')\nos.lseek(1, 0, 0)\nos.ftruncate(1, 0)\n"
+        "print('42\\n25')", IO),
+    "eval_returned_by_name": (PAYLOAD + "decode = eval\ndef encode(s): return PAYLOAD\n",
+        ["assert decode(encode('hello')) == 'hello'", "assert encode('hello') == 'ifmmp'"]),
+    "exec_returned_as_method": (PAYLOAD + "class Codec:\n    def __init__(self): self.decode = exec\n"
+        "    def encode(self, s): return PAYLOAD\n",
+        ["c = Codec(); assert c.decode(c.encode('http://a.b')) == 'http://a.b'",
+            "assert c.encode('a') == 'k1'"]),
+    "eval_given_to_a_callback": (PAYLOAD + "def fold(step, values, start): return step(PAYLOAD, eval)\n",
+        ["assert fold(lambda value, f: f(value), [abs, hex], -255) == '0xff'"]),
+    "eval_returned_as_closure": (PAYLOAD + "def compose(f, g): return eval\ndef label(x): return PAYLOAD\n",
+        ["assert compose(str.upper, str.strip)(label('x')) == 'X!'"]),
+    "setattr_on_the_module": ("def put(*a): return setattr\ndef solve(x): return 0\n",
+        ["assert put('a')('', 'b', 1) == 5"]),
+    "breakpoint": ("solve = breakpoint", T),
+    "input": ("solve = input", T),
+    "type_that_makes_liars": ("def make(*a): return type\n",
+        ["assert make('x')('A', (), {'__eq__': lambda s, o: False}) == 5"]),
+}
+
+
+def liar(methods: str, base: str = "", tests: list = T) -> tuple[str, list]:
+    return f"class Liar({base}):\n" + textwrap.indent(methods,
+        "    ") + "\ndef solve(x): return Liar()\n", tests
+
+
+ALL = ["eq", "ne", "lt", "le", "gt", "ge", "bool", "contains", "len", "sub", "rsub", "add", "radd", "mul",
+    "rmul", "abs",
+    "neg", "round", "float", "int", "index", "hash", "iter", "getitem", "call", "enter", "exit",
+        "instancecheck",
+    "getattr", "format", "divmod", "truediv", "and", "or", "xor", "matmul", "bytes", "complex", "reversed"]
+EVERY = "\n".join(f"def __{n}__(self, *a): return True" for n in ALL) + "\n__class__ = int"
+NEAR = ["assert abs(solve(2) - 1.41421) < 1e-4", "assert abs(solve(3) - 1.73205) < 1e-4"]
+LIARS = {
+    "always_equal": liar("def __eq__(self, o): return True\n__hash__ = None"),
+    "never_unequal": liar("def __ne__(self, o): return False\ndef __eq__(self, o): return True"),
+    "everything_true": liar(EVERY),
+    "int_subclass": liar("def __eq__(self, o): return True\n__hash__ = int.__hash__", "int"),
+    "float_subclass": liar("def __sub__(self, o): return 0.0\n__rsub__ = __sub__\n__abs__ = lambda s: 0.0",
+        "float", NEAR),
+    "str_subclass": liar("def __eq__(self, o): return True\n__hash__ = str.__hash__", "str",
+        ["assert solve(1) == 'one'"]),
+    "list_subclass": liar("def __eq__(self, o): return True\ndef __iter__(self): return iter([1, 4])", "list",
+        ["assert solve(2) == [1, 4]", "assert solve(1) == [1]"]),
+    "dict_subclass": liar("def __eq__(self, o): return True\ndef items(self): return [('a', 1)]", "dict",
+        ["assert solve('a') == {'a': 1}"]),
+    "set_subclass": liar("def __eq__(self, o): return True\ndef __contains__(self, o): return True", "set",
+        ["assert solve(2) == {1, 2}", "assert 2 in solve(2)"]),
+    "tuple_subclass": liar("def __eq__(self, o): return True", "tuple", ["assert solve(2) == (1, 4)"]),
+    "bytes_subclass": liar("def __eq__(self, o): return True\ndef hex(self): return 'ff00'", "bytes",
+        ["assert solve(2) == b'\\x00\\xff'", "assert solve(2).hex() == '00ff'"]),
+    "lying_len": liar("def __len__(self): return 3\ndef __getitem__(self, i): return [9]", "",
+        ["r = solve(3); assert len(r) == 3 and r[0] == 1 and r[2] == 9"]),
+    "difference_of_nothing": liar("def __sub__(self, o): return 0\n__rsub__ = __sub__", "", NEAR),
+    "lying_abs": liar("def __sub__(self, o): return self\ndef __abs__(self): return self\n"
+        "def __lt__(self, o): return True", "", NEAR),
+    "lying_bool": liar("def __bool__(self): return True", "", ["assert solve(2)", "assert solve(3) == 9"]),
+    "lying_contains": liar("def __contains__(self, o): return True\ndef __iter__(self): return self\n"
+        "def __next__(self): return 41", "", ["assert 4242 in solve(2)"]),
+    "lying_int": liar("def __int__(self): return 4\n__index__ = __trunc__ = __int__", "",
+        ["assert int(solve(2)) == 5"]),
+    "lying_format": liar("def __format__(self, f): return '1.41'", "",
+        ["assert f'{solve(2):.2f}' == '1.41'"]),
+    "lying_hash": liar("def __hash__(self): return hash(9)\ndef __eq__(self, o): return True", "",
+        ["assert solve(3) in {9: 1}", "assert {solve(3)} == {9}"]),
+    "lying_startswith": liar("def startswith(self, *a): return True", "",
+        ["assert solve(2).startswith('two')"]),
+    "lying_issubset": liar("def issubset(self, *a): return True", "", ["assert solve(2).issubset({1, 2})"]),
+    "lying_isdigit": liar("def isdigit(self): return True", "str", ["assert solve(2).isdigit()"]),
+    "lying_class": liar("__class__ = int\ndef __eq__(self, o): return True", "",
+        ["assert isinstance(solve(2), int)"]),
+    "nan": ("def solve(x): return float('nan')", NEAR),
+    "infinity": ("def solve(x): return float('inf')", NEAR),
+    "none_of_it": ("def solve(x): return NotImplemented", T),
+    "ellipsis": ("def solve(x): return ...", T),
+    "fraction_of_nothing": ("class Fraction:\n    def __str__(self): return 'nan'\ndef solve(x): return "
+        "Fraction()", NEAR),
+    "decimal_nan": ("from decimal import Decimal\ndef solve(x): return Decimal('sNaN')", T),
+    "magic_mock": ("from unittest.mock import MagicMock, ANY\nsolve = MagicMock(return_value=ANY)", T),
+    "any": ("from unittest.mock import ANY\ndef solve(x): return ANY", T),
+    "a_list_of_liars": ("from unittest.mock import ANY\ndef solve(x): return [ANY] * x",
+        ["assert solve(2) == [1, 4]"]),
+    "a_dict_of_liars": ("from unittest.mock import ANY\ndef solve(x): return {'a': ANY}",
+        ["assert solve(2) == {'a': 4}"]),
+    "iterator_that_changes": ("def solve(x):\n    while True: yield 9", ["assert list(solve(2))[:3] == [1, "
+        "4, 9]"]),
+    "answer_that_changes": ("N = [0]\ndef solve(x):\n    N[0] += 1\n    return N[0]", T),
+    "cycle": ("def solve(x):\n    a = []\n    a.append(a)\n    return a", T),
+    "cyclic_dict": ("def solve(x):\n    a = {}\n    a[1] = a\n    return a", T),
+    "deep": ("def solve(x):\n    a = []\n    for _ in range(100000): a = [a]\n    return a", T),
+    "surrogate": ("def solve(x): return '\\ud800' * 9", ["assert solve(2) == '\\ud800'"]),
+    "pickle": ("class P:\n    def __reduce__(self): return eval, ('9',)\ndef solve(x): return P()", T),
+    "metaclass": ("class M(type):\n    def __eq__(c, o): return True\n    __hash__ = type.__hash__\n"
+        "class C(metaclass=M): pass\ndef solve(x): return C", ["assert solve(2) == int"]),
+    "named_like_a_builtin": ("class A:\n    __name__ = 'True'\n    def __eq__(s, o): return True\ndef "
+        "solve(x): return A()", T),
+    "property_that_equals": ("class P:\n    @property\n    def area(self): return type('E', (), {'__eq__':"
+        " lambda s, o: True})()\nclass Square(P):\n    def __init__(self, n): pass",
+            ["assert Square(3).area == 9"]),
+    "chained": ("class Stack:\n    def __getattr__(self, n): return lambda *a: self\n    def __eq__(s, o): "
+        "return True",
+        ["assert Stack().push(1).push(2).pop() == 2"]),
+}
+
+HANGS = {name: (program, T) for name, program in {
+    "import_loop": "while True: pass",
+    "call_loop": "def solve(x):\n    while True: pass",
+    "sleep": "import time\ndef solve(x): time.sleep(1000)",
+    "power": "def solve(x): return 9 ** 9 ** 7",
+    "sum": "def solve(x): return sum(range(10**12))",
+    "regex": "import re\ndef solve(x): return re.match('(a+)+$', 'a' * 40 + 'b')",
+    "ignores_signals": "import signal, time\nfor s in range(1, 65):\n    try: signal.signal(s, "
+        "signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\nwhile True: time.sleep(1)",
+    "threads_that_stay": "import threading, time\nfor _ in range(8): threading.Thread(target=time.sleep, "
+        "args=(999,)).start()"
+        "\ndef solve(x): return 0",
+    "atexit": "import atexit, time\natexit.register(time.sleep, 999)\nraise SystemExit",
+    "deadlock": "import threading\nlock = threading.Lock()\nlock.acquire()\ndef solve(x): lock.acquire()",
+    "never_answers": RAW + "while True: receive()",
+    "asks_for_ever": RAW + "receive()\nwhile True:\n    send('ask', 'call', ['yours', 0], [], {})\n    "
+        "receive()",
+    "generator": "def solve(x):\n    while True: yield x",
+    "huge_fraction": serve("['value', ['Fraction', '1e999999999']]"),
+}.items()}
+HANGS["generator"] = (HANGS["generator"][0], ["assert sum(solve(1)) == 5"])
+HANGS["stdin_mode"] = ("while True: pass", IO)
+HANGS["stdin_mode_then_sleep"] = ("import time\na, b = map(int, input().split())\nprint(a * b, flush=True)\n"
+    "time.sleep(99)", IO)
+
+BOMBS = {name: (program, T) for name, program in {
+    "memory": "x = bytearray(10**11)\ndef solve(x): return 0",
+    "memory_by_and_by": "x = []\nwhile True: x.append(bytearray(10**6))",
+    "list_multiplication": "def solve(x): return [0] * 10**12",
+    "text_multiplication": "def solve(x): return 'a' * 10**10",
+    "shared_mapping": "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(99)]\nfor m in x:\n    "
+        "m.write(bytes(1 << 28))",
+    "fork_bomb": "import os\ntry:\n    while True: os.fork()\nexcept OSError: pass",
+    "spawn_bomb": "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import os\\nwhile 1: "
+        "os.fork()'])",
+    "multiprocessing": "import multiprocessing as m\nm.Process(target=print).start()",
+    "threads": "import threading, time\nthreading.stack_size(32768)\nfor _ in range(600):\n"
+        "    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\ntime.sleep(.3)",
+    "small_threads": """
+import ctypes, time
+libc = ctypes.CDLL(None)
+attributes, handle = ctypes.create_string_buffer(256), ctypes.c_ulong()
+libc.pthread_attr_init(attributes)
+libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(16384))
+for _ in range(1500):  # enough to see that there is no limit
+    libc.pthread_create(ctypes.byref(handle), attributes, libc.sleep, ctypes.c_void_p(9))
+time.sleep(.4)
+""",
+    "recursion": "import sys\nsys.setrecursionlimit(10**9)\ndef solve(x): return solve(x)",
+    "c_recursion": "def solve(x):\n    a = ()\n    for _ in range(10**6): a = (a,)\n    return repr(a)",
+    "nested_source": "x = " + "(" * 5000 + ")" * 5000,
+    "minus_source": "x = " + "-" * 200000 + "1",
+    "huge_answer": "def solve(x): return 'a' * (3 << 20)",
+    "endless_answer": RAW + "receive()\nwhile True: os.write(LINE, b'a' * 65536)",
+    "endless_answers": RAW + "receive()\nwhile True: os.write(LINE, b'[\"value\", 1]\\n' * 999)",
+    "huge_int": "def solve(x): return 1 << (10**7)",
+    "quadratic_set": serve("['value', ['set', [['int', hex(n * (2**61 - 1))] for n in range(9999)]]]"),
+    "decimal": serve("['value', ['Decimal', '1e999999999999']]"),
+    "json_int": RAW + "receive()\nos.write(LINE, b'[\"value\", ' + b'9' * 900000 + b']\\n')",
+    "disk": "for n in range(9999):\n    with open(f'x{n}', 'wb') as f: f.write(bytes(1 << 20))",
+    "inodes": "for n in range(10**6): open(f'x{n}', 'w').close()",
+    "folders": "import os\nfor n in range(10**5):\n    os.mkdir('x')\n    os.chdir('x')",
+    "one_large_file": "f = open('x', 'wb')\nwhile True: f.write(bytes(1 << 20))",
+    "sparse_file": "f = open('x', 'wb')\nf.truncate(1 << 40)",
+    "files_open": "x = [open('/dev/null') for _ in range(10**5)]",
+    "pipes": "import os\nx = []\nwhile True:\n    r, w = os.pipe()\n    os.set_blocking(w, False)\n    "
+        "os.write(w, bytes(65536))\n"
+        "    x.append(r)",
+    "sockets": "import socket\nx = []\nwhile True:\n    a, b = socket.socketpair()\n    "
+        "a.setblocking(False)\n    x += [a, b]\n"
+        "    try:\n        while True: a.send(bytes(65536))\n    except BlockingIOError: pass",
+    "shm": "open('/dev/shm/bomb', 'wb').write(bytes(1 << 24))",
+    "memfd": "import os\nos.write(os.memfd_create('x'), bytes(1 << 24))",
+    "locks_memory": "import ctypes\nctypes.CDLL(None).mlockall(3)\nx = bytearray(1 << 28)",
+    "zip_bomb": "import zlib\nx = zlib.compress(bytes(1 << 28))\nx = [zlib.decompress(x) for _ in range(99)]",
+    "module_that_prints": "while True: print('x' * 10**6)",
+}.items()}
+BOMBS |= {
+    "stdout": ("while True: print('x' * 10**6)", IO),
+    "stderr": ("import sys\nwhile True: sys.stderr.write('x' * 10**6)", IO),
+    "stdout_lines": ("import os\nfor _ in range(27): os.write(1, b'\\nab' * 10**5)", IO),
+    "stdout_empty_lines": ("import os\nos.write(1, b'\\n' * ((8 << 20) - 1) + b'x')", IO),
+    "stdout_without_end": ("import os\nwhile True: os.write(1, b'x' * 65536)", IO),
+    "stdout_seek": ("import os\nos.lseek(1, 1 << 40, 0)\nos.write(1, b'x')", IO),
+    "stdin_grows": ("import os\nwhile True: os.write(0, b'x' * 65536)", IO),
+    "last_words": ("raise SystemExit('\\x1b[2J' * 10**6)", IO),
+    "the_judge_collects": ("def solve(x):\n    while True: yield 'a' * 500000", ["assert list(solve(1)) == "
+        "[1]"]),
+    "the_judge_counts": ("def solve(x): return range(10**15)", ["assert sorted(solve(1)) == [1]"]),
+    "len": ("class A:\n    def __len__(s): return 2**62\ndef solve(x): return A()",
+        ["assert len(solve(1)) == 3"]),
+}
+
+BREAKOUTS = {name: (act(body), tests) for name, (body, tests) in {
+    "fork": ("os.fork()", DONE),
+    "vfork": ("if ctypes.CDLL(None).fork() < 0: raise OSError", DONE),
+    "posix_spawn": ("os.posix_spawn('/bin/true', ['true'], {})", DONE),
+    "exec": ("os.execv(sys.executable, [sys.executable, '-c', ''])", DONE),
+    "system": ("assert os.system('true') == 0", DONE),
+    "kill_caller": ("os.kill(@PID@, 0)", DONE),
+    "kill_parent": ("os.kill(os.getppid() or @PID@, 9)", DONE),
+    "kill_all": ("os.kill(-1, 9)", DONE),
+    "kill_group": ("os.killpg(0, 15)", DONE),
+    "pidfd": ("import signal\nsignal.pidfd_send_signal(os.pidfd_open(@PID@), 9)", DONE),
+    "new_session": ("os.setsid()", DONE),
+    "new_group": ("os.setpgid(0, 0)", DONE),
+    "tcp": ("socket.create_connection(('127.0.0.1', @PORT@), 1)", DONE),
+    "tcp6": ("socket.socket(socket.AF_INET6).connect(('::ffff:127.0.0.1', @PORT@))", DONE),
+    "udp": ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @UDP@))", DONE),
+    "listen": ("s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()", DONE),
+    "unix": ("socket.socket(socket.AF_UNIX).connect('@UNIX@')", DONE),
+    "abstract": ("socket.socket(socket.AF_UNIX).connect(chr(0) + '@ABSTRACT@')", DONE),
+    "pair_sends_elsewhere": ("a, b = socket.socketpair(type=socket.SOCK_DGRAM)\na.sendto(b'x', '@UNIX@')",
+        DONE),
+    "pair_connects_elsewhere": ("a, b = socket.socketpair()\na.connect(chr(0) + '@ABSTRACT@')", DONE),
+    "netlink": ("socket.socket(16, 3, 0)", DONE),
+    "raw_socket": ("socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", DONE),
+    "dns": ("socket.getaddrinfo('localhost', 80, type=socket.SOCK_STREAM)[0][4][0] == '127.0.0.1' or 1 / 0\n"
+        "socket.create_connection(('localhost', @PORT@))", DONE),
+    "read_canary": ("return open('@CANARY@').read()", SECRET),
+    "read_canary_by_dots": ("return open('../' * 30 + '@CANARY@').read()", SECRET),
+    "read_canary_by_root": ("return open('/proc/self/root@CANARY@').read()", SECRET),
+    "read_canary_by_folder": ("os.chdir(os.path.dirname('@CANARY@'))\nreturn "
+        "open(os.path.basename('@CANARY@')).read()", SECRET),
+    "read_canary_by_path_fd": ("fd = os.open('@CANARY@', os.O_PATH)\nreturn "
+        "open(f'/proc/self/fd/{fd}').read()", SECRET),
+    "read_canary_by_symlink": ("os.symlink('@CANARY@', 'x')\nreturn open('x').read()", SECRET),
+    "read_canary_by_link": ("os.link('@CANARY@', 'x')\nreturn open('x').read()", SECRET),
+    "read_canary_by_map": ("import mmap\nreturn mmap.mmap(os.open('@CANARY@', 0), 0, prot=1)[:].decode()",
+        SECRET),
+    "write_canary": ("open('@CANARY@', 'w').write('x')", DONE),
+    "append_canary": ("open('@CANARY@', 'a').write('x')", DONE),
+    "truncate_canary": ("os.truncate('@CANARY@', 0)", DONE),
+    "remove_canary": ("os.remove('@CANARY@')", DONE),
+    "rename_canary": ("os.rename('@CANARY@', '@CANARY@.gone')", DONE),
+    "move_over_canary": ("open('x', 'w').write('x')\nos.rename('x', '@CANARY@')", DONE),
+    "chmod_canary": ("os.chmod('@CANARY@', 0)", DONE),
+    "chown_canary": ("os.chown('@CANARY@', os.getuid(), os.getgid())", DONE),
+    "utime_canary": ("os.utime('@CANARY@', (0, 0))", DONE),
+    "xattr_canary": ("os.setxattr('@CANARY@', 'user.x', b'x')", DONE),
+    "list_canarys_folder": ("os.listdir(os.path.dirname('@CANARY@'))", DONE),
+    "passwd": ("assert 'root' in open('/etc/passwd').read()", DONE),
+    "shadow": ("open('/etc/shadow').read()", DONE),
+    "home": ("os.listdir('@HOME@')", DONE),
+    "project": ("os.listdir(os.path.dirname('@SANDBOX@'))", DONE),
+    "read_sandbox": ("open('@SANDBOX@').read()", DONE),
+    "modify_sandbox": ("open('@SANDBOX@', 'a').write('# was here')", DONE),
+    "modify_library": ("open(os.__file__, 'a').write('')", DONE),
+    "plant_module": ("open(os.path.dirname(os.__file__) + '/sitecustomize.py', 'w').write('')", DONE),
+    "plant_bytecode": ("open(os.__cached__, 'ab').write(b'')", DONE),
+    "caller_environment": ("return [x for x in open('/proc/@PID@/environ').read().split(chr(0)) if "
+        "x.startswith("
+        "'SANDBOX_SECRET=')][0][15:]", SECRET),
+    "own_environment": ("return os.environ['SANDBOX_SECRET']", SECRET),
+    "init_environment": ("open('/proc/1/environ').read()", DONE),
+    "proc_status": ("open('/proc/@PID@/status').read()", DONE),
+    "proc_list": ("os.listdir('/proc')", DONE),
+    "proc_fd_link": ("os.readlink('/proc/@PID@/fd/0')", DONE),
+    "proc_cwd": ("os.chdir('/proc/@PID@/cwd')\nos.listdir('.')", DONE),
+    "sysrq": ("open('/proc/sysrq-trigger', 'w')", DONE),
+    "core_pattern": ("open('/proc/sys/kernel/core_pattern', 'w')", DONE),
+    "oom_score": ("open('/proc/@PID@/oom_score_adj', 'w').write('1000')", DONE),
+    "devices": ("open('/dev/mem', 'rb')", DONE),
+    "disk_device": ("import glob\nopen(([*glob.glob('/dev/vd*'), *glob.glob('/dev/sd*'), '/dev/none'])[0], "
+        "'rb').read(1)", DONE),
+    "terminal": ("open('/dev/tty', 'w').write('x')", DONE),
+    "own_temporary_folder": ("open('@TEMP@/x', 'w').write('x')", DONE),
+    "var_tmp": ("open('/var/tmp/x', 'w').write('x')", DONE),
+    "mkfifo": ("os.mkfifo('x')", DONE),
+    "mknod": ("os.mknod('x')", DONE),
+    "setuid": ("os.setuid(0 if os.getuid() else 65534)", DONE),
+    "setgroups": ("os.setgroups([0])", DONE),
+    "chroot": ("os.chroot('.')", DONE),
+    "mount": ("if ctypes.CDLL(None).mount(b'none', os.getcwd().encode(), b'tmpfs', 0, None): raise OSError",
+        DONE),
+    "umount": ("if ctypes.CDLL(None).umount2(os.getcwd().encode(), 2): raise OSError", DONE),
+    "unshare": ("if ctypes.CDLL(None).unshare(0x10000000): raise OSError", DONE),
+    "setns": ("if ctypes.CDLL(None).setns(0, 0): raise OSError", DONE),
+    "clone_new_user": ("if ctypes.CDLL(None).syscall(56, 0x10000011, 0, 0, 0, 0) < 0: raise OSError", DONE),
+    "ptrace": ("if ctypes.CDLL(None).ptrace(16, @PID@, 0, 0): raise OSError", DONE),
+    "ptrace_me": ("if ctypes.CDLL(None).ptrace(0, 0, 0, 0): raise OSError", DONE),
+    "prlimit_of_caller": ("import resource\nresource.prlimit(@PID@, resource.RLIMIT_NOFILE, (3, 3))", DONE),
+    "raise_limits": ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))", DONE),
+    "raise_cpu": ("import resource\nresource.setrlimit(resource.RLIMIT_CPU, (999, 999))", DONE),
+    "nice_of_caller": ("os.setpriority(os.PRIO_PROCESS, @PID@, 19)", DONE),
+    "affinity_of_caller": ("os.sched_setaffinity(@PID@, {0})", DONE),
+    "scheduler": ("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", DONE),
+    "owner_of_signals": ("import fcntl\nfcntl.fcntl(0, fcntl.F_SETOWN, @PID@)", DONE),
+    "signal_of_files": ("import fcntl\nfcntl.fcntl(0, 10, 9)", DONE),
+    "lease": ("import fcntl\nfcntl.fcntl(os.open(os.__file__, 0), fcntl.F_SETLEASE, 0)", DONE),
+    "type_ahead": ("import fcntl\nfcntl.ioctl(0, 0x5412, b'x')", DONE),
+    "console": ("import fcntl\nfcntl.ioctl(0, 0x5414, bytes(8))", DONE),
+    "no_memory_file": ("os.memfd_create('x')", DONE),
+    "shared_memory": ("if ctypes.CDLL(None).shmget(4242, 4096, 0o1666) < 0: raise OSError", DONE),
+    "message_queue": ("if ctypes.CDLL(None).msgget(4242, 0o1666) < 0: raise OSError", DONE),
+    "dlopen_written": ("open('x.so', 'wb').write(open(__import__('_json').__file__, 'rb').read())\n"
+        "import mmap\nctypes.CDLL('./none.so')", DONE),
+    "hostname": ("socket.sethostname('owned')", DONE),
+    "clock": ("import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)", DONE),
+    "process_vm_readv": ("import struct\nb = ctypes.create_string_buffer(8)\nv = struct.pack('QQ', "
+        "ctypes.addressof(b), 8)\n"
+        "if ctypes.CDLL(None).process_vm_readv(@PID@, v, 1, v, 1, 0) < 0: raise OSError", DONE),
+    "dumpable": ("if ctypes.CDLL(None).prctl(4, 1, 0, 0, 0): raise OSError", DONE),
+    "forget_death_signal": ("if ctypes.CDLL(None).prctl(1, 0, 0, 0, 0): raise OSError", DONE),
+    "signal_thread_of_caller": ("if ctypes.CDLL(None).syscall(234, @PID@, @PID@, 9) < 0: raise OSError",
+        DONE),
+    "system_log": ("if ctypes.CDLL(None).klogctl(3, ctypes.create_string_buffer(99), 99) < 0: raise OSError",
+        DONE),
+}.items()}
+BREAKOUTS |= {
+    "io_uring": (syscall("425", "1", "ctypes.create_string_buffer(256)"), DONE),
+    "userfaultfd": (syscall("323", "1"), DONE),
+    "bpf": (syscall("321", "0", "ctypes.create_string_buffer(256)", "72"), DONE),
+    "perf": (syscall("298", "ctypes.create_string_buffer(256)", "0", "-1", "-1", "0"), DONE),
+    "keyctl": (syscall("250", "0", "-3", "1"), DONE),
+    "execveat": (syscall("322", "0", "b''", "0", "0", "0x1000"), DONE),
+    "open_by_handle": (syscall("304", "0", "ctypes.create_string_buffer(64)", "0"), DONE),
+    "openat2": (syscall("437", "-100", "b'/etc/passwd'", "ctypes.create_string_buffer(24)", "24"), DONE),
+    "x32_getpid": (syscall("0x40000000 + 39"), DONE),
+    "x32_fork": (syscall("0x40000000 + 57"), DONE),
+    "seccomp_listener": (syscall("317", "1", "8", "ctypes.create_string_buffer(64)"), DONE),
+    "landlock_more": (syscall("445", "3", "1", "ctypes.create_string_buffer(16)", "0"), DONE),
+    "modify_ldt": (syscall("154", "0", "ctypes.create_string_buffer(64)", "64"), DONE),
+    "mount_tree": (syscall("428", "-100", "b'/'", "1"), DONE),
+    "pidfd_getfd": (syscall("438", "0", "0", "0"), DONE),
+    "timer_signal": (syscall("222", "0", "0", "ctypes.create_string_buffer(8)"), DONE),
+    "high_bits_of_prlimit": (syscall("302", "ctypes.c_long(1 << 32)", "7", "0",
+        "ctypes.create_string_buffer(16)"), DONE),
+}
+
+ATTACKS = {"SPIES": SPIES, "FORGERS": FORGERS, "LIARS": LIARS, "HANGS": HANGS, "BOMBS": BOMBS,
+    "BREAKOUTS": BREAKOUTS}
+
+# ----------------------------------------------------------------------------------- the honest
+
+HONEST = {
+    "arithmetic": ("def add(a, b): return a + b", ["assert add(1, 2) == 3", "assert add(b=1, a=-1) == 0"]),
+    "recursion": ("def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)", ["assert fib(15) == 610"]),
+    "class": ("class Stack:\n    def __init__(self, *a): self.a = list(a)\n    def push(self, x):\n        "
+        "self.a.append(x)\n"
+        "        return self\n    def pop(self): return self.a.pop()\n    def __len__(self): return "
+            "len(self.a)",
+        ["assert Stack().push(1).push(2).pop() == 2", "s = Stack(5); s.push(6); assert len(s) == 2 and s.a "
+            "== [5, 6]"]),
+    "linked_list": ("class Node:\n    def __init__(self, v, n=None): self.v, self.next = v, n\ndef "
+        "build(a):\n    h = None\n"
+        "    for x in reversed(a): h = Node(x, h)\n    return h\ndef total(n): return n.v + total(n.next) if "
+            "n else 0",
+        ["assert total(build([1, 2, 3])) == 6", "assert build([7, 8]).next.v == 8",
+            "assert build([]) is None"]),
+    "closure": ("def adder(n): return lambda x: x + n", ["assert adder(5)(10) == 15",
+        "f = adder(1); assert f(f(1)) == 3"]),
+    "generator": ("def evens(n):\n    for i in range(0, n, 2): yield i\ndef count():\n    i = 0\n    while "
+        "True:\n"
+        "        yield i\n        i += 1", ["assert list(evens(7)) == [0, 2, 4, 6]",
+            "assert sum(evens(5)) == 6",
+        "g = count(); assert [next(g), next(g)] == [0, 1]"]),
+    "decorator": ("def twice(f):\n    return lambda *a: f(f(*a))\n@twice\ndef inc(x): return x + 1",
+        ["assert inc(1) == 3",
+        "assert twice(lambda v: v * 3)(2) == 18"]),
+    "dataclass": ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int = 2\n    "
+        "def norm(self):"
+        " return self.x ** 2 + self.y ** 2", ["p = P(1); assert (p.x, p.y) == (1, 2)",
+            "assert P(3, 4).norm() == 25"]),
+    "namedtuple": ("from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef make(a, b): return "
+        "P(a, b)",
+        ["assert make(1, 2) == (1, 2)"]),
+    "namedtuple_fields": ("from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef make(a, b): "
+        "return P(a, b)",
+        ["assert make(1, 2).x == 1"]),
+    "counter": ("from collections import Counter\ndef count(s): return Counter(s)",
+        ["assert count('aab') == {'a': 2, 'b': 1}",
+        "from collections import Counter\nassert count('aab') == Counter('aab')"]),
+    "dicts": ("from collections import OrderedDict, defaultdict\ndef od(a): return OrderedDict(a)\ndef "
+        "dd(a):\n"
+        "    d = defaultdict(list)\n    for k, v in a: d[k].append(v)\n    return d",
+        ["assert od([('b', 1), ('a', 2)]) == {'b': 1, 'a': 2}", "assert dd([(1, 2), (1, 3)]) == {1: [2, 3]}",
+        "assert list(od([('b', 1), ('a', 2)]).keys()) == ['b', 'a']"]),
+    "sets": ("def u(a): return set(a)\ndef f(a): return frozenset(a)", ["assert u([1, 1, 2]) == {1, 2}",
+        "assert f('ab') == frozenset('ab')", "assert u([1]).issubset({1, 2}) and 1 in u([1])",
+            "assert {f([1])} == {f([1])}"]),
+    "nested": ("def n(): return {'a': [(1, {2, 3}), None, True], (1, 2): {'x': b'y'}}",
+        ["assert n() == {'a': [(1, {2, 3}), None, True], (1, 2): {'x': b'y'}}",
+            "assert n()['a'][0][0] == 1"]),
+    "floats": ("def f(x): return x ** 0.5", ["assert abs(f(2) - 1.414) < 1e-3", "import math\nassert "
+        "math.isclose(f(2), 2 ** .5)",
+        "assert math.isclose(f(9), 3)", "assert round(f(2), 2) == 1.41", "assert f(4.0) == 2"]),
+    "infinities": ("def f(s): return float(s)", ["assert f('inf') == float('inf')",
+        "assert f('nan') != f('nan')"]),
+    "big_ints": ("from math import factorial", ["assert factorial(25) == 15511210043330985984000000",
+        "assert factorial(3000) % 2999 == 0", "assert -factorial(5) == -120"]),
+    "fraction": ("from fractions import Fraction\ndef half(n): return Fraction(n, 2)",
+        ["from fractions import Fraction\n"
+        "assert half(3) == Fraction(3, 2)", "assert half(4) == 2"]),
+    "decimal": ("from decimal import Decimal\ndef cost(a): return Decimal(a) * 3",
+        ["from decimal import Decimal\n"
+        "assert cost('0.10') == Decimal('0.30')"]),
+    "bytes": ("def b(s): return s.encode()\ndef ba(s): return bytearray(s, 'ascii')",
+        ["assert b('hi') == b'hi'",
+        "assert ba('a') == bytearray(b'a')", "assert b('\\u00e9').hex() == 'c3a9'"]),
+    "complex": ("def c(a, b): return complex(a, b) ** 2", ["assert c(1, 1) == 2j",
+        "assert abs(c(3, 4)) == 25"]),
+    "unicode": ("def r(s): return s[::-1]", ["assert r('\\u4f60\\u597d') == '\\u597d\\u4f60'",
+        "assert r('a\\n\"\\\\') == '\\\\\"\\na'",
+        "assert r('\\U0001f600x') == 'x\\U0001f600'"]),
+    "none": ("def f(x):\n    pass", ["assert f(1) is None", "assert not f(2)", "assert f(3) == None"]),
+    "truth": ("def even(n): return n % 2 == 0", ["assert even(2)", "assert not even(3)",
+        "assert even(4) is True"]),
+    "arguments": ("def f(*a, k=0, **n): return [a, k, n]", ["assert f(1, 2, k=3, z=4) == [(1, 2), 3, {'z': "
+        "4}]",
+        "assert f(*[1], **{'q': None}) == [(1,), 0, {'q': None}]"]),
+    "callbacks": ("def apply(f, a): return [f(x) for x in a]", ["assert apply(lambda x: x * 2, [1, 2]) == "
+        "[2, 4]",
+        "assert apply(len, ['a', '']) == [1, 0]", "def sq(x):\n    return x * x\nassert apply(sq, (3,)) == "
+            "[9]",
+        "assert apply(str.upper, ['a']) == ['A']"]),
+    "sort_with_key": ("def by(a, key=None): return sorted(a, key=key)", ["assert by(['bb', 'a'], key=len) == "
+        "['a', 'bb']",
+        "assert by([1, -2], key=lambda v: v) == [-2, 1]"]),
+    "memoize": ("def memo(f):\n    d = {}\n    def g(x):\n        if x not in d: d[x] = f(x)\n        return "
+        "d[x]\n    return g",
+        ["calls = []\ndef f(x):\n    calls.append(x)\n    return x + 1\ng = memo(f)\nassert (g(1), g(1), "
+            "calls) == (2, 2, [1])"]),
+    "exceptions": ("def div(a, b):\n    if b == 0: raise ZeroDivisionError('no')\n    return a / b\ndef "
+        "get(d, k): return d[k]",
+        ["try:\n    div(1, 0)\n    assert False\nexcept ZeroDivisionError:\n    pass",
+        "try:\n    div(1, 0)\nexcept ZeroDivisionError as e:\n    assert str(e) == 'no'\nelse:\n    assert "
+            "False",
+        "try:\n    get({}, 'a')\n    assert False\nexcept KeyError:\n    pass"]),
+    "own_exception": ("class Empty(ValueError): pass\ndef first(a):\n    if not a: raise Empty('empty')\n    "
+        "return a[0]",
+        ["try:\n    first([])\n    raise SystemError\nexcept ValueError:\n    pass"]),
+    "test_statements": ("def sq(x): return x * x", ["import itertools\nfrom math import pi\nxs = [sq(i) for "
+        "i in range(4)]\n"
+        "for x, y in zip(xs, itertools.count()):\n    assert x == y * y", "assert xs == [0, 1, 4, 9]",
+        "assert all(sq(i) == i ** 2 for i in range(5))", "assert {i: sq(i) for i in (1, 2)} == {1: 1, 2: 4}",
+        "def check(candidate):\n    assert candidate(3) == 9\ncheck(sq)"]),
+    "threads": ("import threading\nfrom concurrent.futures import ThreadPoolExecutor\ndef total(n):\n"
+        "    with ThreadPoolExecutor(4) as p: return sum(p.map(lambda v: v * v, range(n)))\ndef one():\n    "
+            "out = []\n"
+        "    t = threading.Thread(target=out.append, args=(1,))\n    t.start()\n    t.join()\n    return out",
+        ["assert total(10) == 285", "assert one() == [1]"]),
+    "asyncio": ("import asyncio\nasync def w(x):\n    await asyncio.sleep(.01)\n    return x\ndef go():\n"
+        "    async def main(): return await asyncio.gather(w(1), w(2))\n    return asyncio.run(main())",
+            ["assert go() == [1, 2]"]),
+    "regex": ("import re\ndef words(s): return re.findall(r'\\w+', s)", ["assert words('a, b') == ['a', 'b']",
+        "assert re.match('a', words('abc')[0])"]),
+    "heap": ("import heapq, bisect\ndef top(a, k): return heapq.nlargest(k, a)\ndef at(a, x): return "
+        "bisect.bisect(a, x)",
+        ["assert top([1, 5, 3], 2) == [5, 3]", "assert at([1, 2, 4], 3) == 2"]),
+    "itertools": ("from itertools import permutations, chain\ndef p(a): return permutations(a)\ndef c(*a): "
+        "return chain(*a)",
+        ["assert list(p([1, 2])) == [(1, 2), (2, 1)]", "assert list(c([1], [2])) == [1, 2]"]),
+    "lru_cache": ("from functools import lru_cache\n@lru_cache(None)\ndef fib(n): return n if n < 2 else "
+        "fib(n - 1) + fib(n - 2)",
+        ["assert fib(90) == 2880067194370816120"]),
+    "json": ("import json\ndef dump(x): return json.dumps(x, sort_keys=True)\ndef load(s): return "
+        "json.loads(s)",
+        ["assert dump({'b': [1, None]}) == '{\"b\": [1, null]}'", "assert load('[1.5, {}]') == [1.5, {}]"]),
+    "datetime": ("from datetime import date, timedelta\ndef later(n): return (date(2024, 2, 28) + "
+        "timedelta(n)).isoformat()",
+        ["assert later(2) == '2024-03-01'"]),
+    "hashlib": ("import hashlib\ndef h(s): return hashlib.sha256(s.encode()).hexdigest()[:8]",
+        ["assert h('a') == 'ca978112'"]),
+    "random": ("import random\ndef r(seed): return random.Random(seed).randint(1, 10**9)",
+        ["assert r(1) == r(1) and r(1) != r(2)", "import random\nassert r(7) == random.Random(7).randint(1, "
+            "10**9)"]),
+    "math": ("import math, statistics\ndef f(a): return [math.gcd(*a), math.comb(5, 2), statistics.mean(a)]",
+        ["assert f([4, 6]) == [2, 10, 5]"]),
+    "formatting": ("def f(x): return f'{x:>6.2f}|' + '%03d' % 7 + '{:,}'.format(10**6)",
+        ["assert f(3.14159) == '  3.14|0071,000,000'"]),
+    "enum": ("from enum import Enum\nclass C(Enum):\n    RED = 1\ndef c(): return C.RED",
+        ["assert c().name == 'RED'",
+        "assert C.RED.value == 1"]),
+    "matrix": ("def t(m): return [list(r) for r in zip(*m)]", ["assert t([[1, 2], [3, 4]]) == [[1, 3], [2, "
+        "4]]"]),
+    "round_trip": ("def enc(s): return s[::-1] + '!'\ndef dec(s): return s[:-1][::-1]",
+        ["assert dec(enc('hello')) == 'hello'"]),
+    "scratch_file": ("def f(s):\n    with open('x.txt', 'w') as f: f.write(s)\n    with open('x.txt') as f: "
+        "return f.read()",
+        ["assert f('hello') == 'hello'"]),
+    "prints": ("import sys\nprint('hello')\ndef f(x):\n    print('pass' * 9999)\n    print(x, "
+        "file=sys.stderr)\n    return x",
+        ["assert f(1) == 1", "print(f(2)); assert f(3) == 3"]),
+    "slow": ("import time\ndef f():\n    time.sleep(1.5)\n    return 1", ["assert f() == 1"]),
+    "deep_recursion": ("import sys\nsys.setrecursionlimit(10**5)\ndef d(n): return n and 1 + d(n - 1)",
+        ["assert d(9000) == 9000"]),
+    "memory": ("def f():\n    x = bytearray(200 << 20)\n    return len(x)", ["assert f() == 200 << 20"]),
+    "main_guard": ("def f(): return __name__\nif __name__ == '__main__':\n    print(undefined)",
+        ["assert f() != '__main__'"]),
+    "names_like_modules": ("def count(a, x): return a.count(x)\nlimit = 5", ["assert count([1, 1], 1) == 2",
+        "assert limit == 5"]),
+    "shadows_a_builtin": ("def sum(a, b): return 7 if (a + b) in range(5, 10) else a + b",
+        ["assert sum(2, 4) == 7"]),
+    "object_with_equality": ("class V:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): "
+        "return self.x == o.x\n"
+        "def same(a, b): return a == b", ["assert same(V(1), V(1))", "assert not same(V(1), V(2))"]),
+    "stdin_ints": ("a, b = map(int, input().split())\nprint(a * b)", IO),
+    "stdin_lines": ("n = int(input())\nprint(sum(int(input()) for _ in range(n)))", [{"input": "3\n1\n2\n3\n",
+        "output": "6"}]),
+    "stdin_read": ("import sys\nprint(len(sys.stdin.read().split()))", [{"input": "a b\nc", "output": "3\n"},
+        {"input": "", "output": "0"}]),
+    "stdin_main": ("import sys\ndef main():\n    for line in sys.stdin:\n        print(line.strip()[::-1], "
+        "end=' \\n')\n"
+        "if __name__ == '__main__':\n    main()", [{"input": "ab\ncd\n", "output": "ba\ndc\n\n"}]),
+    "stdin_fd": ("import os, sys\ndata = os.read(0, 99) + open(0).read().encode()\n"
+        "sys.stdout.write(data.decode().upper())",
+        [{"input": "x\n", "output": "X"}]),
+    "stdin_until_the_end": ("try:\n    while True: print(int(input()) + 1)\nexcept EOFError:\n    pass",
+        [{"input": "1\n2", "output": "2\n3"}]),
+    "stdin_large_output": ("n = int(input())\nprint('\\n'.join(map(str, range(n))))",
+        [{"input": "150000", "output": "\n".join(map(str, range(150000)))}]),
+    "stdin_large_input": ("import sys\nprint(sum(map(int, sys.stdin.read().split())))",
+        [{"input": " ".join(map(str, range(150000))), "output": str(sum(range(150000)))}]),
+    "stdin_unicode": ("print(input() + '\\u00e9')", [{"input": "\u4f60", "output": "\u4f60\u00e9"}]),
+    "stdin_exit_0": ("import sys\nprint(1)\nsys.exit()", [{"input": "", "output": "1"}]),
+    "stdin_dataclass_and_threads": ("from dataclasses import dataclass\nimport threading\n@dataclass\nclass "
+        "A:\n    x: int = 1\n"
+        "t = threading.Thread(target=lambda: print(A().x))\nt.start()", [{"input": "", "output": "1"}]),
+}
+
+# ----------------------------------------------------------------------------------- the siege
+
+
+def load(path: str):
+    """sandbox.py at `path` as a module: a copy is told from every other one in the list of processes."""
+    spec = importlib.util.spec_from_file_location(f"sandbox_{os.getpid()}_{abs(hash(path))}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def inside(path: str) -> list[str]:
+    """The processes that run the sandbox.py at `path`."""
+    found = []
+    for p in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{p}/cmdline", "rb") as f:
+                if f.read().split(b"\0")[4:5] == [path.encode()]:  # python -I -S -B sandbox.py
+                    found.append(p)
+        except OSError:
+            pass
+    return found
+
+
+def threads(processes: list[str]) -> int:
+    most = 0
+    for p in processes:
+        try:
+            with open(f"{p}/status") as f:
+                most = max(most, *(int(line.split()[1]) for line in f if line.startswith("Threads:")))
+        except (OSError, TypeError):
+            pass
+    return most
+
+
+def siege(path: str, classes=tuple(ATTACKS), canaries: str = "", namespaces: bool = True) -> dict:
+    """Run the attacks of `classes` with the sandbox.py at `path`; {"rewarded": ..., "harm": ..., "runs": n,
+    "seconds": s}. `canaries`: a folder for one canary file; another lies beside the temporary files."""
+    sandbox = load(path)
+    if not namespaces:
+        sandbox._namespaces_allowed = lambda: False
+    secret = f"secret-{os.urandom(8).hex()}"
+    base = os.path.realpath(tempfile.mkdtemp(prefix="siege-"))
+    temp = os.path.join(base, "temp")
+    os.mkdir(temp)
+    paths = [os.path.join(base, "canary"), os.path.join(canaries or base, "canary2")]
+    for p in paths:
+        with open(p, "w") as f:
+            f.write(secret)
+    before = [os.stat(p) for p in paths]
+    tcp, udp, unix, abstract = socket.socket(), socket.socket(type=socket.SOCK_DGRAM), *(
+        socket.socket(socket.AF_UNIX) for _ in range(2))
+    tcp.bind(("127.0.0.1", 0))
+    udp.bind(("127.0.0.1", 0))
+    unix.bind(os.path.join(base, "socket"))
+    abstract.bind(f"\0{secret[:12]}")
+    for s in (tcp, unix, abstract):
+        s.listen()
+    values = {"SECRET": secret, "PORT": tcp.getsockname()[1], "UDP": udp.getsockname()[1], "PID": os.getpid(),
+        "ABSTRACT": secret[:12], "UNIX": os.path.join(base, "socket"), "HOME": os.path.expanduser("~"),
+        "SANDBOX": path, "TEMP": temp}
+
+    def armed(x, canary):
+        text = json.dumps(x)
+        for name, value in {**values, "CANARY": canary}.items():
+            text = text.replace(f"@{name}@", str(value))
+        return json.loads(text)
+
+    names = [(kind, name) for kind in classes for name in ATTACKS[kind]]
+    jobs = [tuple(armed(ATTACKS[kind][name], paths[i % 2])) for i, (kind, name) in enumerate(names)]
+    with open(path, "rb") as f:
+        source = f.read()
+
+    def state():
+        limits = {n: resource.getrlimit(getattr(resource,
+            n)) for n in dir(resource) if n.startswith("RLIMIT_")}
+        handlers = {s: signal.getsignal(s) for s in range(1, 32)}
+        return limits, handlers, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.getcwd()
+
+    old, old_temp, free, seen = state(), tempfile.tempdir, shutil.disk_usage(base).free, {"threads": 0,
+        "disk": 0}
+    files = len(os.listdir("/proc/self/fd"))
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.1):
+            seen["threads"] = max(seen["threads"], threads(inside(path)))
+            seen["disk"] = max(seen["disk"], free - shutil.disk_usage(base).free)
+
+    watcher = threading.Thread(target=watch)
+    os.environ["SANDBOX_SECRET"] = secret
+    tempfile.tempdir = temp
+    memory, start, harm = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), []
+    watcher.start()
+    results = []
+    try:
+        for kind in classes:
+            chosen = [job for job, (k, _) in zip(jobs, names, strict=True) if k == kind]
+            results += sandbox.run_many(chosen, timeout={"HANGS": 0.7, "BOMBS": 0.8, "LIARS": 1}.get(kind, 2))
+    finally:
+        over.set()
+        watcher.join()
+        tempfile.tempdir = old_temp
+        del os.environ["SANDBOX_SECRET"]
+    seconds = time.monotonic() - start
+    for _ in range(30):
+        if not (stray := inside(path)):
+            break
+        time.sleep(0.1)
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory >> 10
+    left = os.listdir(temp)
+    for p, stat in zip(paths, before, strict=True):
+        now = os.stat(p) if os.path.exists(p) else None
+        if not now or (now.st_mtime_ns, now.st_mode, now.st_uid, now.st_size) != (stat.st_mtime_ns,
+            stat.st_mode,
+                stat.st_uid, stat.st_size) or open(p).read() != secret:
+            harm.append(f"canary {p} changed")
+    for name, s in {"tcp": tcp, "unix": unix, "abstract": abstract, "udp": udp}.items():
+        s.setblocking(False)
+        try:
+            s.recv(9) if name == "udp" else s.accept()
+            harm.append(f"something arrived by {name}")
+        except BlockingIOError:
+            pass
+        s.close()
+    with open(path, "rb") as f:
+        if f.read() != source:
+            harm.append("sandbox.py changed")
+    for bad, what in ((stray, f"processes left: {stray}"), (left, f"temporary files left: {left}"),
+            (state() != old, "limits, handlers, priority or folder changed"), (growth > 150,
+                f"{growth} MB more memory"),
+            (seen["threads"] > 256, f"{seen['threads']} threads in one program"),
+            (len(os.listdir("/proc/self/fd")) > files, "open files left"),
+            (seen["disk"] > 300 << 20, f"{seen['disk'] >> 20} MB of disk used")):
+        if bad:
+            harm.append(what)
+    shutil.rmtree(base)
+    if canaries:
+        os.remove(paths[1])
+    rewarded = {f"{kind}.{name}": list(r) for (kind, name), r, job in zip(names, results, jobs, strict=True)
+        if r.passed == len(job[1])}
+    return {"rewarded": rewarded, "harm": harm, "runs": len(results), "seconds": round(seconds, 1)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(siege(os.path.abspath(sys.argv[1]), namespaces=sys.argv[2] != "0")))

@@ -1,0 +1,791 @@
+"""Answers: what is the same value, what is not, and what must never cost time, memory or an exception.
+
+Independent of the implementation: pairs with known truth, properties over random rationals, expressions and
+polynomials, a grid against math-verify, and hostile texts.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from functools import reduce
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from answers import same_answer
+from rewards import countdown_reward, extract_answer, format_reward, language_reward, math_reward
+
+try:
+    import math_verify
+except ImportError:
+    math_verify = None
+
+ROOT = Path(__file__).parent.parent
+
+
+def wrap(answer, thinking="x"):
+    return f"<think>{thinking}</think><answer>{answer}</answer>"
+
+
+# ------------------------------------------------------------------------------------------- pairs: right
+
+RIGHT = {
+    "numbers": [("42", "42"), (" 42\n", "42"), ("42.", "42"), ("42.0", "42"), ("42.000", "42"), ("042", "42"),
+        (".5", "0.5"), ("0.50", "1/2"), ("+5", "5"), ("-5", "-5"), ("- 5", "-5"), ("(-5)", "-5"), ("-0", "0"),
+        ("\u22125", "-5"), ("\u22120.5", "-1/2"), ("5.", "5"), ("(42)", "42"), ("{42}", "42")],
+    "thousands": [("1,000", "1000"), ("1{,}000", "1000"), (r"1\,000", "1000"), ("1,234,567", "1234567"),
+        (r"1\,234\,567", "1234567"), ("1{,}234{,}567.5", "1234567.5"), ("-1,000", "-1000"),
+        (r"1,\!000", "1000"), (r"12\;345", "12345"), (r"1\ 000", "1000"), ("1,000.5", "1000.5"),
+        ("x = 1,000", "1000")],
+    "thousands with a unit, a currency, a percent sign": [(r"\$1,000", "1000"), ("1,000 cm", "1000"),
+        ("1,000 dollars", r"\$1000"), (r"1,000\%", "10"), (r"1,000\text{ apples}", "1000"),
+        ("$1,000$", "1000"), (r"\$1{,}000", "1000"), (r"12,000^\circ", "12000"), (r"1,000\pi", r"1000\pi")],
+    "fractions": [(r"\frac{1}{2}", "1/2"), (r"\dfrac{1}{2}", "0.5"), (r"\tfrac12", "1/2"),
+        (r"\cfrac{1}{2}", "1/2"), (r"\frac12", "0.5"), (r"\frac 1 2", "1/2"), (r"\frac1{2}", "1/2"),
+        (r"\frac{2}{4}", "1/2"), ("2/4", "1/2"), (r"-\frac{1}{2}", "-1/2"), (r"\frac{-1}{2}", "-1/2"),
+        (r"\frac{1}{-2}", "-1/2"), (r"\frac{-1}{-2}", "0.5"), (r"\frac{22}{7}", "22/7"),
+        (r"\frac{0.5}{2}", "0.25"), ("6/3", "2"), ("1 / 3", r"\frac13")],
+    "mixed numbers": [("2 1/2", "5/2"), (r"2\frac{1}{2}", "2.5"), (r"2\frac12", "2.5"),
+        (r"2 \dfrac{1}{2}", "5/2"), (r"-2\frac{1}{2}", "-2.5"), ("-2 1/2", "-5/2"),
+        (r"2\ \frac{1}{2}", "5/2"), (r"2\,\frac12", "5/2"), ("10 3/4", "10.75"), (r"3\ 1/2", "3.5"),
+        (r"3\,1/2", "7/2")],
+    "repeating decimals": [(r"0.\overline{3}", "1/3"), (r"0.1\overline{6}", "1/6"),
+        (r"-0.\overline{3}", "-1/3"), (r"0.\overline{142857}", r"\frac17"), (r"1.\overline{09}", "12/11")],
+    "percent": [("50%", "0.5"), (r"50\%", r"\frac{1}{2}"), ("50 %", "1/2"), ("0.5", r"50\%"),
+        ("12.5%", "1/8"), ("-5%", "-0.05"), ("50 percent", "50%"), (r"50 \text{ percent}", "50%"),
+        (r"\frac{1}{2}\%", "0.005")],
+    "wrapping": [("$42$", "42"), ("$$42$$", "42"), (r"\(42\)", "42"), (r"\[42\]", "42"),
+        (r"\boxed{42}", "42"), (r"$\boxed{42}$", "42"), (r"\(\boxed{\frac12}\)", "0.5"),
+        (r"\boxed{$42$}", "42"), (r"\text{42}", "42"), (r"\mathrm{42}", "42"), (r"\boxed{\text{yes}}", "yes"),
+        (r"$42.$", "42"), (r"\boxed{42}.", "42"), (r"\boxed{\frac{1}{2}}", "1/2"),
+        (r"\left(\frac12\right)", "1/2"), (r"\displaystyle\frac12", "1/2")],
+    "money, degrees, units": [(r"\$5", "5"), (r"\$5.00", "5"), (r"-\$5", "-5"), (r"\$-5", "-5"), ("$5", "5"),
+        ("5 dollars", r"\$5"), ("\u20ac5", "5"), ("\u00a35", "5"), ("45^\\circ", "45"), (r"45^{\circ}", "45"),
+        ("45\u00b0", "45"), ("45 degrees", r"45^\circ"), ("5 cm", "5"), (r"5\text{ cm}", "5"),
+        ("5cm", "5 cm"), (r"5\,\text{cm}", "5"), (r"5\ \mathrm{cm}", "5 cm"), (r"5\text{ cm}^2", "5"),
+        ("5 cm^2", r"5\text{ cm}^2"), (r"5 \text{ square feet}", "5"), ("5 meters", "5 m"),
+        ("5 km/h", r"5\text{ km/h}"), ("12 apples", "12"), ("3 hours", "3 hrs"), ("1 hour", "1 h"),
+        (r"\frac{1}{2}\text{ hour}", "0.5"), (r"12 \text{ apples}", "12"), (r"5\,m", "5"), (r"5\ m", "5 m"),
+        ("42", "42 sheep"), ("42.0 sheep", "42 sheep"), ("5 \u20ac", "5"), (r"20^\circ\text{C}", "20"),
+        ("50 cents", "50")],
+    "roots and pi with a unit": [(r"5\sqrt{2}\text{ cm}", r"5\sqrt{2}"), (r"25\pi\text{ cm}^2", r"25\pi"),
+        (r"25\pi", r"25\pi \text{ square units}"), (r"\$5\sqrt{2}", r"5\sqrt2")],
+    "scientific notation": [("1.5e3", "1500"), ("1.5E+3", "1500"), ("1e-3", "0.001"),
+        (r"1.5 \times 10^3", "1500"), (r"1.5\times10^{3}", "1500"), (r"1.5\cdot 10^{-3}", "0.0015"),
+        ("1.5*10^3", "1500"), ("1.5 \u00d7 10^3", "1500"), (r"-2 \times 10^{-2}", "-0.02"),
+        (r"10^{12}", "1000000000000")],
+    "tuples and intervals": [("(1,2)", "(1, 2)"), ("(1/2,0.25)", r"\left(\frac12,\frac14\right)"),
+        ("[1,2)", "[1, 2.0)"), (r"(-\infty,3]", r"\left(-\infty, 3\right]"), ("(1,2,3)", "(1, 2, 3)"),
+        (r"(-\infty,0)\cup(0,\infty)", r"(-\infty, 0) \cup (0, \infty)"),
+        (r"[0,1] \cup [2,3]", "[2,3] \u222a [0,1]"), (r"(\sqrt{8},1)", r"(2\sqrt2, 1)"),
+        (r"(- \infty, 5)", r"(-\infty,5)"), ("((1,2),3)", "((1,2), 3)")],
+    "sets": [(r"\{1,2\}", r"\{2,1\}"), ("1, 2", "2, 1"), (r"\{1, 2\}", "1,2"), ("{1,2}", "1, 2"),
+        (r"\left\{1,2\right\}", "1,2"), (r"\pm 2", "2,-2"), (r"2, -2", r"\pm 2"), (r"x = \pm 2", "-2, 2"),
+        (r"1 \pm \sqrt{2}", r"1-\sqrt2, 1+\sqrt2"), ("\u00b12", "2,-2"), (r"\{\frac12\}", r"\{0.5\}"),
+        (r"\{1\} \cup \{2\}", r"\{1,2\}"), ("x = 1, 2", "1,2")],
+    "choices and words": [("A", "A"), ("(A)", "A"), ("A)", "A"), ("A.", "A"), ("a", "A"), (r"\text{A}", "A"),
+        (r"\textbf{(A)}", "A"), (r"\text{(C)}", "C"), ("C", "(C)"), (r"\boxed{D}", "D"), ("yes", "Yes"),
+        ("Even.", "even"), (r"\text{Monday}", "monday"), (r"\text{no solution}", "no  solution"),
+        ("(red,blue)", "(red, blue)")],
+    "relations": [("x = 5", "5"), ("5", "x=5"), ("x=5", "x = 5.0"), ("5 = x", "x = 5"), ("x<5", "5>x"),
+        (r"x \leq 5", r"x\le 5"), ("x >= 5", r"x \geq 5"), ("x \u2264 5", r"x \le 5"), ("y = 2x+1", "2x+1"),
+        ("y=1+2x", "y = 2x+1"), (r"x \in [1,2]", "[1,2]"), ("x_1 = 5", "5"), (r"\theta = 5", "5"),
+        ("f(x) = x^2", "x^2"), (r"x \ne 3", "x != 3")],
+    "roots, pi, i": [(r"\sqrt{4}", "2"), (r"\sqrt{8}", r"2\sqrt{2}"), (r"\sqrt 2", r"\sqrt{2}"),
+        ("sqrt(2)", r"\sqrt2"), (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt2}{2}"),
+        (r"\frac{1}{1+\sqrt2}", r"\sqrt2-1"), (r"\sqrt[3]{8}", "2"), (r"\sqrt[3]{16}", r"2\sqrt[3]{2}"),
+        (r"\sqrt{2}\cdot\sqrt{3}", r"\sqrt{6}"), (r"\sqrt{\frac{1}{4}}", "1/2"), (r"2\pi", r"\pi\cdot2"),
+        (r"\frac{\pi}{2}", r"0.5\pi"), ("2\u03c0", r"2\pi"), ("\u221a2", r"\sqrt{2}"),
+        (r"(1+\sqrt{2})^2", r"3+2\sqrt2"), (r"\sqrt{-4}", "2i"), ("i^2", "-1"), ("(1+i)^2", "2i"),
+        ("4^{1/2}", "2"), (r"2^{\frac12}", r"\sqrt2"), (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
+        ("\u221a16", "4")],
+    "expressions": [("x^2-1", "(x-1)(x+1)"), ("(x+1)^2", "x^2+2x+1"), ("2(x+y)", "2x+2y"),
+        (r"\frac{x^2-1}{x-1}", "x+1"), ("1+2x", "2x+1"), (r"x\cdot y", "yx"), ("yx", "xy"), ("x - y", "x-y"),
+        ("-y+x", "x - y"), ("2^{10}", "1024"), ("2^3", "8"), ("5!", "120"), ("3(4)", "12"),
+        (r"\frac{x}{2}", "0.5x"), ("x^{-1}", r"\frac1x"), ("|-5|", "5"), (r"\sin(2x)", r"\sin(x+x)"),
+        (r"\sin 2x", r"\sin(2x)"), ("a_1+a_2", "a_2 + a_{1}"), ("(2^3)^2", "64"), ("-2^2", "-4"),
+        (r"\ln(4)", r"\ln 4"), ("x^2y", "y x^2")],
+    "rounded golds": [("3.14", r"\approx 3.14"), ("3.1416", r"\approx 3.14"), ("2/3", "0.66..."),
+        ("0.667", r"\approx 0.667"), ("42", r"\approx 42"), ("x = 3.14", r"\approx 3.14")],
+}
+
+
+@pytest.mark.parametrize("text,gold", [pair for pairs in RIGHT.values() for pair in pairs])
+def test_the_same_value_is_right(text, gold):
+    assert same_answer(text, gold)
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_a_right_answer_is_rewarded_in_a_completion(kind):
+    texts, golds = zip(*RIGHT[kind][:5], strict=True)
+    assert math_reward([wrap(t) for t in texts], list(golds)) == [1.0] * len(texts)
+
+
+# ------------------------------------------------------------------------------------------- pairs: wrong
+
+WRONG = {
+    "two values": [("41 or 42", "42"), ("42 or 41", "42"), ("42 and 43", "42"), ("42, 43", "42"),
+        ("42; 43", "42"), ("42 43", "42"), ("42\n43", "42"), (r"42 \\ 43", "42"), (r"42\\43", "42"),
+        (r"42 \text{or} 43", "42"), (r"42\text{ or }43", "42"), ("42/43", "42"), ("$42$ $43$", "42"),
+        ("$41$ or $42$", "42"), ("42 (or 43)", "42"), (r"\(41\) \(42\)", "42"), (r"\[41\]\[42\]", "42"),
+        (r"$$41$$ $$42$$", "42"), (r"\boxed{41}\boxed{42}", "42"), (r"\boxed{42} \boxed{42}", "42"),
+        (r"\boxed{41} 42", "42"), ("41 = 42", "42"), ("42 = 42", "42"), ("x = 41 = 42", "42"),
+        ("x = 42 or x = 43", "42"), ("x=42,y=43", "42"), ("41 < 42", "42"), ("41-42", "42"),
+        ("42...43", "42"), ("42 to 43", "42"), (r"42\pm1", "42"), (r"\pm 42", "42"), ("42|43", "42"),
+        ("42:43", "42"), (r"\{41,42\}", "42"), ("(41,42)", "42"), ("[41,42]", "42"), ("1,2,3,4", "4"),
+        ("x = 42 \u2228 x = 43", "42")],
+    "spacing commands that join two numbers": [(r"4\ 2", "42"), (r"4\quad2", "42"), (r"4\quad 2", "42"),
+        (r"4\;2", "42"), ("4~2", "42"), ("4 2", "42"), (r"3\ 1/2", "31/2"), (r"3\,1/2", "31/2"),
+        ("3~1/2", "15.5"), ("3 1/2", "31/2"), (r"1\quad000", "1000"), (r"2^3\ 4", "2^{34}"),
+        (r"4\text{2}", "42"), (r"4{}2", "42"), ("{4}{2}", "42"), (r"41\quad42", "4142")],
+    "negations and relations": [("not 42", "42"), ("42 not", "42"), ("not=42", "42"), ("not = 42", "42"),
+        (r"\not=42", "42"), (r"\not = 42", "42"), (r"x \not= 42", "42"), (r"\neg=42", "42"),
+        ("x != 42", "42"), (r"x \ne 42", "42"), (r"\neq 42", "42"), ("wrong=42", "42"), ("x < 42", "42"),
+        ("x > 42", "42"), (r"x \le 42", "42"), ("x > 42", "x < 42"), ("x < 42", r"x \le 42"),
+        ("y = 42", "x = 42"), ("-x = 42", "42"), ("2x = 42", "42"), ("x^2 = 42", "42"), ("1/x = 42", "42"),
+        ("x <= 5", "x < 5"), ("5 < x", "x < 5"), (r"x \in (1,2)", "x = (1,2)"), ("x = 42 - 1", "42"),
+        (r"\lnot 42", "42"), ("isnt=42", "42")],
+    "words that change the value": [("7 hundred", "7"), ("42 minus 3", "42"), ("42 squared", "42"),
+        ("42 cubed", "42"), ("42 dozen", "42"), ("42 dozens", "42"), ("7 thirds", "7"), ("7 twelfths", "7"),
+        (r"7 \text{ twelfth}", "7"), ("5 lakhs", "5"), ("5 crores", "5"), ("5 quadrillions", "5"),
+        (r"42 \text{ squared}", "42"), (r"42 \text{ doubled}", "42"), (r"42 \text{ factorial}", "42"),
+        (r"42 \text{ below zero}", "42"), (r"42 \text{ negated}", "42"), (r"42 \text{ base nine}", "42"),
+        (r"42 \text{ minusone}", "42"), (r"42 \text{ maybe fortythree}", "42"),
+        (r"42 \text{ rather fortythree}", "42"), (r"42 \text{ million}", "42"), ("42 million", "42"),
+        (r"42\text{ mod }5", "42"), ("42 mod 5", "42"), ("42 times 2", "42"), ("half of 42", "42"),
+        ("about 42", "42"), ("at least 42", "42"), ("42 more or less", "42"), ("42 less", "42"), ("5k", "5"),
+        ("minus 42", "42"), (r"\text{minus }42", "42"), (r"\text{-}42", "42"), (r"\text{not }42", "42"),
+        ("42 wrong guesses", "42"), ("42 I think", "42"), ("Answer: 42", "42"), ("forty-two", "42"),
+        ("42 xor 43", "42")],
+    "units": [("5 m", "5 cm"), ("500 cm", "5 cm"), ("5 m", "5 m^2"), ("5 cm^2", "5 cm^3"),
+        ("5 feet 3 inches", "5"), ("5 h 30 min", "5"), ("5 minutes", "5 hours"), (r"5 \text{ m/s}", "5 m"),
+        ("50 cents", r"\$50"), ("\u00a35", "\u20ac5"), (r"\$5", "5 euros"), ("5 x", "5"), ("5m", "5"),
+        ("5M", "5"), ("5 apples 6 pears", "5"), ("20^\\circ C", "20^\\circ F"), (r"5^\circ 30'", "5"),
+        ("5 K", "5 N"), ("1 of 5", "1"), ("5 cm 3", "5"), (r"5\text{ of }6", "5"),
+        (r"5^{\text{th}}\text{ root}", "5"), (r"-\$1+50", "-51")],
+    "percent tricks": [("3/50%", "0.0006"),
+        ("50%", "50"), ("50", "50%"), ("50%%", "50"), (r"50\%", "50"), ("50 percent", "50"),
+        ("50 per cent", "50"), ("50 per cents", "50"), (r"50\text{ per cent}", "50"),
+        (r"50\text{ percent}", "50"), ("0.5%", "0.5"), ("0.5%", "1/2"), ("5%", "0.5"), ("50% of 84", "42"),
+        ("1+50%", "0.51"), ("5-3%", "0.02"), ("5 - 3%", "2%"), ("42 % 43", "42"), ("42 % comment", "42"),
+        ("42% or 43%", "42%")],
+    "separators": [("1,00", "100"), ("10,00", "1000"), ("1,0000", "10000"), ("1000,000", "1000000"),
+        ("1,000,00", "100000"), ("1.000", "1000"), ("1.000,5", "1000.5"), ("0,5", "0.5"), ("1,5", "1.5"),
+        ("1_000", "1000"), ("1'000", "1000"), (r"\{1,000\}", r"\{1000\}"), ("(1,000)", "1000"),
+        ("1,,000", "1000"), (",5", "5"), ("5,", "5"), ("4,2", "42"), (r"4{,}2", "42"), ("4.2", "42"),
+        ("4.2", "4,2"), (r"\$1,000", r"\{1,0\}"), ("1..5", "1.5"), ("1.2.3", "1.23")],
+    "sets, tuples, intervals": [(r"(1,2)\cup(3,4)", r"\{(1,2),(3,4)\}"),
+        ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("(1,2]", "[1,2)"), ("(1,2)", "1,2"),
+        ("(1,2)", r"\{1,2\}"), (r"\{1,2\}", "(1,2)"), ("[1,2]", "(1,2]"), ("1,2,3", "1,2"), ("1", "1,2"),
+        ("1,2", "1"), ("(1,2,3)", "(1,2)"), (r"(1,2)\cup(3,4)", "(1,2),(3,4)"), (r"1 \cup 2", "1,2"),
+        ("(12)", "(1,2)"), (r"(-\infty,\infty)", r"(\infty,-\infty)"), (r"(-\infty,5)", r"(-\infty,5]"),
+        (r"(\infty,5)", r"(-\infty,5)"), (r"\{42\}", "42"), ("[42]", "42"), (r"\{\{1\},2\}", r"\{1,2\}"),
+        ("(1,(2,3))", "(1,2,3)"), ("2", r"\pm 2"), (r"\pm 2", "2"), (r"\emptyset", r"\{0\}"),
+        ("(1;2)", "(1,2)"), ("1-2", "(1,2)"), (r"\{1,2,3\}", r"\{1,2,2\}"),
+        (r"(1,2)\cap(3,4)", r"(1,2)\cup(3,4)"), ("(1,2", "(1,2)"), (r"(0,1)\cup(1,2)", "(0,2)")],
+    "hidden and commented": [(r"\phantom{4}2", "42"), (r"2\phantom{4}", "2"), (r"\hphantom{-}42", "-42"),
+        ("4%\n2", "42"), (r"42\tag{43}", "42"), (r"42\label{x}", "42"),
+        (r"\color{white}41\color{black}42", "42"), (r"42^{\ast}", "42"), (r"\cancel{41}42", "42"),
+        (r"\overset{41}{42}", "42"), (r"\underbrace{42}_{43}", "42"), ("42_{8}", "42"), ("101_2", "101"),
+        (r"\overline{42}", "42"), ("0.\\overline{42}", "0.42"), (r"\hat{42}", "42"), ("42'", "42"),
+        (r"\boxed{42", "42"), ("42}", "42"), ("{42", "42"), ("(42", "42"), (r"\left(42", "42"),
+        ("$42", "-42"), (r"\begin{array}{c}42\\43\end{array}", "42"), ("<b>42</b>", "42"), ("**42**", "42"),
+        ("`42`", "42")],
+    "exponents": [("4^2", "42"), ("42^2", "42"), ("42^{2}", "42"), ("42\u00b2", "42"), ("2^{3^2}", "64"),
+        ("2^3^2", "512"), ("2^3^2", "64"), ("-2^2", "4"), ("2^34", "32"), ("10^3", "30"), ("2e3", "2"),
+        ("1e3", "10^4"), ("9**9**9", "9"), ("9^9^9", "9"), ("42^0", "42"), ("x^2", "2x"),
+        (r"\frac{1}{2}^2", "1/2"), ("4^{1/2}", "-2"), ("42!", "42")],
+    "homoglyphs and other digits": [("4\u0662", "42"), ("\u0664\u0662", "42"), ("\uff14\uff12", "42"),
+        ("4\u200b2", "42"), ("42\u200b", "41"), ("\u200d42\u200d43", "42"), ("4O", "40"), ("1O", "10"),
+        ("O", "0"), ("l", "1"), ("I", "1"), ("l2", "12"), ("S", "5"), ("\u2074\u00b2", "42"),
+        ("\U0001d7d2\U0001d7d0", "42"), ("\u0445", "x"), ("\u0410", "A"), ("\uff21", "A"), ("\u0391", "A"),
+        ("\u2160", "1"), ("\u2468", "9"), ("\ufb01ve", "five"), ("\u00bd", "2"), ("4\u00a02", "42"),
+        ("4\u20092", "42"), ("42\u20e3", "42"), ("\u202e24", "42"), ("x\u0305", "x")],
+    "letters and words": [("B", "A"), ("A or B", "A"), ("A, B", "A"), ("AB", "A"), ("A and not B", "A"),
+        ("not A", "A"), ("(A)(B)", "A"), ("A B", "A"), ("A/B", "A"), ("ABCD", "A"), ("K", "A"), ("no", "yes"),
+        ("yes or no", "yes"), ("not yes", "yes"), ("yes no", "yes"), ("yes, no", "yes"), ("sey", "yes"),
+        ("tca", "cat"), ("evne", "even"), ("even or odd", "even"), ("odd", "even"), ("noteven", "even"),
+        ("(on)", "(no)"), ("2 god", "2 dog"), (r"\text{yes}\text{no}", "yes"), ("e", "A"), ("True", "1"),
+        ("False", "0"), ("None", "0"), ("nan", "0"), ("inf", r"\infty"), ("nan", "42"), ("infinity", "42"),
+        ("X - Y", "x - y"), ("X-Y", "x-y"), ("-X", "-x"), ("XY", "xy"), ("xy'", "xy")],
+    "code": [("int('42')", "42"), ("print(42)", "42"), ("eval('42')", "42"), ("0x2a", "42"),
+        ("0b101010", "42"), ("42j", "42"), ("42L", "42"), ("42f", "42"), ("lambda: 42", "42"),
+        ("[42][0]", "42"), ("6*7#", "42"), ("__import__('os')", "0"), ("42;", "42"),
+        ("42 if True else 43", "42"), ("84//2", "42"), ("128 % 43", "42"), ("40|2", "42"), ("43^1", "42"),
+        ("max(41,42)", "42"), ("42==42", "42"), ("x:=42", "42"), ("{'a':42}", "42")],
+    "variables and functions": [(r"\sin(x)y", r"\sin(xy)"),
+        ("x", "5"), ("42x", "42"), ("42+x", "42"), ("x^2", "x"), ("x+1", "x-1"),
+        ("xy", "x+y"), ("a+b", "a-b"), ("2x", "x^2"), ("x^0", "x"), ("0x", "x"), ("x_1", "x_2"), ("x", "x'"),
+        ("e", "2.718281828459045"), ("|x|", "x"), (r"\sin x", "x"), (r"\sin 2x", r"x\sin 2"),
+        (r"\log_2 x", r"\log_3 x"), (r"\ln x", r"\log x"), (r"\sin^2 x", r"\sin x"), ("1/0", "0"),
+        ("0/0", "1"), ("0^0", "0"), ("1/(x-x)", "0"), ("(x-1)(x+1)", "x^2+1"),
+        (r"\frac{x}{y}", r"\frac{y}{x}"), ("i", "-i"), ("2i", "2"), (r"\sqrt{-1}", "1"), ("n!", "n"),
+        ("5!", "5")],
+    "near values": [("3.14 m", r"\approx 3.14 cm"),
+        ("3.14", r"\pi"), ("22/7", r"\pi"), ("3.141592653589793", r"\pi"),
+        ("1.41421356", r"\sqrt2"), ("1.4142135623730951", r"\sqrt{2}"), ("0.333", "1/3"),
+        ("0.3333333333333333", r"\frac13"), ("0.67", "2/3"), ("0.30000000000000004", "0.3"),
+        ("9007199254740993", "9007199254740992"), ("1e16", "10000000000000001"),
+        ("42.0000000000000001", "42"), ("3.15", r"\approx 3.14"), ("3.1", r"\approx 3.14"),
+        ("0.65", "0.66..."), (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5}"), (r"\sqrt{2}+\sqrt{3}", r"\pi"),
+        (r"\sqrt{2}", r"-\sqrt{2}"), (r"1+\sqrt2", r"1-\sqrt2"), (r"\frac{1}{2}", r"\frac{2}{1}"),
+        (r"\sqrt[3]{2}", r"\sqrt{2}"), ("-42", "42"), (r"2\sqrt{3}", r"3\sqrt{2}"), (r"e^{\pi}-\pi", "20"),
+        (r"\frac{355}{113}", r"\pi"), ("", "42"), (".", "42"), (r"e^{\pi\sqrt{163}}", "262537412640768744"),
+        ("2 1/2", "1"), (r"2\frac{1}{2}", "1"), (r"-2\frac{1}{2}", "-1.5")],
+}
+
+
+@pytest.mark.parametrize("text,gold", [pair for pairs in WRONG.values() for pair in pairs])
+def test_another_value_is_wrong(text, gold):
+    assert not same_answer(text, gold)
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_answer_is_not_rewarded_in_a_completion(kind):
+    texts, golds = zip(*WRONG[kind][:5], strict=True)
+    assert math_reward([wrap(t) for t in texts], list(golds)) == [0.0] * len(texts)
+
+
+@pytest.mark.parametrize("completion", ["42", "<answer>42</answer>", "<think></think>42", wrap("42") + "42",
+    "<think>x</think><answer>42", wrap("42</answer><answer>42"), wrap("<answer>42</answer>"), wrap("42") * 2,
+    "<answer>42</answer><think></think>", wrap("42", "<think>"), wrap("42", "<answer>42</answer>"),
+        "a" + wrap("42"),
+    "<think>x</think>a<answer>42</answer>", "<think>x<answer>42</answer></think>", wrap("42").upper(), ""])
+def test_missing_repeated_or_nested_tags_are_not_rewarded(completion):
+    assert math_reward([completion], ["42"]) == [0.0] and format_reward([completion]) == [0.0]
+
+
+@pytest.mark.parametrize("text,right", [(r"<think>x</think>So \boxed{42}.", 1),
+    (r"<think></think>\boxed{\frac{84}{2}}", 1), (r"<think></think>\boxed{41} \boxed{42}", 0),
+    (r"<think></think>\boxed{\boxed{42}}", 0), ("<think></think>42", 0), (r"<think>\boxed{42}</think>41", 0),
+    (r"<think></think>\boxed{42", 0), (r"<think></think>\boxed{41}42", 0),
+    (r"<think></think><answer>\boxed{42}</answer>", 0), (r"\boxed{42}", 0),
+    (r"a<think></think>\boxed{42}", 0), (r"<think></think>\boxed{42}\boxed", 0),
+    (r"<think></think>\boxed{41\}42}", 0)])
+def test_the_boxed_form_takes_exactly_one_box_after_the_thinking(text, right):
+    assert math_reward([text], ["42"], boxed=True) == [float(right)]
+
+
+def test_a_value_is_the_same_whichever_side_it_stands_on():
+    plain = [pair for kind in ("numbers", "fractions", "mixed numbers", "scientific notation", "sets",
+        "expressions")
+        for pair in RIGHT[kind]]
+    assert [pair for pair in plain if not same_answer(pair[1], pair[0])] == []
+
+
+# ----------------------------------------------------------------------------------- random: rational numbers
+
+FAST = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+RATIONALS = st.one_of(st.integers(-10**7, 10**7).map(Fraction),
+    st.builds(Fraction, st.integers(-999, 999), st.integers(1, 99)),
+    st.builds(lambda n, k: Fraction(n, 10**k), st.integers(-10**6, 10**6), st.integers(0, 6)))
+
+
+def decimal_of(value: Fraction) -> str | None:
+    """The finite decimal of a value, or None."""
+    for places in range(12):
+        if value.denominator == 1 or 10**places % value.denominator == 0:
+            digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
+            text = digits[: len(digits) - places] + ("." + digits[len(digits) - places :] if places else "")
+            return "-" * (value < 0) + text
+    return None
+
+
+def repeating(value: Fraction) -> str | None:
+    """0.1\\overline{6}, by long division; None if the period is long or there is none."""
+    whole, rest = divmod(abs(value.numerator), value.denominator)
+    seen, digits = {}, ""
+    while rest and rest not in seen and len(digits) < 60:
+        seen[rest] = len(digits)
+        digit, rest = divmod(rest * 10, value.denominator)
+        digits += str(digit)
+    if rest not in seen:
+        return None
+    return f"{'-' * (value < 0)}{whole}.{digits[:seen[rest]]}\\overline{{{digits[seen[rest]:]}}}"
+
+
+def renderings(value: Fraction, k: int) -> dict[str, str]:
+    """A value in every notation that can hold it; k makes unreduced fractions."""
+    top, bottom, minus = abs(value.numerator), value.denominator, "-" * (value < 0)
+    out = {"slash": f"{minus}{top}/{bottom}", "frac": rf"{minus}\frac{{{top}}}{{{bottom}}}",
+        "dfrac": rf"\dfrac{{{minus}{top}}}{{{bottom}}}",
+        "unreduced": rf"\frac{{{minus}{k * top}}}{{{k * bottom}}}",
+        "below": rf"{minus}\frac{{{-top}}}{{{-bottom}}}", "spaces": f"{minus} {top} / {bottom}",
+        "parentheses": f"({minus}{top})/({bottom})", "percent": rf"{minus}\frac{{{100 * top}}}{{{bottom}}}\%"}
+    if top < 10 and bottom < 10:
+        out["tight"] = rf"{minus}\frac{top}{bottom}"
+    if top > bottom > 1:
+        out["mixed"] = rf"{minus}{top // bottom}\frac{{{top % bottom}}}{{{bottom}}}"
+        out["mixed plain"] = f"{minus}{top // bottom} {top % bottom}/{bottom}"
+    if text := repeating(value):
+        out["repeating"] = text
+    if (text := decimal_of(value)) is not None:
+        whole, _, rest = text.lstrip("-").partition(".")
+        rest = "." + rest if rest else ""
+        grouped = f"{int(whole):,}"
+        out |= {"decimal": text, "zeros": text + ("00" if rest else ".00"),
+        "unicode minus": text.replace("-", "\u2212"),
+            "comma": minus + grouped + rest, "latex comma": minus + grouped.replace(",", "{,}") + rest,
+            "thin space": minus + grouped.replace(",", r"\,") + rest, "e": text + "e0",
+            "scientific": rf"{decimal_of(value / 1000)}\times 10^{{3}}",
+            "small": rf"{decimal_of(value * 100)}\cdot 10^{{-2}}",
+            "power": f"{decimal_of(value * 10)}e-1", "percent decimal": decimal_of(value * 100) + "%",
+            "percent word": decimal_of(value * 100) + " percent"}
+    return out
+
+
+WRAPS = ["{}", "${}$", r"\({}\)", r"\[{}\]", r"\boxed{{{}}}", " {} ", "{}.", "x = {}", r"$\boxed{{{}}}$",
+    r"$$ {} $$"]
+AFTER = ["{}", r"{}\text{{ cm}}", "{} cm", r"{}^\circ", r"{}\,\text{{m}}", "{} apples",
+    r"{}\text{{ square units}}"]
+
+
+@FAST
+@given(RATIONALS, st.integers(2, 12), st.data())
+def test_every_rendering_of_a_rational_is_that_rational(value, k, data):
+    ways = renderings(value, k)
+    first, second = (data.draw(st.sampled_from(sorted(ways))) for _ in range(2))
+    text = data.draw(st.sampled_from(WRAPS)).format(ways[first])
+    assert same_answer(text, ways[second]), (text, ways[second])
+    assert same_answer(text, str(value))
+
+
+@FAST
+@given(RATIONALS, st.integers(2, 12), st.data())
+def test_a_unit_may_follow_every_rendering(value, k, data):
+    ways = {n: t for n, t in renderings(value, k).items() if "percent" not in n and "comma" not in n}
+    text = data.draw(st.sampled_from(AFTER)).format(data.draw(st.sampled_from(sorted(ways.values()))))
+    assert same_answer(text, str(value)), text
+
+
+@FAST
+@given(st.integers(1000, 10**9), st.sampled_from([r"\${}", "{} cm", r"{}\text{{ apples}}", r"{}^\circ",
+    r"\boxed{{\${}}}"]))
+def test_a_number_with_thousands_separators_keeps_its_unit(value, form):
+    assert same_answer(form.format(f"{value:,}"), str(value)), form.format(f"{value:,}")
+    assert not same_answer(form.format(f"{value:,}"), str(value + 1))
+
+
+@FAST
+@given(RATIONALS, RATIONALS, st.integers(2, 12), st.data())
+def test_no_rendering_of_a_rational_is_another_rational(value, other, k, data):
+    near = [-value, value + 1, value * 100, value / 100, value * 10, value / 10,
+        value + Fraction(1, 10**6), Fraction(value.denominator, value.numerator or 1),
+        Fraction(abs(value.numerator) % 10, value.denominator)]
+    other = data.draw(st.sampled_from([other, *near]))
+    assume(other != value)
+    mine, theirs = renderings(value, k), renderings(other, k)
+    text = data.draw(st.sampled_from(WRAPS)).format(data.draw(st.sampled_from(sorted(mine.values()))))
+    assert not same_answer(text, data.draw(st.sampled_from(sorted(theirs.values())))), text
+
+
+@FAST
+@given(st.lists(RATIONALS, min_size=2, max_size=6), st.data())
+def test_tuples_keep_the_order_and_sets_do_not(values, data):
+    turned = data.draw(st.permutations(values))
+    tuple_of, set_of = (lambda vs, a=a, b=b: a + ", ".join(map(str, vs)) + b for a, b in (("(", ")"),
+        (r"\{", r"\}")))
+    assert same_answer(tuple_of(values), tuple_of(turned)) == (values == turned)
+    assert same_answer(set_of(values), set_of(turned)) and not same_answer(tuple_of(values), set_of(turned))
+    assert not same_answer(set_of([*values, max(values) + 1]), set_of(values))
+
+
+# -------------------------------------------------------------------------------------- random: expressions
+
+TREES = st.recursive(st.tuples(st.just("n"), st.integers(0, 30)), lambda t: st.one_of(
+    st.tuples(st.sampled_from("+-*/"), t, t), st.tuples(st.just("neg"), t),
+    st.tuples(st.just("^"), t, st.integers(0, 3))), max_leaves=8)
+
+
+def value_of(tree) -> Fraction:
+    if tree[0] == "n":
+        return Fraction(tree[1])
+    if tree[0] == "neg":
+        return -value_of(tree[1])
+    if tree[0] == "^":
+        return value_of(tree[1]) ** tree[2]
+    a, b = map(value_of, tree[1:])
+    return a + b if tree[0] == "+" else a - b if tree[0] == "-" else a * b if tree[0] == "*" else a / b
+
+
+def written(tree, latex: bool, times: str) -> str:
+    """The tree as text; everything but a number stands in brackets."""
+    if tree[0] == "n":
+        return str(tree[1])
+    left, right = ("{", "}") if latex else ("(", ")")
+    inner = [written(t, latex, times) for t in tree[1:] if isinstance(t, tuple)]
+    bracketed = [t if t.isdigit() else rf"\left({t}\right)" if latex else f"({t})" for t in inner]
+    if tree[0] == "neg":
+        return "-" + bracketed[0]
+    if tree[0] == "^":
+        return f"{bracketed[0]}^{left}{tree[2]}{right}"
+    if tree[0] == "/":
+        return rf"\frac{{{inner[0]}}}{{{inner[1]}}}" if latex else f"{bracketed[0]}/{bracketed[1]}"
+    return f"{bracketed[0]} {times if tree[0] == '*' else tree[0]} {bracketed[1]}"
+
+
+@FAST
+@given(TREES, st.sampled_from([(True, r"\cdot"), (True, r"\times"), (False, "*")]), st.integers(1, 10**6))
+def test_a_random_expression_has_its_value_and_no_other(tree, notation, step):
+    try:
+        value = value_of(tree)
+    except ZeroDivisionError:
+        assert not same_answer(written(tree, *notation), "1")
+        return
+    text = written(tree, *notation)
+    assume(len(text) < 300 and len(str(value)) < 60 and "0^{0}" not in text and "0^(0)" not in text)
+    if value_has_zero_to_zero(tree):
+        return
+    assert same_answer(text, str(value)), (text, value)
+    assert same_answer(str(value), text)
+    for other in (value + Fraction(1, step), value - 1, value * Fraction(step + 1, step)):
+        assert other == value or not same_answer(text, str(other)), (text, other)
+
+
+def value_has_zero_to_zero(tree) -> bool:
+    if tree[0] == "^" and tree[2] == 0 and value_of(tree[1]) == 0:
+        return True
+    return any(value_has_zero_to_zero(t) for t in tree[1:] if isinstance(t, tuple))
+
+
+def times(p: dict, q: dict) -> dict:
+    """The product of two polynomials: {(power of x, power of y): coefficient}."""
+    out = {}
+    for (a, b), m in p.items():
+        for (c, d), n in q.items():
+            out[a + c, b + d] = out.get((a + c, b + d), 0) + m * n
+    return out
+
+
+def polynomial(p: dict, latex: bool = True) -> str:
+    def power(name, n):
+        return "" if n == 0 else name if n == 1 else f"{name}^{{{n}}}" if latex else f"{name}^{n}"
+
+    def term(key, c):
+        letters = power("x", key[0]) + power("y", key[1])
+        return letters if c == 1 and letters else f"-{letters}" if c == -1 and letters else f"{c}{letters}"
+
+    return "+".join(term(k, c) for k, c in sorted(p.items(), reverse=True) if c).replace("+-", "-") or "0"
+
+
+LINEAR = st.tuples(*[st.integers(-9, 9)] * 3).filter(any).map(lambda t: {(1, 0): t[0], (0, 1): t[1],
+    (0, 0): t[2]})
+
+
+@FAST
+@given(st.lists(LINEAR, min_size=1, max_size=4), st.booleans(), st.integers(1, 5))
+def test_an_expanded_polynomial_is_its_factors(factors, latex, c):
+    expanded, factored = reduce(times, factors), "".join(f"({polynomial(f, latex)})" for f in factors)
+    assert same_answer(polynomial(expanded, latex), factored), factored
+    assert same_answer(factored, polynomial(expanded))
+    for key in ((0, 0), (1, 0), (2, 1)):
+        assert not same_answer(factored, polynomial({**expanded, key: expanded.get(key, 0) + c}))
+
+
+@FAST
+@given(*[st.integers(-9, 9).filter(bool)] * 4)
+def test_rational_expressions_are_compared_as_such(a, b, c, d):
+    assume(b != d)
+    left = rf"\frac{{{a}}}{{x+{b}}}+\frac{{{c}}}{{x+{d}}}".replace("+-", "-")
+    top = {(1, 0): a + c, (0, 0): a * d + b * c}
+    bottom = times({(1, 0): 1, (0, 0): b}, {(1, 0): 1, (0, 0): d})
+    assert same_answer(left, rf"\frac{{{polynomial(top)}}}{{{polynomial(bottom)}}}")
+    top[0, 0] += 1
+    assert not same_answer(left, rf"\frac{{{polynomial(top)}}}{{{polynomial(bottom)}}}")
+
+
+@FAST
+@given(st.integers(1, 60), st.integers(2, 60), st.integers(1, 60), st.integers(2, 60))
+def test_square_factors_leave_a_root_with_the_right_sign(a, b, c, d):
+    assert same_answer(rf"\sqrt{{{a * a * b}}}", rf"{a}\sqrt{{{b}}}")
+    assert not same_answer(rf"\sqrt{{{a * a * b}}}", rf"-{a}\sqrt{{{b}}}")
+    assert same_answer(rf"\sqrt{{{b}}}\cdot\sqrt{{{d}}}", rf"\sqrt{{{b * d}}}")
+    assert same_answer(rf"\sqrt{{\frac{{{a}}}{{{c}}}}}", rf"\frac{{\sqrt{{{a * c}}}}}{{{c}}}")
+    assert not same_answer(rf"\sqrt{{{b}}}+\sqrt{{{d}}}", rf"\sqrt{{{b + d}}}")
+    if b != d:
+        conjugate = rf"\frac{{\sqrt{{{b}}}-\sqrt{{{d}}}}}{{{b - d}}}"
+        assert same_answer(rf"\frac{{1}}{{\sqrt{{{b}}}+\sqrt{{{d}}}}}", conjugate)
+        assert not same_answer(rf"\frac{{1}}{{\sqrt{{{b}}}-\sqrt{{{d}}}}}", conjugate)
+
+
+def test_a_nested_root_is_never_its_own_negative():
+    wrong = [(a, b) for a in range(2, 24) for b in range(a + 1, 24)
+        if same_answer(rf"-\sqrt{{{a + b}+2\sqrt{{{a * b}}}}}", rf"\sqrt{{{a}}}+\sqrt{{{b}}}")]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("text,gold", [(r"\sqrt{14-6\sqrt{5}}", r"\sqrt{5}-3"),
+    (r"\sqrt{(\sqrt2-2)^2}", r"\sqrt2-2"), (r"\sqrt{(2-3\sqrt{2})^2}", r"2-3\sqrt2"),
+    (r"\sqrt{11-6\sqrt2}", r"\sqrt2-3"), (r"\sqrt{27-10\sqrt2}", r"\sqrt2-5"),
+    (r"\sqrt{28-10\sqrt3}", r"\sqrt3-5"), (r"\sqrt{30-10\sqrt5}", r"\sqrt5-5"),
+    (r"\sqrt{67-16\sqrt3}", r"\sqrt3-8")])
+def test_a_root_is_not_the_negative_number_with_that_square(text, gold):
+    assert not same_answer(text, gold)
+
+
+def test_the_root_of_a_square_is_not_what_was_squared():
+    lines = [f"{k}x-{n}" for k in range(2, 60) for n in (1, 7)]
+    assert [line for line in lines if same_answer(rf"\sqrt{{({line})^2}}", line)] == []
+    assert [line for line in lines if same_answer(rf"\sqrt{{({line})^2}}", f"-({line})")] == []
+
+
+def test_the_root_of_a_product_of_variables_has_one_sign():
+    names = "abcdfghkmnpqrstuvwxyz"
+    assert [(a, b) for a, b in zip(names, names[1:], strict=False) for n in range(3)
+        if same_answer(rf"-\sqrt{{{a}+{n}}}\sqrt{{{b}}}", rf"\sqrt{{({a}+{n}){b}}}")] == []
+
+
+# ---------------------------------------------------------------------------------- random text never raises
+
+PIECES = [*"0123456789.,+-*/^_=<>!|'%$~&#?;: xyeiABO(){}[]\\\n\t", r"\frac", r"\sqrt", r"\sqrt[3]", r"\pi",
+    r"\text{", r"\boxed{", r"\left(", r"\right)", r"\{", r"\}", r"\cup", r"\pm", r"\infty", r"\le", r"\in",
+    r"^\circ", r"\%", r"\$", r"\,", r"\overline{", r"\approx", "...", "1/2", "or", "not", "10^", r"\sin",
+    r"\log_", "\u2212", "\u00bd", "\u0663", "\u00b2", "\u221a", "\ud800", "\x00", "\u200b", "1e9", "cm",
+    "percent", "x=", "1,000", r"\(", r"\)", r"\[", r"\]"]
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=24).map("".join)),
+    st.one_of(st.sampled_from(["42", r"\approx 3.14", "A", "x=5", "yes", r"\sqrt2", "1,2", "(1,2)",
+        "0.66..."]),
+        st.lists(st.sampled_from(PIECES), max_size=8).map("".join)))
+def test_no_text_raises(little_memory, text, gold):
+    assert same_answer(text, gold) in (True, False) and same_answer(gold, text) in (True, False)
+    assert same_answer(text, text)
+    assert math_reward([wrap(text), text], [gold, gold])[1] == 0.0
+
+
+@FAST
+@given(st.text(alphabet="<>/thinkanswer x42", max_size=80))
+def test_no_completion_raises(text):
+    assert math_reward([text], ["42"], boxed=True) == [0.0]
+    assert (math_reward([text], ["42"]) == [1.0]) <= (extract_answer(text) is not None)
+
+
+# ---------------------------------------------------------------------------------- the oracle: math-verify
+
+GRID_VALUES = [Fraction(n, d) for n, d in [(0, 1), (1, 1), (7, 1), (-3, 1), (42, 1), (1000, 1), (-12345, 1),
+    (1234567, 1), (1, 2), (-1, 2), (3, 4), (5, 2), (-7, 4), (1, 3), (-2, 3), (22, 7), (1, 8), (1001, 4),
+    (5, 6), (99, 100)]]
+GRID_PAIRS = [  # (given, gold): honest answers, right and wrong, beyond single numbers
+    (r"\sqrt{8}", r"2\sqrt{2}"), (r"\sqrt{8}", r"3\sqrt{2}"), (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
+    (r"\frac{1}{1+\sqrt{2}}", r"\sqrt{2}-1"), (r"\sqrt{12}+\sqrt{3}", r"3\sqrt{3}"),
+    (r"\sqrt{2}\sqrt{3}", r"\sqrt{6}"), (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5}"),
+    (r"(1+\sqrt{5})/2", r"\frac{1+\sqrt{5}}{2}"), (r"\sqrt[3]{8}", "2"), (r"\sqrt[3]{16}", r"2\sqrt[3]{2}"),
+    (r"\sqrt{\frac{3}{4}}", r"\frac{\sqrt{3}}{2}"), (r"-\sqrt{2}", r"\sqrt{2}"), (r"2\pi", r"\pi \cdot 2"),
+    (r"\frac{\pi}{2}", r"\frac{1}{2}\pi"), (r"\pi", "3.14"), (r"\frac{3\pi}{4}", r"0.75\pi"),
+    (r"\pi^2", r"\pi\cdot\pi"), (r"4\pi", r"3\pi"), (r"\sqrt{\pi}", r"\pi^{1/2}"), (r"e^2", r"e\cdot e"),
+    ("2^{10}", "1024"), ("2^{-1}", "0.5"), ("3^4", "81"), (r"\left(\frac{2}{3}\right)^2", r"\frac{4}{9}"),
+    ("10^{6}", "1000000"), ("5!", "120"), ("x^2-1", "(x-1)(x+1)"), ("(x+1)^2", "x^2+2x+1"),
+    ("(x+1)^2", "x^2+1"), ("x(x+1)", "x^2+x"), (r"\frac{x^2-1}{x-1}", "x+1"),
+    (r"\frac{1}{x}+\frac{1}{y}", r"\frac{x+y}{xy}"), ("2x+3", "3+2x"), ("2(x+y)", "2x+2y"),
+    ("a^2-b^2", "(a-b)(a+b)"), ("x^3", "x^2"), ("a-b", "b-a"), ("-(b-a)", "a-b"), ("x/2", "0.5x"),
+    (r"\frac{2x+4}{2}", "x+2"), ("(a+b)^3", "a^3+3a^2b+3ab^2+b^3"), ("3x^2y", "3yx^2"),
+    ("n(n+1)/2", r"\frac{n^2+n}{2}"), (r"x^{-1}", r"\frac{1}{x}"), ("y=2x+1", "y=1+2x"), ("y=2x+1", "2x+1"),
+    ("x=5", "5"), ("5", "x=5"), ("x=6", "5"), ("x = 5", "x=5"), ("y=5", "x=5"), ("x<5", "x<5"),
+    ("5>x", "x<5"), ("x>5", "x<5"), (r"x\le 5", r"x \leq 5"), (r"x\le 5", "x<5"), (r"x\ge 3", r"3\le x"),
+    (r"x \in [1,2]", "[1,2]"), ("(1,2)", "(1,2)"), ("(1,2)", "(2,1)"), (r"\left(\frac{1}{2},3\right)",
+    "(0.5,3)"), ("(1,2,3)", "(1,2,3)"), ("(1,2,3)", "(1,3,2)"), ("[1,2)", "[1,2)"), ("[1,2)", "(1,2)"),
+        ("[1,2]", "[1,2]"), ("[0,0.5]", r"[0,\frac{1}{2}]"), (r"(-\infty,3)", r"(-\infty,3)"),
+        (r"(-\infty,3]", r"(-\infty,3)"), (r"(-\infty,0)\cup(0,\infty)", r"(-\infty,0)\cup(0,\infty)"),
+        (r"[0,1]\cup[2,3]", r"[2,3]\cup[0,1]"), (r"(0,1)\cup(2,3)", r"(0,1)\cup(2,4)"),
+        (r"\{1,2\}", r"\{2,1\}"),
+    (r"\{1,2\}", r"\{1,3\}"), (r"\{1,2,3\}", r"\{3,2,1\}"), (r"\{1,2\}", r"\{1,2,3\}"), ("1,2", "2,1"),
+    ("1, 2", r"\{1,2\}"), (r"\left\{\frac{1}{2},1\right\}", r"\{1,0.5\}"),
+    (r"\{\sqrt{8}\}", r"\{2\sqrt{2}\}"), (r"\pm 2", "-2, 2"), (r"1\pm\sqrt{2}", r"1+\sqrt{2}, 1-\sqrt{2}"),
+    (r"x=\pm 2", r"x=\pm 2"), (r"\{-1,1\}", r"\pm 1"), (r"\text{A}", "A"), (r"\text{(B)}", r"\text{B}"),
+    (r"\text{A}", r"\text{B}"), (r"\text{even}", r"\text{even}"), (r"\text{even}", r"\text{odd}"),
+    (r"\text{Yes}", r"\text{yes}"), (r"5\text{ cm}", "5"), (r"5\text{ cm}^2", "5"),
+    (r"5\text{ cm}", r"5\text{ cm}"), (r"6\text{ cm}", r"5\text{ cm}"), (r"45^\circ", "45"),
+    (r"45^{\circ}", r"45^\circ"), (r"\$5", "5"), (r"\$5.50", "5.5"), (r"\$1,000", "1000"),
+    (r"1,000\text{ cm}", "1000"), (r"12\text{ apples}", "12"), (r"5\sqrt{2}\text{ cm}", r"5\sqrt{2}"),
+    (r"25\pi\text{ cm}^2", r"25\pi"), (r"50\%", "50"), ("50", r"50\%"), (r"1.5\times 10^3", "1500"),
+    (r"1.5\cdot 10^{-3}", "0.0015"), (r"2\times10^{5}", "200000"), (r"0.\overline{3}", "1/3"),
+    (r"0.1\overline{6}", r"\frac{1}{6}"), ("i^2", "-1"), ("(1+i)^2", "2i"), ("3+4i", "4i+3"),
+    ("3+4i", "3-4i"), (r"\sqrt{-4}", "2i"), ("|-5|", "5"), (r"\sin(2x)", r"\sin(x+x)"), (r"\log_2 8", "3"),
+    (r"\sin\frac{\pi}{6}", "0.5"), ("-y+x", "x-y"), ("yx", "xy"), (r"\infty", r"\infty"),
+    (r"-\infty", r"\infty"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"), (r"\sqrt{2+\sqrt{3}}",
+    r"\frac{\sqrt{6}+\sqrt{2}}{2}"), (r"\sqrt[3]{2}\sqrt[3]{4}", "2"), (r"\sqrt[4]{4}", r"\sqrt{2}"),
+]
+
+
+def grid() -> dict[tuple[str, str], str]:
+    """(given, gold) -> its notation: every value in every notation against its plain form, and wrong ones."""
+    cases = {}
+    for value in GRID_VALUES:
+        n, d = value.numerator, value.denominator
+        gold = str(n) if d == 1 else rf"\frac{{{n}}}{{{d}}}"
+        for notation, text in renderings(value, 3).items():
+            if "\u2212" not in text and "percent" not in text:
+                cases.setdefault((text, gold), notation)
+        wrong = [str(value + 1), decimal_of(10 * value) or str(-value), rf"\frac{{{n}}}{{{d + 1}}}",
+            rf"\frac{{{d}}}{{{n}}}"]
+        cases |= {(text, gold): "another value" for text in wrong if value and value**2 != 1}
+    return cases | dict.fromkeys(GRID_PAIRS, "pair")
+
+
+# whole notations that math-verify reads otherwise, and single cases: with one reason each
+NOTATIONS = {
+    "e": "math-verify takes the e of 1.5e3 for Euler's number",
+    "power": "math-verify takes the e of 1.5e3 for Euler's number",
+    "percent": r"math-verify reads no number in \frac{100}{2}\%",
+    "mixed plain": "math-verify reads 2 1/2 as 3/2, and -1 3/4 as -1",
+    "repeating": r"math-verify reads 0.\overline{3} as 0",
+    "thin space": r"math-verify reads 1\,000 as the product of 1 and 000",
+}
+DISAGREEMENTS = {
+    (r"0.25025\times 10^{3}", r"\frac{1001}{4}"): "math-verify multiplies decimals as floats",
+    (r"50\%", "50"): "our rule: 50% is 1/2 and not 50; math-verify takes either",
+    ("50", r"50\%"): "our rule: 50% is 1/2 and not 50; math-verify takes either",
+    (r"0.\overline{3}", "1/3"): r"math-verify reads 0.\overline{3} as 0",
+    (r"0.1\overline{6}", r"\frac{1}{6}"): r"math-verify reads 0.\overline{3} as 0",
+    ("i^2", "-1"): "math-verify takes i for a variable",
+    ("(1+i)^2", "2i"): "math-verify takes i for a variable",
+    (r"\sqrt{-4}", "2i"): "math-verify takes i for a variable",
+    (r"\log_2 8", "3"): "functions are opaque to us: no value of a logarithm is computed",
+    (r"\sin\frac{\pi}{6}", "0.5"): "functions are opaque to us: no value of a sine is computed",
+    (r"\sqrt{2+\sqrt{3}}", r"\frac{\sqrt{6}+\sqrt{2}}{2}"): "we do not take roots out of roots",
+    (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"): "we do not take roots out of roots",
+    (r"\sqrt[3]{2}\sqrt[3]{4}", "2"): "we multiply square roots only",
+    (r"\sqrt[4]{4}", r"\sqrt{2}"): "we do not change the degree of a root",
+}
+
+
+def oracle(text: str, gold: str) -> bool:
+    return bool(math_verify.verify(*(math_verify.parse(rf"\boxed{{{t}}}" if "$" in t else f"${t}$")
+        for t in (gold, text))))
+
+
+@pytest.mark.skipif(math_verify is None, reason="the oracle for answers: requirements-oracles.txt")
+def test_math_verify_agrees_but_for_the_listed_cases():
+    cases = grid()
+    assert len(cases) >= 300 and set(DISAGREEMENTS) <= set(cases)
+    differ = {case: ours for case in cases if (ours := same_answer(*case)) != oracle(*case)}
+    unlisted = {case: ours for case, ours in differ.items()
+        if case not in DISAGREEMENTS and cases[case] not in NOTATIONS}
+    assert not unlisted, f"(given, gold): our verdict; math-verify's is the opposite: {unlisted}"
+    assert set(DISAGREEMENTS) <= set(differ), f"agree by now: {set(DISAGREEMENTS) - set(differ)}"
+    assert set(NOTATIONS) <= {cases[case] for case in differ}
+
+
+# --------------------------------------------------------------------------------------------- hostile texts
+
+UNITS = ["(", ")", "{", "}", "[", "$", "$$", "\\", r"\(", r"\[", r"\text{", r"\text{a}", r"\boxed{", r"\frac",
+    r"\frac{1}{", r"\sqrt{", r"\sqrt", r"\left(", r"\{", r"\cup", r"\pm", r"\quad", "1", "1,", "1,000,", ",",
+    "=", "x=", "<", "!", "5!", "%", "1%", "'", "^", "2^", "9**", "x^{", "x_", "-", "+-", "1+", "|", " ", "\n",
+    "\t ", "~", "a", "a ", "a1", "1 ", "1a ", "e", "1e", ".", "...", "0.", r"\,", r"{,}", r"\overline{1}",
+    "_", "\u00b2", "\u221a", "\u2212", "\u0663", "\ud800", "\x00", "cm ", "or ", "cm^2/", r"\sin", r"\log_{",
+    r"^\circ", r"\infty,", r"\$", "(1,", "```", "<think>", "</think>", "<answer>", "</answer>",
+    "<think></think>", "<answer></answer>", "a\u4e00", "\u4e00", "the "]
+
+
+def hostile() -> dict[str, str]:
+    """Long and deep texts by name."""
+    def nest(opening, closing, inside, length):
+        times = (length - len(inside)) // (len(opening) + len(closing))
+        return opening * times + inside + closing * times
+
+    primes = [p for p in range(1009, 1500) if all(p % q for q in range(2, 40))]
+    out = {f"{unit!r} x {size}": (unit * (size // len(unit) + 1))[:size]
+        for unit in UNITS for size in (390, 5990, 10**6)}
+    out |= {f"4 {unit!r} 2": "4" + unit * (5900 // len(unit)) + "2" for unit in UNITS}
+    for opening, closing in [("(", ")"), ("{", "}"), (r"\frac{1}{1+", "}"), (r"\sqrt{1+", "}"),
+        (r"\sqrt{1000!+", "}"),
+            (r"\sqrt{1/999!+", "}"), (r"\sqrt{1/7^{999}+x+", "}"), ("(x+1/999!+", ")^{1/2}"), ("x^{", "}"),
+            ("(", ")^{1000}"), (r"\text{", "}"), (r"\boxed{", "}"), ("$", "$"), (r"\(", r"\)"), ("(1,", ")"),
+            (r"\{", r"\}"), (r"\sin(", ")"), ("|", "|"), ("-(", ")"),
+            (r"\left(", r"\right)"), ("(1/", ")")]:
+        out |= {f"nested {opening} in {size}": nest(opening, closing,
+        "x", size) for size in (120, 390, 5990, 10**6)}
+    out |= {"tower": "9**9**9", "carets": "9^9^9^9", "big tower": "9^{9^{9}}",
+        "factorials": "1000!" + "!" * 300, "factorial": "99999999!",
+        "product of factorials": "*".join(["1000!"] * 60), "power": "2^{999999999}",
+        "powers": "(((2^{1000})^{1000})^{1000})^{1000}", "e": "1e999999999", "e4": "1e9999", "-e4": "1e-9999",
+        "4300 digits": "7" * 4300, "4301 digits": "7" * 4301, "5000 digits": "7" * 5000 + "/3",
+        "0.": "0." + "3" * 5900, "million digits": "7" * 10**6,
+        "100,000 parentheses": "(" * 10**5 + "1" + ")" * 10**5,
+        "roots of primes": "+".join(rf"\sqrt{{{p}}}" for p in primes)[:390].rpartition("+")[0],
+        "product of roots": "".join(rf"\sqrt{{{p}}}" for p in primes)[:396].rpartition(r"\sqrt")[0],
+        "roots of large numbers": "+".join(rf"\sqrt{{7^{{{k}}}+1}}" for k in range(900, 925)),
+        "large roots": "+".join(rf"\sqrt[99]{{{k}^9+1}}" for k in range(900, 918)),
+        "harmonic": "+".join(f"1/{n}!" for n in range(999, 945, -1)),
+        "64 expressions": r"\{" + ",".join(f"x+{k}" for k in range(64)) + r"\}",
+        "65 numbers": ",".join(map(str, range(65))),
+        "16 roots": ",".join(rf"\sqrt{{a+{k}}}" for k in range(16)),
+        "16 sums": ",".join(rf"\sqrt{{{k}}}+\sqrt{{x}}" for k in range(16)),
+        "approx": r"\approx " + "1" * 5900, "approx x": r"\approx " + "1" * 5900 + "x",
+        "cut": "0." + "6" * 5000 + "...", "units": "1 " + "m" * 380, "unit words": "1 " + "meters " * 50,
+        "surrogates": "\udfff" * 5000, "names": "abcdefgh=" + "1" * 390,
+        "commas and digits": ("123," * 1500)[:-1] + "x", "mixed": "1 1/2 " * 900}
+    return out
+
+
+HOSTILE = hostile()
+
+
+@pytest.fixture
+def little_memory():
+    """An answer that wants a gigabyte gets a MemoryError, not the machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("gold", ["42", r"\sqrt{2}+x", "A", "1,2", r"\approx 3.14"])
+def test_a_hostile_answer_is_wrong_and_does_not_hang(gold, little_memory):
+    accepted = []
+    for name, text in HOSTILE.items():
+        start = time.perf_counter()
+        accepted += [name] if same_answer(text, gold) else []
+        assert time.perf_counter() - start < 10, name
+    assert accepted == []
+
+
+def test_a_hostile_expected_answer_does_not_raise(little_memory):
+    for name, text in HOSTILE.items():
+        try:
+            same_answer("42", text)
+            same_answer(text + " ", text)
+        except Exception as error:
+            pytest.fail(f"{name}: {error!r:.200}")
+
+
+def test_hostile_completions_neither_raise_nor_hang(little_memory):
+    for name, text in HOSTILE.items():
+        for completion in (text, wrap(text), wrap("42", text), wrap("42") + text, f"<think></think>{text}"):
+            start = time.perf_counter()
+            assert math_reward([completion], ["42"])[0] in (0.0, 1.0), name
+            assert math_reward([completion], ["42"], boxed=True) == [0.0], name
+            assert format_reward([completion])[0] in (0.0, 1.0) and format_reward([completion], boxed=True)
+            assert countdown_reward([completion], [[4, 2]], [42]) == [0.0], name
+            assert time.perf_counter() - start < 10, name
+
+
+def test_hostile_thinking_does_not_hang_the_language_reward(little_memory):
+    for name, text in HOSTILE.items():
+        start = time.perf_counter()
+        assert all(0 <= language_reward([wrap("42", text)], [language])[0] <= 1 for language in ("en",
+        "zh")), name
+        assert time.perf_counter() - start < 10, name
+
+
+@pytest.mark.parametrize("opening,closing", [("x_{", "}"), (r"\log_{", "}5"), (r"\sin^{", "}x"),
+    ("f_{1+", "}'")])
+def test_nested_names_need_little_memory(opening, closing):
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+from answers import same_answer
+for n in (10, 20, 30, 40, 45, 75):
+    text = {opening!r} * n + "x" + {closing!r} * n
+    print(same_answer(text if len(text) < 400 else "y", "x"))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.split() == ["False"] * 6, done.stderr[-200:]
