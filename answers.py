@@ -2,8 +2,8 @@
 
     same_answer("\\\\frac{6}{4}", "1.5")  ->  True          same_answer("41 or 42", "42")  ->  False
 
-An answer is one value: a number (whole, decimal, fraction, mixed, percent, scientific, 0.\\overline{3}, money,
-with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`), a choice
+An answer is one value: a number (whole, decimal, fraction, mixed, percent, scientific, 0.\\overline{3},
+money, with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`), a choice
 (A to J), or words. Numbers are compared as Fractions. Expressions with roots, pi, i or variables are compared
 at random points modulo large primes, where square roots of whole numbers exist; never in floating point.
 What cannot be read as one value is right only if it is the expected text, up to white space.
@@ -14,7 +14,7 @@ Rules that a reader should know:
   are known (`_UNITS`) or the expected answer's own; "7 hundred" is not 7.
 - A tolerance exists only where the expected answer says that it is rounded: `\\approx 3.14` accepts what
   rounds to 3.14, `0.66...` what begins with these digits.
-- `(1,2)` is a pair or an open interval, brackets decide; `1, 2` and `\\{2, 1\\}` are sets; `\\pm 2` is one, too.
+- `(1,2)` is a pair or an open interval, brackets decide; `1, 2`, `\\{2, 1\\}` and `\\pm 2` are sets.
 - The root of an expression is known by its square only: sqrt(x)^2 = x, but sqrt(3 + 2 sqrt(2)) is not
   recognised as 1 + sqrt(2), since its sign would have to be guessed.
 """
@@ -31,17 +31,22 @@ LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS = 6000, 400, 4300, 64  # ch
 
 # ------------------------------------------------------------------------------------------------- cleaning
 
-_UNICODE = {ord(a): b for a, b in {"\u2212": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7": r"\cdot ",
-    "\u22c5": r"\cdot ", "\u03c0": r"\pi ", "\u221a": r"\sqrt ", "\u221e": r"\infty ", "\u222a": r"\cup ",
-    "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2208": r"\in ", "\u2248": r"\approx ",
-    "\u00b0": r"^\circ ", "\u00b1": r"\pm ", "\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-    "\u20ac": r"\euro ", "\u00a3": r"\pound ", "\u00a5": r"\yen ", "\u2026": "..."}.items()}
+_UNICODE = {ord(a): b for a, b in {"\u2212": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7":
+    r"\cdot ", "\u22c5": r"\cdot ", "\u03c0": r"\pi ", "\u221a": r"\sqrt ", "\u221e": r"\infty ", "\u222a":
+    r"\cup ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2208": r"\in ", "\u2248":
+    r"\approx ", "\u00b0": r"^\circ ", "\u00b1": r"\pm ", "\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ",
+    "\u2009": " ", "\u202f": " ", "\u20ac": r"\euro ", "\u00a3": r"\pound ", "\u00a5": r"\yen ", "\u2026":
+    "..."}.items()}
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|limits)(?![A-Za-z])")
-_THIN = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII)  # 1\,000 and 1{,}000
+_THIN = re.compile(
+    r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII
+)  # 1\,000 and 1{,}000
 _SPACE = re.compile(r"\\[,!;: ]|\\q?quad(?![A-Za-z])|~(?=.)")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
-_WRAPPED = [re.compile(p, re.DOTALL) for p in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$", r"\\\((.*)\\\)",
-    r"\\\[(.*)\\\]")]
+_WRAPPED = [
+    re.compile(p, re.DOTALL)
+    for p in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$", r"\\\((.*)\\\)", r"\\\[(.*)\\\]")
+]
 _COMMAND_BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
 _NAMES = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
@@ -120,7 +125,10 @@ def _number(text: str) -> Fraction | None:
 
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^(){}\[\]|!_'])", re.ASCII)
 _FUNCTIONS = {rf"\{f}" for f in "sin cos tan cot sec csc arcsin arccos arctan ln log exp".split()}
-_GREEK = {rf"\{g}" for g in "alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega".split()}
+_GREEK = {
+    rf"\{g}"
+    for g in "alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega".split()
+}
 _TIMES, _OVER = ("*", r"\cdot", r"\times"), ("/", r"\div")
 
 
@@ -251,8 +259,11 @@ def _parse(text: str):
             elif tokens[i] in _OVER:
                 take()
                 value = ("/", value, factor())
-            elif tokens[i] in ("(", "{", r"\frac", r"\sqrt", r"\pi") or tokens[i].isalpha() or (
-                    tokens[i] in _FUNCTIONS or tokens[i] in _GREEK):
+            elif (
+                tokens[i] in ("(", "{", r"\frac", r"\sqrt", r"\pi")
+                or tokens[i].isalpha()
+                or (tokens[i] in _FUNCTIONS or tokens[i] in _GREEK)
+            ):
                 value = ("*", value, power())
             else:
                 return value
@@ -326,8 +337,47 @@ def _rational_root(a: Fraction, degree: int) -> Fraction | None:
 
 # p = k * 8 * (3 * 5 * 7 * ... * 97) + 1 is prime for these k: -1 and every prime up to 97 have square roots
 _STEP = 8 * math.prod(p for p in range(3, 98) if all(p % q for q in range(2, p)))
-MODULI = [k * _STEP + 1 for k in (5, 41, 99, 129, 151, 153, 177, 227, 233, 271, 287, 291, 301, 361, 383, 387, 389,
-    391, 397, 409, 433, 483, 529, 531, 545, 587, 593, 599, 605, 651, 709, 719, 735, 763, 773, 781)]
+MODULI = [
+    k * _STEP + 1
+    for k in (
+        5,
+        41,
+        99,
+        129,
+        151,
+        153,
+        177,
+        227,
+        233,
+        271,
+        287,
+        291,
+        301,
+        361,
+        383,
+        387,
+        389,
+        391,
+        397,
+        409,
+        433,
+        483,
+        529,
+        531,
+        545,
+        587,
+        593,
+        599,
+        605,
+        651,
+        709,
+        719,
+        735,
+        763,
+        773,
+        781,
+    )
+]
 _SECRET, POINTS, SIGNED_POINTS, TRIES = secrets.token_bytes(16), 3, 30, 240
 
 
@@ -379,7 +429,11 @@ def _root_of_number(a: Fraction, degree: int, p: int) -> int:
         raise ValueError("too large a number under a root")
     value = pow(a.denominator, -1, p)  # (a / b)**(1/n) = (a b**(n-1))**(1/n) / b
     if a < 0:
-        value = value * (-1 if degree % 2 else _square_root(p - 1, p) if degree == 2 else _opaque(p, "-", degree)) % p
+        value = (
+            value
+            * (-1 if degree % 2 else _square_root(p - 1, p) if degree == 2 else _opaque(p, "-", degree))
+            % p
+        )
     for q, power in _factors(abs(a.numerator) * a.denominator ** (degree - 1)):
         atom = _square_root(q % p, p) if degree == 2 else _opaque(p, "root", q, degree)
         value = value * pow(q, power // degree, p) * pow(atom, power % degree, p) % p
@@ -387,8 +441,8 @@ def _root_of_number(a: Fraction, degree: int, p: int) -> int:
 
 
 def _residue(node, p: int, point: int = 0) -> int:
-    """The expression at random values of its variables modulo p, with a random sign of each root whose radicand
-    is not a number. Raises _NoRoot, or ValueError where it is undefined."""
+    """The expression at random values of its variables modulo p, with a random sign of each root whose
+    radicand is not a number. Raises _NoRoot, or ValueError where it is undefined."""
     kind = node[0]
     if kind == "n":
         return node[1].numerator * pow(node[1].denominator, -1, p) % p
@@ -396,10 +450,15 @@ def _residue(node, p: int, point: int = 0) -> int:
         return _square_root(p - 1, p) if node[1] == "i" else _opaque(p, point, node[1])
     if kind == "f":
         value = _exact(node)
-        return _opaque(p, node[1], _residue(node[2], p, point)) if value is None else _residue(("n", value), p, point)
+        return (
+            _opaque(p, node[1], _residue(node[2], p, point))
+            if value is None
+            else _residue(("n", value), p, point)
+        )
     if kind == "root" or (kind == "^" and (power := _exact(node[2])) is not None and power.denominator > 1):
-        inside, degree, times = (node[1], node[2], 1) if kind == "root" else (
-            node[1], power.denominator, power.numerator)
+        inside, degree, times = (
+            (node[1], node[2], 1) if kind == "root" else (node[1], power.denominator, power.numerator)
+        )
         number = _exact(inside)
         if number is not None:
             return pow(_root_of_number(number, degree, p), times, p)
@@ -410,7 +469,9 @@ def _residue(node, p: int, point: int = 0) -> int:
         return pow(sign * _square_root(value, p), times, p)
     a = _residue(node[1], p, point)
     if kind == "^":
-        return _opaque(p, "^", a, _residue(node[2], p, point)) if power is None else pow(a, power.numerator, p)
+        return (
+            _opaque(p, "^", a, _residue(node[2], p, point)) if power is None else pow(a, power.numerator, p)
+        )
     b = _residue(node[2], p, point)
     return (a + b if kind == "+" else a * b if kind == "*" else a * pow(b, -1, p)) % p
 
@@ -444,33 +505,44 @@ def _same_expression(a, b) -> bool:
 
 # -------------------------------------------------------------------------------------------------- values
 
-_UNITS = {name: unit for unit, names in {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram",
-    "kg": "kilogram", "lb": "pound", "oz": "ounce", "ml": "milliliter millilitre mL", "l": "liter litre L",
-    "s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "", "month": "", "year": "",
-    "dollar": "USD", "cent": "", "euro": "EUR", "gbp": "GBP", "yen": "JPY", "degree": "deg", "C": "Celsius",
-    "F": "Fahrenheit", "radian": "rad", "unit": "", "point": "", "mph": "", "kph": "", "N": "newton",
-    "J": "joule", "W": "watt", "V": "volt", "A": "ampere amp", "K": "kelvin", "Hz": "hertz", "Pa": "pascal",
-    "mol": "mole", "acre": "",
-}.items() for word in (unit, *names.split()) for name in (word, word + "s")}
+_UNITS = {name: words.split()[0] for words in """
+    mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, in inch
+    inches, ft foot feet, yd yard, mi mile, mg milligram, g gram, kg kilogram, lb pound, oz ounce, ml
+    milliliter millilitre mL, l liter litre L, s second sec, min minute, h hour hr, day, week, month, year,
+    dollar USD, cent, euro EUR, gbp GBP, yen JPY, degree deg, C Celsius, F Fahrenheit, radian rad, unit,
+    point, mph, kph, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz, Pa pascal, mol
+    mole, acre
+""".split(",") for word in words.split() for name in (word, word + "s")}
 # what word problems count; which of them does not matter
-_THINGS = frozenset(name for word in """apple orange banana egg cookie candy cake pie cup bag box boxes bottle basket
-    book page pencil pen card ticket stamp coin ball marble toy game sticker flower tree car bus buses truck bike
-    house room chair table seat row column student teacher child children boy girl man men woman women person
-    people friend player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex
-    vertices face angle integer solution value term factor divisor pair piece slice item problem question vote
-    step meal""".split() for name in (word, word + "s"))
+_THINGS = frozenset(name for word in """
+    apple orange banana egg cookie candy cake pie cup bag box boxes bottle basket book page pencil pen card
+    ticket stamp coin ball marble toy game sticker flower tree car bus buses truck bike house room chair
+    table seat row column student teacher child children boy girl man men woman women person people friend
+    player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex vertices face
+    angle integer solution value term factor divisor pair piece slice item problem question vote step meal
+""".split() for name in (word, word + "s"))
 _QUALIFIERS = {"square", "sq", "cubic", "per"}
-_NUMBER_WORDS = re.compile(r"hundred|thousand|illion|lakh|crore|dozen|score|hal[fv]|third|quarter|(?:th|ths)$|"
-    r"cent|squared|cubed|times|or|and|not|pi|half|double|minus|plus")
-_UNIT = re.compile(r"(?P<value>.*(?:[\d)}.|]|\\pi))(?P<unit>(?P<gap>\s*)[A-Za-z][A-Za-z /*^{}23]*)", re.DOTALL | re.ASCII)
+_NUMBER_WORDS = re.compile(
+    r"hundred|thousand|illion|lakh|crore|dozen|score|hal[fv]|third|quarter|(?:th|ths)$|"
+    r"cent|squared|cubed|times|or|and|not|pi|half|double|minus|plus"
+)
+_UNIT = re.compile(
+    r"(?P<value>.*(?:[\d)}.|]|\\pi))(?P<unit>(?P<gap>\s*)[A-Za-z][A-Za-z /*^{}23]*)", re.DOTALL | re.ASCII
+)
 _MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
 _SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
 _PERCENT = re.compile(r"(-?[^-+]*?)\s*(?:%|(?:per ?cent|percent))")
 _RELATION = re.compile(r"<=|>=|!=|=|<|>|\\(?:leq?|geq?|neq?|in|lt|gt)(?![A-Za-z])")
-_OPERATORS = {"<=": r"\le", r"\leq": r"\le", ">=": r"\ge", r"\geq": r"\ge", "!=": r"\ne", r"\neq": r"\ne",
-    r"\lt": "<", r"\gt": ">"}
+_OPERATORS = {
+    "<=": r"\le",
+    r"\leq": r"\le",
+    ">=": r"\ge",
+    r"\geq": r"\ge",
+    "!=": r"\ne",
+    r"\neq": r"\ne",
+    r"\lt": "<",
+    r"\gt": ">",
+}
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 _VARIABLE = re.compile(r"(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?(?:\([a-z]\))?", re.ASCII)
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
@@ -512,8 +584,10 @@ def _items(text: str, depth: int):
     parts = [part.strip() for part in _split(text, ",")]
     if len(parts) > MOST_ITEMS:
         return None
-    values = tuple(("infinity", "-" in part) if re.fullmatch(r"[+-]?\s*\\infty", part) else _value(part, depth + 1)
-        for part in parts)
+    values = tuple(
+        ("infinity", "-" in part) if re.fullmatch(r"[+-]?\s*\\infty", part) else _value(part, depth + 1)
+        for part in parts
+    )
     if len(values) > 16 and not all(v and v[0] == "number" for v in values):
         return None  # expressions are compared pair by pair
     return None if None in values else values
@@ -573,14 +647,20 @@ def _quantity(text: str, depth: int):
     value = _value(part.strip(), depth + 1) if unit is not None else None
     if not value or value[0] not in ("number", "expression") or value[2] not in ("", unit):
         return None
-    return (value[0], -value[1] if negative else value[1], unit) if value[0] == "number" or not negative else None
+    return (
+        (value[0], -value[1] if negative else value[1], unit)
+        if value[0] == "number" or not negative
+        else None
+    )
 
 
 def _is_words(text: str) -> bool:
     """Words are words, not products of letters: `no`, `Paris`, `2 dogs`; but `xy` and `2ab` are products."""
     runs = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
-    return any(len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run) or not run.islower()
-        for run in runs)
+    return any(
+        len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run) or not run.islower()
+        for run in runs
+    )
 
 
 def _value(text: str, depth: int = 0):
@@ -632,7 +712,8 @@ def _same(a, b) -> bool:
         if max(len(a[1]), len(b[1])) > 16:
             return set(a[1]) == set(b[1])
         return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
-            any(_same(x, y) for x in a[1]) for y in b[1])
+            any(_same(x, y) for x in a[1]) for y in b[1]
+        )
     if {a[0], b[0]} <= {"number", "expression"}:
         if a[2] != b[2] and a[2] and b[2]:
             return False

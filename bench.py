@@ -4,10 +4,10 @@
     python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench.py --work train_tiny --profile true # the five costliest operations of our side
 
-Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both sides run
-with malloc told to keep freed memory, and flushed denormals. `--threads N`: ours runs N processes of one thread
-(`--device cpu:N`), theirs one process with N threads. "of limit" is the share of this machine's own matmul rate that
-the work's floating-point operations alone would need.
+Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
+sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
+cpu:N`), theirs one process with N threads. "of limit" is the share of this machine's own matmul rate that the
+work's floating-point operations alone would need.
 """
 
 import json
@@ -56,8 +56,17 @@ SMALL = dict(PRESETS["small"], vocab_size=32_000)
 class Work:
     """One job: a model shape and its sizes."""
 
-    def __init__(self, kind: str, shape: dict | None, prompts: int, samples: int, prompt: int, new: int, ours: int,
-            theirs: int):
+    def __init__(
+        self,
+        kind: str,
+        shape: dict | None,
+        prompts: int,
+        samples: int,
+        prompt: int,
+        new: int,
+        ours: int,
+        theirs: int,
+    ):
         self.kind, self.shape, self.P, self.G, self.S, self.T = kind, shape, prompts, samples, prompt, new
         self.micro = {"ours": ours, "theirs": theirs}  # rows per forward/backward pass
 
@@ -78,8 +87,8 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
 
 
 def build(work: Work, folder: str) -> tuple[Transformer, list[list[int]], int | None]:
-    """The model, the prompts and the end token: random weights that never stop, or a trained checkpoint on its
-    task."""
+    """The model, the prompts and the end token: random weights that never stop, or a trained checkpoint on
+    its task."""
     if work.shape is not None:
         model = Transformer(ModelConfig(**work.shape)).init_weights(0)
         g = torch.Generator().manual_seed(0)
@@ -94,8 +103,10 @@ def rows_of(model: Transformer, prompts, out, group_size: int) -> list[Sample]:
     """A rollout's rows with rewards that differ within a group, as the update wants them."""
     rewards = torch.tensor([float(sum(c) % 3) for c in out.completions])
     advantages = group_advantages(rewards, group_size).tolist()
-    return [Sample(prompts[i // group_size] + c, len(prompts[i // group_size]), lp, True, None, {}, 0, a)
-        for i, (c, lp, a) in enumerate(zip(out.completions, out.logprobs, advantages, strict=True))]
+    return [
+        Sample(prompts[i // group_size] + c, len(prompts[i // group_size]), lp, True, None, {}, 0, a)
+        for i, (c, lp, a) in enumerate(zip(out.completions, out.logprobs, advantages, strict=True))
+    ]
 
 
 def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[[int, int], int]:
@@ -105,8 +116,15 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
 
     def rollout(count, new):
         mine = ranks.share(list(range(count)))
-        out = generate(model, [prompts[i] for i in mine], group_size=work.G, max_new_tokens=new, eos_id=eos, seed=1,
-            prompt_ids=mine)
+        out = generate(
+            model,
+            [prompts[i] for i in mine],
+            group_size=work.G,
+            max_new_tokens=new,
+            eos_id=eos,
+            seed=1,
+            prompt_ids=mine,
+        )
         return mine, out
 
     def job(count, new):
@@ -114,7 +132,9 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
             tokens = torch.tensor(prompts[:count]).repeat_interleave(work.G, 0)
             tokens = torch.cat([tokens, tokens.repeat(1, 9)[:, :new]], 1)
             for rows in micro_batches(ranks, [tokens.shape[1]] * len(tokens), micro * tokens.shape[1]):
-                logprobs, _ = completion_logprobs(model, tokens[rows], torch.ones_like(tokens[rows][:, 1:]).bool(), 1.0)
+                logprobs, _ = completion_logprobs(
+                    model, tokens[rows], torch.ones_like(tokens[rows][:, 1:]).bool(), 1.0
+                )
                 logprobs.sum().backward()
             model.zero_grad()
             return tokens.numel()
@@ -144,12 +164,22 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
 
     def job(count, new):
         longest = max(map(len, prompts[:count]))
-        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts[:count]]).repeat_interleave(work.G, 0)
+        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts[:count]]).repeat_interleave(
+            work.G, 0
+        )
         there = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts[:count]])
         there = there.repeat_interleave(work.G, 0)
         if work.kind == "rollout":
-            out = peer.generate(ids, attention_mask=there, do_sample=True, top_k=0, max_new_tokens=new,
-                eos_token_id=eos, pad_token_id=pad, min_new_tokens=new if eos is None else None)[:, longest:]
+            out = peer.generate(
+                ids,
+                attention_mask=there,
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=new,
+                eos_token_id=eos,
+                pad_token_id=pad,
+                min_new_tokens=new if eos is None else None,
+            )[:, longest:]
             return int((out != pad).sum()) if eos is not None else out.numel()
         tokens = torch.cat([ids, ids.repeat(1, 9)[:, :new]], 1)
         for part in tokens.split(micro):
@@ -163,8 +193,7 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
 
 
 def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int], int]:
-    """One GRPOTrainer step per call: the trainer runs in a callback's rhythm. Its tokenizer knows token numbers as
-    words."""
+    """One GRPOTrainer step per call: its tokenizer knows token numbers as words."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -184,13 +213,31 @@ def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int]
 
     def job(_, new):
         made.clear()
-        args = GRPOConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=micro, beta=0.0, top_k=0,
-            gradient_accumulation_steps=count // micro, num_generations=work.G, max_completion_length=new,
-            learning_rate=1e-6, max_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
-            disable_tqdm=True, gradient_checkpointing=False,
-            generation_kwargs={"min_new_tokens": new} if eos is None else {})
-        trainer = GRPOTrainer(model=peer, reward_funcs=reward, args=args, train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer)
+        args = GRPOConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=micro,
+            beta=0.0,
+            top_k=0,
+            gradient_accumulation_steps=count // micro,
+            num_generations=work.G,
+            max_completion_length=new,
+            learning_rate=1e-6,
+            max_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            disable_tqdm=True,
+            gradient_checkpointing=False,
+            generation_kwargs={"min_new_tokens": new} if eos is None else {},
+        )
+        trainer = GRPOTrainer(
+            model=peer,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
         clock = time.perf_counter(), time.process_time()
         trainer.train()
         job.clock = time.perf_counter() - clock[0], time.process_time() - clock[1]
@@ -203,11 +250,14 @@ def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int]
 
 
 def flops_per_token(cfg: ModelConfig, context: float, decode: bool) -> float:
-    """Floating-point operations of one token's forward pass: two per active weight and per attended number."""
+    """Floating-point operations of one token's forward pass: two per active weight and attended number."""
     active = Transformer(cfg).num_parameters()[1]
     embedding = 0 if cfg.tie_word_embeddings else cfg.vocab_size * cfg.hidden_size
-    width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim if decode else (
-        cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim)
+    width = (
+        2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim
+        if decode
+        else (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim)
+    )
     return 2 * (active - embedding + cfg.num_hidden_layers * cfg.num_attention_heads * width * context)
 
 
@@ -240,12 +290,23 @@ def measure(cfg: Config) -> dict:
     tokens = job(work.P, work.T)
     seconds, cpu = getattr(job, "clock", (time.perf_counter() - start, time.process_time() - cpu))
     peaks = gather(ranks, (peak_mib(), cpu))
-    out = {"work": cfg.work, "side": cfg.once, "threads": cfg.threads, "tokens": tokens, "seconds": seconds,
-        "cpu_seconds": sum(c for _, c in peaks), "peak_mib": sum(p for p, _ in peaks), "start_mib": before}
+    out = {
+        "work": cfg.work,
+        "side": cfg.once,
+        "threads": cfg.threads,
+        "tokens": tokens,
+        "seconds": seconds,
+        "cpu_seconds": sum(c for _, c in peaks),
+        "peak_mib": sum(p for p, _ in peaks),
+        "start_mib": before,
+    }
     mean = tokens / (work.P * work.G)
     context = work.S + mean / 2 if work.kind != "train" else mean / 2
-    flops = flops_per_token(model.cfg, context, work.kind != "train") if work.kind == "rollout" else 3 * (
-        flops_per_token(model.cfg, mean / 2, False))
+    flops = (
+        flops_per_token(model.cfg, context, work.kind != "train")
+        if work.kind == "rollout"
+        else 3 * (flops_per_token(model.cfg, mean / 2, False))
+    )
     return out | {"gflop": tokens * flops / 1e9} if work.kind != "step" else out
 
 
@@ -263,21 +324,30 @@ def run_once(cfg: Config, work: str, side: str) -> dict:
 
 
 def table(rows: list[dict], rate: float) -> str:
-    lines = [f"{'work':<14} {'side':<7} {'seconds':>8} {'tokens/s':>9} {'per CPU s':>9} {'of limit':>8} {'peak MiB':>8}"]
+    lines = [
+        f"{'work':<14} {'side':<7} {'seconds':>8} {'tokens/s':>9} {'per CPU s':>9} "
+        f"{'of limit':>8} {'peak MiB':>8}"
+    ]
     for work in dict.fromkeys(r["work"] for r in rows):
         mid = {}
         for side in ("ours", "theirs"):
             mine = [r for r in rows if (r["work"], r["side"]) == (work, side)]
             if not mine:
                 continue
-            s = mid[side] = {k: median(r[k] for r in mine) for k in ("seconds", "cpu_seconds", "peak_mib", "tokens")}
+            s = mid[side] = {
+                k: median(r[k] for r in mine) for k in ("seconds", "cpu_seconds", "peak_mib", "tokens")
+            }
             limit = f"{mine[0]['gflop'] * 1e9 / rate / s['seconds']:.0%}" if "gflop" in mine[0] else "-"
-            lines.append(f"{work:<14} {side:<7} {s['seconds']:>8.2f} {s['tokens'] / s['seconds']:>9,.0f} "
-                f"{s['tokens'] / s['cpu_seconds']:>9,.0f} {limit:>8} {s['peak_mib']:>8,.0f}")
+            lines.append(
+                f"{work:<14} {side:<7} {s['seconds']:>8.2f} {s['tokens'] / s['seconds']:>9,.0f} "
+                f"{s['tokens'] / s['cpu_seconds']:>9,.0f} {limit:>8} {s['peak_mib']:>8,.0f}"
+            )
         if len(mid) == 2:
             a, b = mid["ours"], mid["theirs"]
             faster = a["tokens"] / a["seconds"] / (b["tokens"] / b["seconds"])
-            lines.append(f"{work:<14} ratio   {faster:>7.1f}x faster, {a['peak_mib'] / b['peak_mib']:.2f} of the memory")
+            lines.append(
+                f"{work:<14} ratio   {faster:>7.1f}x faster, {a['peak_mib'] / b['peak_mib']:.2f} of memory"
+            )
     return "\n".join(lines)
 
 
@@ -314,7 +384,10 @@ def main():
         profile(cfg)
     else:
         rate = matmul_rate(cfg.threads)
-        print(f"{cfg.threads} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}", flush=True)
+        print(
+            f"{cfg.threads} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}",
+            flush=True,
+        )
         rows = []
         for _ in range(cfg.runs):
             for name in names:

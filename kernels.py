@@ -139,8 +139,8 @@ CHUNK_NUMBERS = 1 << 22  # logits held at once: 16 MiB in float32
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Head, log-softmax, gather and entropy, chunk by chunk. The backward pass keeps the probabilities if they
-    are one chunk, else it recomputes each chunk's."""
+    """Head, log-softmax, gather and entropy, chunk by chunk. The backward pass keeps the probabilities if
+    they are one chunk, else it recomputes each chunk's."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, chunk):

@@ -46,7 +46,7 @@ def setup(device: str) -> Ranks:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this torch sees no GPU; use --device cpu")
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # probabilities below 1e-38 are 0: with denormals exp() is ten times slower
+    torch.set_flush_denormal(True)  # below 1e-38 is 0: with denormals exp() is ten times slower
     processes = int(count or 1) if kind == "cpu" else 1
     if "WORLD_SIZE" not in os.environ and processes > 1:
         launch(processes)

@@ -3,10 +3,11 @@
     run_tests(program, ["assert add(1, 2) == 3"])                 # calls into the program
     run_tests(program, [{"input": "1 2", "output": "3"}])         # a program that reads stdin
 
-Two fresh, jailed interpreters per program. The *candidate* executes the program and answers calls; the *judge*
-executes the tests, in which every name that is neither a builtin nor the test's own stands for the program's
-(`Remote`). What passes between them are literals, so nothing that the program defines (an object that equals
-everything, a patched builtin) takes part in a comparison, and the expected values are never in its process.
+Two fresh, jailed interpreters per program. The *candidate* executes the program and answers calls; the
+*judge* executes the tests, in which every name that is neither a builtin nor the test's own stands for the
+program's (`Remote`). What passes between them are literals, so nothing that the program defines (an object
+that equals everything, a patched builtin) takes part in a comparison, and the expected values are never in its
+process.
 
 threat                                       mechanism                                      tests/attacks.py
 reads the tests or expected values           another process; fresh exec, never fork        SPIES
@@ -18,18 +19,18 @@ memory, CPU, disk, output, thread bombs      rlimits; a 16 MB tmpfs, or no writi
 fork, exec, kill, ptrace, sockets, chmod     seccomp allow-list; all else answers EACCES    BREAKOUTS
 reads or writes files of the machine         Landlock: libraries to read, one folder        BREAKOUTS
                                              of its own to write
-root                                         no capabilities, no_new_privs, a real uid      all, as root and as
-                                             of its own                                     another user
-outlives its caller                          PR_SET_PDEATHSIG                               tests/test_sandbox.py
-whatever is left                             user, pid, net, ipc and mount namespaces       where they are allowed
+root                                         no capabilities, no_new_privs, a real uid      all, as root
+                                             of its own                                     and as another
+outlives its caller                          PR_SET_PDEATHSIG                               test_sandbox.py
+whatever is left                             user, pid, net, ipc and mount namespaces       if allowed
 
-Namespaces are a second wall and may be missing (then the folder is read-only); rlimits, no_new_privs, Landlock
-and seccomp may not: without one of them SandboxError names it, unless `unsafe` is set.
+Namespaces are a second wall and may be missing (then the folder is read-only); rlimits, no_new_privs,
+Landlock and seccomp may not: without one of them SandboxError names it, unless `unsafe` is set.
 
-What a test can say: arguments go by value (changes made in place are not seen); two objects of the program are
-never equal, have no truth and no arithmetic; isinstance and `with` do not take them; a predicate that the test
-asks of the program itself, the program answers. A name is the program's unless it is a builtin or the test's
-own; where the tests name nothing but builtins, those that the program defines are meant.
+What a test can say: arguments go by value (changes made in place are not seen); two objects of the program
+are never equal, have no truth and no arithmetic; isinstance and `with` do not take them; a predicate that the
+test asks of the program itself, the program answers. A name is the program's unless it is a builtin or the
+test's own; where the tests name nothing but builtins, those that the program defines are meant.
 """
 
 import builtins
@@ -64,31 +65,24 @@ class SandboxError(RuntimeError):
 
 # ------------------------------------------------------------------------------------------------- the jail
 
-# name: (x86_64, aarch64); what the interpreter and the standard library need to compute, use threads and asyncio
-_ALLOWED = {
-    "read": (0, 63), "write": (1, 64), "open": (2,), "close": (3, 57), "stat": (4,), "fstat": (5, 80),
-    "lstat": (6,), "poll": (7,), "lseek": (8, 62), "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215),
-    "brk": (12, 214), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
-    "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "access": (21,),
-    "pipe": (22,), "select": (23,), "sched_yield": (24, 124), "mremap": (25, 216), "madvise": (28, 233),
-    "dup": (32, 23), "dup2": (33,), "nanosleep": (35, 101), "getitimer": (36, 102), "alarm": (37,),
-    "setitimer": (38, 103), "getpid": (39, 172), "recvfrom": (45, 207), "shutdown": (48, 210), "exit": (60, 93),
-    "uname": (63, 160), "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46),
-    "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "rename": (82,), "mkdir": (83,), "rmdir": (84,),
-    "unlink": (87,), "readlink": (89,), "umask": (95, 166), "gettimeofday": (96, 169), "getrlimit": (97, 163),
-    "getrusage": (98, 165), "sysinfo": (99, 179), "times": (100, 153), "getuid": (102, 174),
-    "getgid": (104, 176), "geteuid": (107, 175), "getegid": (108, 177), "getppid": (110, 173),
-    "sigaltstack": (131, 132), "gettid": (186, 178), "time": (201,), "futex": (202, 98),
-    "sched_getaffinity": (204, 123), "getdents64": (217, 61), "set_tid_address": (218, 96),
-    "restart_syscall": (219, 128), "clock_gettime": (228, 113), "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115), "exit_group": (231, 94), "epoll_wait": (232,), "epoll_ctl": (233, 21),
-    "openat": (257, 56), "mkdirat": (258, 34), "newfstatat": (262, 79), "unlinkat": (263, 35),
-    "renameat": (264, 38), "readlinkat": (267, 78), "faccessat": (269, 48), "pselect6": (270, 72),
-    "ppoll": (271, 73), "set_robust_list": (273, 99), "epoll_pwait": (281, 22), "eventfd2": (290, 19),
-    "epoll_create1": (291, 20), "dup3": (292, 24), "pipe2": (293, 59), "renameat2": (316, 276),
-    "getrandom": (318, 278), "membarrier": (324, 283), "statx": (332, 291), "rseq": (334, 293),
-    "faccessat2": (439, 439), "epoll_pwait2": (441, 441),
-}
+# name, number on x86_64, on aarch64: what the interpreter and its library need, with threads and asyncio
+_ALLOWED = {name: tuple(map(int, numbers)) for name, *numbers in map(str.split, """
+    read 0 63, write 1 64, open 2, close 3 57, stat 4, fstat 5 80, lstat 6, poll 7, lseek 8 62, mmap 9 222,
+    mprotect 10 226, munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15
+    139, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, access 21, pipe 22, select 23,
+    sched_yield 24 124, mremap 25 216, madvise 28 233, dup 32 23, dup2 33, nanosleep 35 101, getitimer 36
+    102, alarm 37, setitimer 38 103, getpid 39 172, recvfrom 45 207, shutdown 48 210, exit 60 93, uname 63
+    160, flock 73 32, fsync 74 82, fdatasync 75 83, ftruncate 77 46, getcwd 79 17, chdir 80 49, fchdir 81
+    50, rename 82, mkdir 83, rmdir 84, unlink 87, readlink 89, umask 95 166, gettimeofday 96 169, getrlimit
+    97 163, getrusage 98 165, sysinfo 99 179, times 100 153, getuid 102 174, getgid 104 176, geteuid 107
+    175, getegid 108 177, getppid 110 173, sigaltstack 131 132, gettid 186 178, time 201, futex 202 98,
+    sched_getaffinity 204 123, getdents64 217 61, set_tid_address 218 96, restart_syscall 219 128,
+    clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115, exit_group 231 94, epoll_wait 232,
+    epoll_ctl 233 21, openat 257 56, mkdirat 258 34, newfstatat 262 79, unlinkat 263 35, renameat 264 38,
+    readlinkat 267 78, faccessat 269 48, pselect6 270 72, ppoll 271 73, set_robust_list 273 99, epoll_pwait
+    281 22, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, renameat2 316 276, getrandom
+    318 278, membarrier 324 283, statx 332 291, rseq 334 293, faccessat2 439 439, epoll_pwait2 441 441
+""".split(","))}
 # name: numbers, argument, (values allowed); an argument is compared as 64 bits
 _CONDITIONAL = {
     "prlimit64": ((302, 261), 0, (0,)),  # its own limits only
@@ -116,8 +110,16 @@ def _seccomp_filter(machine: str) -> bytes:
         for value in values:
             body += [(equal, 0, 1, value), (give, 0, 0, allow)]
         code += [(equal, 0, len(body) + 1, numbers[column]), *body, (give, 0, 0, deny)]
-    code += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_THREAD), (give, 0, 0, allow),
-        (give, 0, 0, deny), (equal, 0, 1, _CLONE3), (give, 0, 0, no_such_call), (give, 0, 0, deny)]
+    code += [
+        (equal, 0, 4, _CLONE[column]),
+        (load, 0, 0, 16),
+        (any_bit, 0, 1, CLONE_THREAD),
+        (give, 0, 0, allow),
+        (give, 0, 0, deny),
+        (equal, 0, 1, _CLONE3),
+        (give, 0, 0, no_such_call),
+        (give, 0, 0, deny),
+    ]
     return b"".join(struct.pack("=HBBI", *line) for line in code)
 
 
@@ -192,7 +194,7 @@ def _lock_down(folder: str | None, memory_mb: int, seconds: int, namespaces: boo
         room = None
     elif os.geteuid():
         room = 64 if namespaces else 64 + _threads_of(os.getuid())
-    else:  # root has no limit of processes: count them for a user of our own, while files see the effective root
+    else:  # root has no limit of processes: a real user of our own counts, files see the effective root
         os.setresuid(1 << 30 | os.getpid(), 0, 0)
         room = 64
     if namespaces:
@@ -323,7 +325,8 @@ class Remote:
 
 
 _PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "is_integer"} | {
-    name for name in dir(str) if name.startswith("is")}
+    name for name in dir(str) if name.startswith("is")
+}
 
 
 class _Peer:
@@ -336,7 +339,7 @@ class _Peer:
         self.errors = {}  # exception classes that stand for the other side's, by name
 
     def keep(self, thing):
-        """What is not a literal travels as a reference: to the receiver's, a builtin's, or the sender's own."""
+        """What is not a literal travels as a reference: the receiver's, a builtin, or the sender's own."""
         if isinstance(thing, Remote):
             return ["yours", thing._where[1]] if thing._where[0] == "mine" else thing._where
         name = getattr(thing, "__name__", "")
@@ -365,11 +368,13 @@ class _Peer:
         raise NameError(f"name {name!r} is not defined")
 
     def error(self, lineage):
-        """The exception class for the names of another side's class and its first builtin base. Not one that would
-        end a loop of the test."""
+        """The exception class for the names of another side's class and its first builtin base. Not one that
+        would end a loop of the test."""
         name, base = map(str, lineage)
         base = getattr(builtins, base, None)
-        usual = isinstance(base, type) and issubclass(base, Exception) and not base.__name__.startswith("Stop")
+        usual = (
+            isinstance(base, type) and issubclass(base, Exception) and not base.__name__.startswith("Stop")
+        )
         base = base if usual else RuntimeError
         return base if base.__name__ == name else self.errors.setdefault(name, type(name, (base,), {}))
 
@@ -407,10 +412,17 @@ class _Peer:
             thing, args, named = (_decode(x, self.found) for x in (where, args, named))
             if self.names is None and (action != "call" or where[0] != "yours"):
                 raise TypeError("the tests answer calls only")
-            value = {"get": lambda: thing, "call": lambda: thing(*args, **named), "len": lambda: len(thing),
-                "attribute": lambda: getattr(thing, *args), "item": lambda: thing[args[0]],
-                "list": lambda: list(thing), "next": lambda: list(islice(thing, 1)),
-                "str": lambda: str(thing), "repr": lambda: repr(thing)}[action]()
+            value = {
+                "get": lambda: thing,
+                "call": lambda: thing(*args, **named),
+                "len": lambda: len(thing),
+                "attribute": lambda: getattr(thing, *args),
+                "item": lambda: thing[args[0]],
+                "list": lambda: list(thing),
+                "next": lambda: list(islice(thing, 1)),
+                "str": lambda: str(thing),
+                "repr": lambda: repr(thing),
+            }[action]()
             self.send(["value", _encode(value, self.keep)])
         except Exception as error:
             self.send(["raise", _lineage(type(error)), str(error)[:200]])
@@ -430,7 +442,17 @@ class _Names(dict):
     def __missing__(self, name):
         if hasattr(builtins, name) and not self.builtins_are_theirs:
             raise KeyError(name)  # looked up among the builtins next
-        if name in ("math", "cmath", "re", "itertools", "collections", "functools", "operator", "json", "copy"):
+        if name in (
+            "math",
+            "cmath",
+            "re",
+            "itertools",
+            "collections",
+            "functools",
+            "operator",
+            "json",
+            "copy",
+        ):
             return self.setdefault(name, __import__(name))
         try:
             value = Remote(self.peer, ["name", name])._ask("get")
@@ -454,8 +476,8 @@ def _free_names(tests) -> set[str]:
 
 
 def _judge(tests: list[str], line: int, report: int):
-    """Run each test; report "pass" or the reason why not. A run of tests that calls nothing proves nothing. Where
-    the tests name nothing but builtins, they mean those that the program defines."""
+    """Run each test; report "pass" or the reason why not. A run of tests that calls nothing proves nothing.
+    Where the tests name nothing but builtins, they mean those that the program defines."""
     names = _Names(__name__="test")
     names.peer = peer = _Peer(line)
     compiled = [compile(test, "<test>", "exec") for test in tests]
@@ -527,8 +549,16 @@ class _Child:
             fds = (spec.fileno(), self.report.fileno(), line)
             command = [sys.executable, "-I", "-S", "-B", __file__, *map(str, fds)]
             stdin, stdout, stderr = (subprocess.DEVNULL if f is None else f for f in files)
-            self.process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", env={},
-                pass_fds=[f for f in fds if f >= 0], start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd="/",
+                env={},
+                pass_fds=[f for f in fds if f >= 0],
+                start_new_session=True,
+            )
 
     def wait(self, deadline: float) -> bool:
         """Did it end in time?"""
@@ -556,8 +586,10 @@ class _Child:
             self.report.seek(0)
             first, *lines = self.report.read().decode().splitlines() or [""]
         if first != "locked" and (first or ended):
-            raise SandboxError(f"programs cannot be run safely here: {first or 'the interpreter does not start'}"
-                " (--unsafe_code_execution runs them unprotected)")
+            raise SandboxError(
+                f"programs cannot be run safely here: {first or 'the interpreter does not start'}"
+                " (--unsafe_code_execution runs them unprotected)"
+            )
         return lines
 
 
@@ -632,8 +664,9 @@ def check_tests(tests: list):
         ast.parse(test)
 
 
-def run_tests(program: str, tests: list, *, timeout: float = 5.0, memory_mb: int = 512,
-        unsafe: bool = False) -> Result:
+def run_tests(
+    program: str, tests: list, *, timeout: float = 5.0, memory_mb: int = 512, unsafe: bool = False
+) -> Result:
     """Run a Python program against its tests: assert strings (statements that call the program), all in one
     process, or {"input": stdin, "output": stdout} pairs, a process each.
 

@@ -80,11 +80,7 @@ def test_an_honest_program_passes_without_namespaces_too(monkeypatch):
     monkeypatch.setattr(sandbox, "_namespaces_allowed", lambda: False)
     names = set(attacks.HONEST) - {"scratch_file", "slow"}  # there the folder is read-only
     results = dict(zip(names, run_many([attacks.HONEST[n] for n in names]), strict=True))
-    assert {n: r for n, r in results.items() if r.failed and n not in KNOWN} == {}
-
-
-# an honest program that fails with namespaces has its own red test above
-KNOWN = {"namedtuple_fields", "own_exception", "shadows_a_builtin"}
+    assert {n: r for n, r in results.items() if r.failed} == {}
 
 
 @pytest.mark.parametrize("kind", attacks.ATTACKS)
