@@ -3,10 +3,11 @@
     same_answer("\\\\frac{6}{4}", "1.5")  ->  True          same_answer("41 or 42", "42")  ->  False
 
 An answer is one value: a number (whole, decimal, fraction, mixed, percent, scientific, 0.\\overline{3},
-money, with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`), a choice
-(A to J), or words. Numbers are compared as Fractions. Expressions with roots, pi, i or variables are compared
-at random points modulo large primes, where square roots of whole numbers exist; never in floating point.
-What cannot be read as one value is right only if it is the expected text, up to white space.
+money, with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`),
+a choice (A to J), or words. Numbers are compared as Fractions. Expressions with roots, pi, i or variables
+are compared at random points modulo large primes, where square roots of whole numbers exist; never in
+floating point. What cannot be read as one value is right only if it is the expected text, up to white
+space.
 
 Rules that a reader should know:
 - 50% is 1/2, not 50. `x = 5` and `5` are the same; `y = 5` and `x = 5` are not.

@@ -6,8 +6,8 @@
 Two fresh, jailed interpreters per program. The *candidate* executes the program and answers calls; the
 *judge* executes the tests, in which every name that is neither a builtin nor the test's own stands for the
 program's (`Remote`). What passes between them are literals, so nothing that the program defines (an object
-that equals everything, a patched builtin) takes part in a comparison, and the expected values are never in its
-process.
+that equals everything, a patched builtin) takes part in a comparison, and the expected values are never in
+its process.
 
 threat                                       mechanism                                      tests/attacks.py
 reads the tests or expected values           another process; fresh exec, never fork        SPIES
