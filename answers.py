@@ -28,7 +28,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
 
-LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS = 6000, 400, 4300, 64  # characters, digits, elements
+LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS, MOST_ROOTS = 6000, 400, 4300, 64, 6
 
 # ------------------------------------------------------------------------------------------------- cleaning
 
@@ -222,8 +222,9 @@ def _parse(text: str):
             return ("v", name)
         if token in _FUNCTIONS:
             name = token + script("_") + script("^")
+            bracketed = tokens[i] in ("(", "{")
             value = power()
-            while tokens[i].isalpha() or tokens[i] == r"\pi" or tokens[i] in _GREEK:  # \sin 2x
+            while not bracketed and (tokens[i].isalpha() or tokens[i] in (r"\pi", *_GREEK)):  # \sin 2x
                 value = ("*", value, power())
             return ("f", name, value)
         raise ValueError(f"unexpected {token or 'end'}")
@@ -283,15 +284,32 @@ def _parse(text: str):
     return value
 
 
-def _exact(node) -> Fraction | None:
-    """The value of an expression of numbers, or None if it has roots, variables or functions, or is over
-    4,300 digits. Raises ValueError for a division by zero or an exponent beyond 1000."""
+def _number_of(node) -> Fraction | None:
+    return node[1] if node[0] == "n" else None
+
+
+def _fold(node, roots: list[int]):
+    """The tree with every number in it computed. Raises ValueError for what has no value, and for more than
+    MOST_ROOTS roots of something else than a number; they are counted in `roots`."""
+    if node[0] in "nv":
+        return node
+    node = tuple(_fold(part, roots) if isinstance(part, tuple) else part for part in node)
+    value = _computed(node)
+    if value is not None:
+        return ("n", value)
+    power = _number_of(node[2]) if node[0] == "^" else None
+    if node[1][0] != "n" and (node[0] == "root" or (power and power.denominator > 1)):
+        roots.append(1)
+        if len(roots) > MOST_ROOTS:
+            raise ValueError("too many roots")
+    return node
+
+
+def _computed(node) -> Fraction | None:
+    """The value of one operation on numbers, or None if it has an irrational or unknown part, or over 4,300
+    digits. Raises ValueError for a division by zero or an exponent beyond 1000."""
     kind = node[0]
-    if kind == "n":
-        return node[1]
-    if kind == "v":
-        return None
-    a = _exact(node[1] if kind != "f" else node[2])
+    a = _number_of(node[1] if kind != "f" else node[2])
     if kind == "f":
         if node[1] == "abs" and a is not None:
             return abs(a)
@@ -302,7 +320,7 @@ def _exact(node) -> Fraction | None:
         return None
     if kind == "root":
         return None if a is None else _rational_root(a, node[2])
-    b = _exact(node[2])
+    b = _number_of(node[2])
     if kind == "/" and b == 0:
         raise ValueError("division by zero")
     if kind == "^" and b is not None and (abs(b.numerator) > 1000 or b.denominator > 100):
@@ -338,47 +356,9 @@ def _rational_root(a: Fraction, degree: int) -> Fraction | None:
 
 # p = k * 8 * (3 * 5 * 7 * ... * 97) + 1 is prime for these k: -1 and every prime up to 97 have square roots
 _STEP = 8 * math.prod(p for p in range(3, 98) if all(p % q for q in range(2, p)))
-MODULI = [
-    k * _STEP + 1
-    for k in (
-        5,
-        41,
-        99,
-        129,
-        151,
-        153,
-        177,
-        227,
-        233,
-        271,
-        287,
-        291,
-        301,
-        361,
-        383,
-        387,
-        389,
-        391,
-        397,
-        409,
-        433,
-        483,
-        529,
-        531,
-        545,
-        587,
-        593,
-        599,
-        605,
-        651,
-        709,
-        719,
-        735,
-        763,
-        773,
-        781,
-    )
-]
+MODULI = [int(k) * _STEP + 1 for k in """5 41 99 129 151 153 177 227 233 271 287 291 301 361 383 387 389 391
+    397 409 433 483 529 531 545 587 593 599 605 651 709 719 735 763 773 781""".split()]
+secrets.SystemRandom().shuffle(MODULI)  # nobody can aim at the first three
 _SECRET, POINTS, SIGNED_POINTS, TRIES = secrets.token_bytes(16), 3, 30, 240
 
 
@@ -450,45 +430,30 @@ def _residue(node, p: int, point: int = 0) -> int:
     if kind == "v":
         return _square_root(p - 1, p) if node[1] == "i" else _opaque(p, point, node[1])
     if kind == "f":
-        value = _exact(node)
-        return (
-            _opaque(p, node[1], _residue(node[2], p, point))
-            if value is None
-            else _residue(("n", value), p, point)
-        )
-    if kind == "root" or (kind == "^" and (power := _exact(node[2])) is not None and power.denominator > 1):
-        inside, degree, times = (
-            (node[1], node[2], 1) if kind == "root" else (node[1], power.denominator, power.numerator)
-        )
-        number = _exact(inside)
+        return _opaque(p, node[1], _residue(node[2], p, point))
+    power = _number_of(node[2]) if kind == "^" else None
+    if kind == "root" or (power is not None and power.denominator > 1):
+        degree, times = (node[2], 1) if kind == "root" else (power.denominator, power.numerator)
+        number = _number_of(node[1])
         if number is not None:
             return pow(_root_of_number(number, degree, p), times, p)
-        value = _residue(inside, p, point)
+        value = _residue(node[1], p, point)
         if degree != 2:
             return pow(_opaque(p, "root", value, degree), times, p)
         sign = 1 if _opaque(p, point, "sign", value) % 2 else -1
         return pow(sign * _square_root(value, p), times, p)
     a = _residue(node[1], p, point)
     if kind == "^":
-        return (
-            _opaque(p, "^", a, _residue(node[2], p, point)) if power is None else pow(a, power.numerator, p)
-        )
+        if power is None:
+            return _opaque(p, "^", a, _residue(node[2], p, point))
+        return pow(a, power.numerator, p)
     b = _residue(node[2], p, point)
     return (a + b if kind == "+" else a * b if kind == "*" else a * pow(b, -1, p)) % p
 
 
-def _has_signs(node) -> bool:
-    """Is there a root, or a fractional power, of something that is not a number?"""
-    if node[0] in "nv":
-        return False
-    inner = [n for n in node[1:] if isinstance(n, tuple)]
-    fractional = node[0] == "^" and (power := _exact(node[2])) is not None and power.denominator > 1
-    return ((node[0] == "root" or fractional) and _exact(node[1]) is None) or any(map(_has_signs, inner))
-
-
-def _same_expression(a, b) -> bool:
+def _same_expression(a, b, signs: bool) -> bool:
     """Do they agree at enough points? A wrong sign of a root agrees by chance at each point with 1/2."""
-    needed, agreed = SIGNED_POINTS if _has_signs(a) or _has_signs(b) else POINTS, 0
+    needed, agreed = SIGNED_POINTS if signs else POINTS, 0
     for point in range(TRIES):
         p = MODULI[point % len(MODULI)]
         try:
@@ -514,14 +479,15 @@ _UNITS = {name: words.split()[0] for words in """
     point, mph, kph, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz, Pa pascal, mol
     mole, acre
 """.split(",") for word in words.split() for name in (word, word + "s")}
-# what word problems count; which of them does not matter
-_THINGS = frozenset(name for word in """
-    apple orange banana egg cookie candy cake pie cup bag box boxes bottle basket book page pencil pen card
-    ticket stamp coin ball marble toy game sticker flower tree car bus buses truck bike house room chair
-    table seat row column student teacher child children boy girl man men woman women person people friend
-    player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex vertices face
+# what word problems count
+_UNITS |= {name: word for word in """
+    apple orange banana egg cookie candy cake pie cup bag box bottle basket book page pencil pen card
+    ticket stamp coin ball marble toy game sticker flower tree car bus truck bike house room chair
+    table seat row column student teacher child boy girl man woman person people friend
+    player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex face
     angle integer solution value term factor divisor pair piece slice item problem question vote step meal
-""".split() for name in (word, word + "s"))
+""".split() for name in (word, word + "s")}
+_UNITS |= dict(pair.split() for pair in "boxes box,children child,men man,women woman,vertices vertex".split(","))
 _QUALIFIERS = {"square", "sq", "cubic", "per"}
 _NUMBER_WORDS = re.compile(
     r"hundred|thousand|illion|lakh|crore|dozen|score|hal[fv]|third|quarter|(?:th|ths)$|"
@@ -547,7 +513,9 @@ _OPERATORS = {
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 _VARIABLE = re.compile(r"(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?(?:\([a-z]\))?", re.ASCII)
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
-_ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?\d*\.?\d+)|([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII)
+_ROUNDED = re.compile(
+    r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII
+)
 
 
 def _unit(text: str, spaced: bool) -> str | None:
@@ -558,13 +526,13 @@ def _unit(text: str, spaced: bool) -> str | None:
     out = []
     for word in words:
         known = _UNITS.get(word) or (_UNITS.get(word.lower()) if len(word) > 2 else None)
-        known = known or ("thing" if word.lower() in _THINGS else "square" if word == "sq" else None)
+        known = known or ("square" if word == "sq" else None)
         if len(word) == 1 and word.isalpha() and not spaced:
             return None
         if not known and word not in _QUALIFIERS and word.isalpha():
             return None
         out.append(known or re.sub(r"[{}]", "", word))
-    return " ".join(out)
+    return " ".join(out) if set(out) - _QUALIFIERS else None
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -597,9 +565,12 @@ def _items(text: str, depth: int):
 def _container(text: str, depth: int):
     if r"\cup" in text:
         parts = [_value(part.strip(), depth + 1) for part in _split(text, r"\cup")]
-        if len(parts) > MOST_ITEMS or not all(part and part[0] in ("set", "tuple") for part in parts):
+        kinds = {part and part[0] for part in parts}
+        if len(parts) > MOST_ITEMS or not kinds <= {"set", "tuple", "union"}:
             return None
-        return ("set", tuple(v for part in parts for v in (part[1] if part[0] == "set" else [part])))
+        if all(part[0] == "set" for part in parts):
+            return ("set", tuple(v for part in parts for v in part[1]))
+        return ("union", tuple(parts))
     for opening, closing in ((r"\{", r"\}"), ("{", "}")):
         inside = text[len(opening) : -len(closing)]
         if text.startswith(opening) and text.endswith(closing) and ("," in text or opening == r"\{"):
@@ -641,7 +612,8 @@ def _quantity(text: str, depth: int):
         if negative and "-" in part:
             return None
     elif match := _PERCENT.fullmatch(plain):
-        value = _value(match[1].strip(), depth + 1)
+        simple = not re.search(r"[*/^]|\\(?:cdot|times|div)", match[1])
+        value = _value(match[1].strip(), depth + 1) if simple else None
         return ("number", value[1] / 100, "") if value and value[:1] + value[2:] == ("number", "") else None
     elif match := _UNIT.fullmatch(plain):
         unit, part = _unit(match["unit"], bool(match["gap"])), match["value"]
@@ -665,8 +637,8 @@ def _is_words(text: str) -> bool:
 
 
 def _value(text: str, depth: int = 0):
-    """("number", Fraction, unit), ("expression", tree, unit), ("set", values), ("tuple", "(", values, "]"),
-    ("relation", name, operator, value), or None if the text is not exactly one value."""
+    """("number", Fraction, unit), ("expression", tree, unit), ("set" or "union", values),
+    ("tuple", "(", values, "]"), ("relation", name, operator, value), or None if the text is not exactly one value."""
     number = _number(text)
     if number is not None:
         return ("number", number, "")
@@ -685,11 +657,11 @@ def _value(text: str, depth: int = 0):
     if _is_words(text):
         return None
     try:
-        tree = _parse(text)
-        exact = _exact(tree)
+        roots: list[int] = []
+        tree = _fold(_parse(text), roots)
     except (ValueError, IndexError, RecursionError):
         return None
-    return ("number", exact, "") if exact is not None else ("expression", tree, "")
+    return ("number", tree[1], "") if tree[0] == "n" else ("expression", (tree, bool(roots)), "")
 
 
 @lru_cache(4096)
@@ -709,7 +681,7 @@ def _same(a, b) -> bool:
         return operator in ("=", r"\in") and _same(value, other)
     if a[0] == b[0] == "tuple":
         return a[1] == b[1] and a[3] == b[3] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2]))
-    if a[0] == b[0] == "set":
+    if a[0] == b[0] and a[0] in ("set", "union"):
         if max(len(a[1]), len(b[1])) > 16:
             return set(a[1]) == set(b[1])
         return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
@@ -720,7 +692,8 @@ def _same(a, b) -> bool:
             return False
         if a[0] == b[0] == "number":
             return a[1] == b[1]
-        return _same_expression(*(("n", v[1]) if v[0] == "number" else v[1] for v in (a, b)))
+        (one, signs), (other, more) = ((("n", v[1]), False) if v[0] == "number" else v[1] for v in (a, b))
+        return _same_expression(one, other, signs or more)
     return a == b  # infinities
 
 
@@ -750,7 +723,7 @@ def same_answer(given: str, gold: str) -> bool:
         return bool(choice) and choice[1].upper() == wanted.strip("()")
     if value is not None and _ROUNDED.fullmatch(wanted):
         value = value[3] if value[0] == "relation" and value[2] == "=" else value
-        return value[0] == "number" and _rounded(wanted, value[1])
+        return value[0] == "number" and not value[2] and _rounded(wanted, value[1])
     if expected is None and (own := re.fullmatch(r"(.*[\d)}])(\s*[A-Za-z ]{3,})", wanted)):
         if _NUMBER_WORDS.search(own[2]) is None:  # a unit that only the expected answer knows: 42 sprockets
             bare = text.removesuffix(own[2])

@@ -644,7 +644,6 @@ DISAGREEMENTS = {
     (r"0.\overline{3}", "1/3"): r"math-verify reads 0.\overline{3} as 0",
     (r"0.1\overline{6}", r"\frac{1}{6}"): r"math-verify reads 0.\overline{3} as 0",
     ("i^2", "-1"): "math-verify takes i for a variable",
-    (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"): "our rule: the sign of a nested root is not guessed",
     ("(1+i)^2", "2i"): "math-verify takes i for a variable",
     (r"\sqrt{-4}", "2i"): "math-verify takes i for a variable",
     (r"\log_2 8", "3"): "functions are opaque to us: no value of a logarithm is computed",
