@@ -487,7 +487,7 @@ _UNITS |= {name: word for word in """
     player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex face
     angle integer solution value term factor divisor pair piece slice item problem question vote step meal
 """.split() for name in (word, word + "s")}
-_UNITS |= dict(pair.split() for pair in "boxes box,children child,men man,women woman,vertices vertex".split(","))
+_UNITS |= {"boxes": "box", "children": "child", "men": "man", "women": "woman", "vertices": "vertex"}
 _QUALIFIERS = {"square", "sq", "cubic", "per"}
 _NUMBER_WORDS = re.compile(
     r"hundred|thousand|illion|lakh|crore|dozen|score|hal[fv]|third|quarter|(?:th|ths)$|"
@@ -638,7 +638,7 @@ def _is_words(text: str) -> bool:
 
 def _value(text: str, depth: int = 0):
     """("number", Fraction, unit), ("expression", tree, unit), ("set" or "union", values),
-    ("tuple", "(", values, "]"), ("relation", name, operator, value), or None if the text is not exactly one value."""
+    ("tuple", "(", values, "]"), ("relation", name, operator, value); None if it is not exactly one value."""
     number = _number(text)
     if number is not None:
         return ("number", number, "")
