@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import ModelConfig
-from kernels import rms_norm, rope
+from kernels import causal_attention, rms_norm, rope
 
 
 class RMSNorm(nn.Module):
@@ -165,9 +165,7 @@ class MLA(nn.Module):
         k_nope, v = self.kv_b_proj(c).unflatten(-1, (self.H, -1)).split([self.nope, self.v], dim=-1)
         q = torch.cat([q_nope, q_rot], dim=-1).transpose(1, 2)  # (b, H, t, n+R)
         k = torch.cat([k_nope, k_rot.unsqueeze(2).expand(-1, -1, self.H, -1)], dim=-1).transpose(1, 2)
-        qk = q.shape[-1]
-        v = F.pad(v.transpose(1, 2), (0, max(0, qk - self.v)))  # the fused kernels want one head width
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)[..., : self.v]
+        out = causal_attention(q, k, v.transpose(1, 2), self.scale)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def attend_absorbed(self, q_nope, q_rot, latent):

@@ -5,6 +5,8 @@ import torch
 
 import kernels
 from kernels import (
+    causal_attention,
+    causal_attention_plain,
     experts_grouped,
     experts_plain,
     rms_norm,
@@ -74,6 +76,25 @@ def test_experts_that_no_token_chose_get_zero_gradient():
     out = experts_grouped(x, up, down, torch.ones(5, 2), torch.tensor([[1, 4]] * 5))
     (grad,) = torch.autograd.grad(out.sum(), up)
     assert [e for e in range(6) if grad[e].abs().sum() > 0] == [1, 4]
+
+
+@pytest.mark.parametrize("T", [1, 5, 47, 48, 49, 130])
+def test_blocked_attention_equals_the_fused_kernel(T):
+    torch.manual_seed(T)
+    q, k, v = (torch.randn(2, 3, T, width, requires_grad=True) for width in (12, 12, 7))
+    upstream = torch.randn(2, 3, T, 7)
+    fast, plain = causal_attention(q, k, v, 0.3), causal_attention_plain(q, k, v, 0.3)
+    torch.testing.assert_close(fast, plain)
+    for a, b in zip(grads(fast, (q, k, v), upstream), grads(plain, (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_long_sequences_take_the_fused_kernel(monkeypatch):
+    q, k, v = (torch.randn(1, 2, 20, width) for width in (8, 8, 6))
+    blocked = causal_attention(q, k, v, 0.3)
+    monkeypatch.setattr(kernels, "LONGEST_BLOCKED", 10)
+    fused = causal_attention(q, k, v, 0.3)
+    torch.testing.assert_close(fused, blocked)
 
 
 def test_rms_norm_equals_plain():
