@@ -76,7 +76,7 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "rollout_small": Work("rollout", SMALL, 2, 8, 64, 64, 0, 0),
     "rollout_stop": Work("rollout", None, 64, 8, 0, 512, 0, 0),
     "train_tiny": Work("train", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
-    "train_small": Work("train", SMALL, 2, 8, 64, 448, 2, 4),
+    "train_small": Work("train", SMALL, 2, 8, 64, 192, 2, 4),
     "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
@@ -211,7 +211,9 @@ def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int]
         made.append(sum(map(len, completion_ids)))
         return [float(sum(c) % 3) for c in completion_ids]
 
-    def job(_, new):
+    def job(prompts_asked, new):
+        if prompts_asked < work.P:
+            return 0  # a trainer steps over whole batches; its first one warms up nothing that lasts
         made.clear()
         args = GRPOConfig(
             output_dir=tempfile.mkdtemp(),

@@ -68,8 +68,7 @@ class LatentCache:
     """What decoding remembers of one layer: the normed latent and the rotated key, C + R numbers per token.
 
     `prefix` (P, S, C+R) is stored once per prompt and attended by all its samples; `suffix` (N, T, C+R)
-    grows by one token per row and step. Rows may leave (`keep_rows`); a prompt's prefix stays until the
-    rollout ends."""
+    grows by one token per row and step."""
 
     def __init__(self, prefix: torch.Tensor, rows: int):
         self.prefix = prefix
@@ -81,38 +80,50 @@ class LatentCache:
             self.suffix = F.pad(self.suffix, (0, 0, 0, t))
         self.suffix[:, t] = latent
 
-    def keep_rows(self, rows: torch.Tensor):
-        """Drop all rows but these (row numbers)."""
-        self.suffix = self.suffix[rows]
 
+class Cohort:
+    """Rows that started together, so that all are at the same step `t`: a LatentCache per layer, and which rows
+    share which prompt. Rows are laid out as (P, G), so that a prompt's samples attend its prefix in one
+    matmul; after rows have left, G is the largest remaining group, and the holes are computed and thrown
+    away."""
 
-class PromptGrid:
-    """Which rows share which prompt: rows laid out as (P, G) so that a prompt's samples attend its prefix
-    in one matmul. After rows have left, G is the largest remaining group; the holes are computed and
-    thrown away."""
+    def __init__(self, latents: list[torch.Tensor], lengths: torch.Tensor, samples: int):
+        """latents: per layer (P, S, C+R), right-padded; lengths (P,) of the prompts."""
+        self.t, self.lengths = 0, lengths
+        self.owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(samples)
+        self.caches = [LatentCache(latent, len(self.owner)) for latent in latents]
+        self._lay_out()
 
-    def __init__(self, prompt_of_row: torch.Tensor, prompt_lengths: torch.Tensor, prefix_size: int):
-        """prompt_of_row (N,) ascending; prompt_lengths (P,), of the right-padded prefix (P, S)."""
-        self.prompts, counts = prompt_of_row.unique_consecutive(return_counts=True)
-        width = int(counts.max())
-        first = counts.cumsum(0) - counts
-        slot = torch.arange(len(prompt_of_row), device=counts.device) - first.repeat_interleave(counts)
-        group = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-        self.cell = group * width + slot  # (N,) row -> cell
-        self.row = torch.zeros(len(counts) * width, dtype=torch.long, device=counts.device)
-        self.row[self.cell] = torch.arange(
-            len(prompt_of_row), device=counts.device
-        )  # cell -> row (holes: row 0)
-        self.full = len(self.row) == len(prompt_of_row)
-        self.all_prompts = len(counts) == len(prompt_lengths)
-        positions = torch.arange(prefix_size, device=counts.device)
-        self.mask = (positions[None] >= prompt_lengths[self.prompts][:, None])[
-            :, None, None
-        ]  # (P, 1, 1, S) pad
+    def __len__(self):
+        return len(self.owner)
+
+    def positions(self) -> torch.Tensor:
+        """Of the token that each row decodes next: (N,)."""
+        return self.lengths[self.owner] + self.t
+
+    def keep(self, rows: torch.Tensor):
+        """Drop all rows but these (row numbers, ascending), and the prompts that have none left."""
+        prompts, self.owner = self.owner[rows].unique_consecutive(return_inverse=True)
+        self.lengths = self.lengths[prompts]
+        for cache in self.caches:
+            cache.suffix = cache.suffix[rows]
+            cache.prefix = cache.prefix if len(prompts) == len(cache.prefix) else cache.prefix[prompts]
+        self._lay_out()
+
+    def _lay_out(self):
+        device, counts = self.owner.device, self.owner.bincount()
+        width, first = int(counts.max()), counts.cumsum(0) - counts
+        rows = torch.arange(len(self.owner), device=device)
+        self.cell = self.owner * width + rows - first[self.owner]  # (N,) row -> cell
+        self.row = torch.zeros(len(counts) * width, dtype=torch.long, device=device)
+        self.row[self.cell] = rows  # cell -> row (holes: row 0)
+        self.full = len(self.row) == len(rows)
+        positions = torch.arange(self.caches[0].prefix.shape[1], device=device)
+        self.padding = (positions >= self.lengths[:, None])[:, None, None]  # (P, 1, 1, S)
 
     def gather(self, x):  # (N, ...) -> (P, G, ...)
         x = x if self.full else x[self.row]
-        return x.unflatten(0, (len(self.prompts), -1))
+        return x.unflatten(0, (len(self.lengths), -1))
 
     def scatter(self, x):  # (P, G, ...) -> (N, ...)
         x = x.flatten(0, 1)
@@ -184,22 +195,28 @@ class MLA(nn.Module):
         """W_UK (H, n, C) and W_UV (H, v, C), the two halves of kv_b_proj."""
         return self.kv_b_proj.weight.view(self.H, -1, self.C).split([self.nope, self.v], dim=1)
 
-    def decode(self, x, freqs, cache: LatentCache, t: int, grid: PromptGrid):
-        """One token per row, absorbed: x (N, D), freqs (N, R/2), t = tokens already in the suffix -> (N,
-        D)."""
+    def decode(self, x, freqs, cohorts: list[Cohort], layer: int):
+        """One token per row of all cohorts, absorbed: x (N, D), freqs (N, R/2) -> (N, D)."""
         w_uk, w_uv = self.up_projections()
-        cache.append(t, self.latent(x, freqs))
-        q_nope, q_rot = self.queries(x, freqs)
+        latent, (q_nope, q_rot) = self.latent(x, freqs), self.queries(x, freqs)
         q_c = torch.bmm(q_nope.transpose(0, 1), w_uk).transpose(0, 1)  # (N, H, C)
         q = torch.cat([q_c, q_rot], dim=-1) * self.scale  # (N, H, C+R)
-        prefix = cache.prefix if grid.all_prompts else cache.prefix[grid.prompts]  # (P, S, C+R)
-        suffix, S = cache.suffix[:, : t + 1], prefix.shape[1]  # (N, t+1, C+R)
-        q_grid = grid.gather(q)  # (P, G, H, C+R)
-        on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
-        on_prefix = grid.scatter(on_prefix.masked_fill_(grid.mask, float("-inf")))  # (N, H, S)
-        attn = torch.cat([on_prefix, torch.bmm(q, suffix.transpose(1, 2))], dim=-1).softmax(-1)
-        p_grid = grid.gather(attn[..., :S])
-        from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
-        out = grid.scatter(from_prefix) + torch.bmm(attn[..., S:], suffix[..., : self.C])  # (N, H, C)
+        sizes = [len(c) for c in cohorts]
+        out = [self.attend_cached(*part, layer) for part in
+            zip(q.split(sizes), latent.split(sizes), cohorts, strict=True)]
+        out = torch.cat(out) if len(out) > 1 else out[0]  # (N, H, C)
         out = torch.bmm(out.transpose(0, 1), w_uv.transpose(1, 2)).transpose(0, 1)  # (N, H, v)
         return self.o_proj(out.flatten(1))
+
+    def attend_cached(self, q, latent, cohort: Cohort, layer: int):
+        """q (N, H, C+R), scaled, over the prompts and all tokens since, `latent` (N, C+R) last -> (N, H, C)."""
+        cache = cohort.caches[layer]
+        cache.append(cohort.t, latent)
+        prefix, suffix = cache.prefix, cache.suffix[:, : cohort.t + 1]  # (P, S, C+R), (N, t+1, C+R)
+        S, q_grid = prefix.shape[1], cohort.gather(q)  # (P, G, H, C+R)
+        on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
+        on_prefix = cohort.scatter(on_prefix.masked_fill_(cohort.padding, float("-inf")))  # (N, H, S)
+        attn = torch.cat([on_prefix, torch.bmm(q, suffix.transpose(1, 2))], dim=-1).softmax(-1)
+        p_grid = cohort.gather(attn[..., :S])
+        from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
+        return cohort.scatter(from_prefix) + torch.bmm(attn[..., S:], suffix[..., : self.C])

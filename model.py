@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from config import ModelConfig, UserError
-from mla import MLA, LatentCache, PromptGrid, RMSNorm, rope_frequencies
+from mla import MLA, Cohort, RMSNorm, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
 
 
@@ -34,9 +34,8 @@ class Block(nn.Module):
         attended, latent = self.self_attn(self.input_layernorm(x), freqs)
         return self.feed_forward(x + attended, routing), latent
 
-    def decode(self, x, freqs, cache, t, grid, routing):
-        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cache, t, grid),
-            routing)
+    def decode(self, x, freqs, cohorts, layer, routing):
+        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cohorts, layer), routing)
 
 
 class Transformer(nn.Module):
@@ -93,18 +92,20 @@ class Transformer(nn.Module):
         """tokens (B, T) -> logits (B, T, V)."""
         return self.lm_head(self.hidden(tokens))
 
-    def prefill(self, tokens, samples: int, routing=None):
-        """Run the prompts once: tokens (P, S) -> hidden (P, S, D) and a LatentCache per layer for P x
-        samples rows."""
+    def prefill(self, tokens, lengths, samples: int, routing=None):
+        """Run the prompts once: tokens (P, S), lengths (P,) -> the hidden state of each prompt's last token, for
+        each of its samples (P x samples, D), and their Cohort."""
         x, latents = self._run(tokens, routing, keep_latents=True)
-        return x, [LatentCache(latent, tokens.shape[0] * samples) for latent in latents]
+        last = x[torch.arange(len(lengths), device=x.device), lengths - 1]
+        return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)
 
-    def decode(self, tokens, positions, caches, t: int, grid: PromptGrid, routing=None):
-        """One step for every row: tokens (N,) at positions (N,), the t-th of the completion -> hidden (N,
-        D)."""
-        x, freqs = self.embed_tokens(tokens), self.freqs(positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer.decode(x, freqs, cache, t, grid, routing)
+    def decode(self, tokens, cohorts: list[Cohort], routing=None):
+        """One step for every row of every cohort: tokens (N,) -> hidden (N, D). Counts the cohorts' steps."""
+        x, freqs = self.embed_tokens(tokens), self.freqs(torch.cat([c.positions() for c in cohorts]))
+        for number, layer in enumerate(self.layers):
+            x = layer.decode(x, freqs, cohorts, number, routing)
+        for cohort in cohorts:
+            cohort.t += 1
         return self.norm(x)
 
     def routers(self) -> list[Router]:

@@ -34,6 +34,7 @@ class Routing:
     replay: list[torch.Tensor] | None = None
     mask: torch.Tensor | None = None
     balance: bool = False  # also compute the sequence-wise balance loss
+    count: bool = True  # also count the load of each expert
     indices: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (B, T, K): the experts used
     load: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (E,): tokens sent to each expert
     balance_losses: list[torch.Tensor] = field(
@@ -42,11 +43,13 @@ class Routing:
 
     def report(self, scores, indices):
         """scores (B, T, E), indices (B, T, K); without T while decoding."""
+        self.indices.append(indices)
+        if not self.count:
+            return
         E = scores.shape[-1]
         chosen = F.one_hot(indices, E).sum(-2).to(scores.dtype)  # (B, T, E)
         if self.mask is not None:
             chosen = chosen * self.mask[..., None]
-        self.indices.append(indices)
         self.load.append(chosen.detach().flatten(0, -2).sum(0))
         if self.balance:
             self.balance_losses.append(balance_loss(scores, chosen, self.mask).sum())

@@ -21,11 +21,10 @@ from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
 from data.tokenizer import for_checkpoint
 from kernels import sample_tokens, token_logprobs
-from mla import PromptGrid
 from model import Transformer
 from moe import Routing
 
-ROWS_AT_ONCE = 512  # rows decoded together; more prompts run in waves
+ROWS_AT_ONCE = 512  # rows decoded together; further prompts wait for half of them to finish
 
 
 @dataclass
@@ -56,18 +55,9 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     model.check_length(max(map(len, prompts)) + max_new_tokens)
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     prompt_ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    per_wave = max(1, ROWS_AT_ONCE // group_size)
-    parts = {}
-    for start in range(0, len(order), per_wave):
-        wave = order[start : start + per_wave]
-        noise = row_noise(seed, [prompt_ids[i] for i in wave], group_size, max_new_tokens)
-        rows = _wave(model, [prompts[i] for i in wave], group_size, max_new_tokens, temperature, top_p,
-            eos_id, noise, record_routing, on_step)
-        parts |= {i * group_size + g: rows[k * group_size + g] for k,
-            i in enumerate(wave) for g in range(group_size)}
-    columns = zip(*(parts[i] for i in range(len(parts))), strict=True)
-    return Rollout(*map(list, columns))
+    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, eos_id, record_routing)
+    engine.run(lambda p: row_noise(seed, [prompt_ids[i] for i in p], group_size, max_new_tokens), on_step)
+    return engine.rollout()
 
 
 def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) -> torch.Tensor:
@@ -78,74 +68,97 @@ def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) ->
     return torch.from_numpy(np.stack(noise))
 
 
-@torch.inference_mode()
-def _wave(model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise, record, on_step):
-    """Rows of one batch: (tokens, logprobs, finished, routing) each, prompt-major."""
-    device = model.embed_tokens.weight.device
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
-    tokens, noise = tokens.to(device), noise.to(device)
-    log = RoutingLog(len(prompts) * G, max_new_tokens) if record and model.routers() else None
-    routing = log and Routing()
-    hidden, caches = model.prefill(tokens, G, routing)
-    x = hidden[torch.arange(len(prompts), device=device), lengths - 1].repeat_interleave(G, 0)  # (N, D)
-    N = len(x)
-    owner = torch.arange(len(prompts), device=device).repeat_interleave(G)  # row -> prompt
-    alive, done = torch.arange(N, device=device), torch.zeros(N, dtype=torch.bool, device=device)
-    grid = PromptGrid(owner, lengths, tokens.shape[1])
-    out = torch.full((N, max_new_tokens), -1, device=device)
-    logps = torch.zeros(N, max_new_tokens, device=device)
-    check_every = 8 if device.type == "cuda" else 1  # looking at `done` waits for the GPU
-    if log:
-        log.prompts(routing)
-    for t in range(max_new_tokens):
-        sampled, logp = sample_tokens(model.lm_head(x), noise[alive, t], temperature, top_p)
-        out[alive, t], logps[alive, t] = sampled, logp
-        done |= sampled == eos_id if eos_id is not None else False
-        if on_step:
-            on_step(sampled.tolist())
-        if t + 1 == max_new_tokens:
-            break
-        if t % check_every == 0 and (left := int((~done).sum())) <= 7 * len(alive) // 8:
-            if left == 0:
-                break
-            keep = (~done).nonzero().squeeze(1)
-            alive, done, sampled = alive[keep], done[keep], sampled[keep]
-            grid = PromptGrid(owner[alive], lengths, tokens.shape[1])
-            for cache in caches:
-                cache.keep_rows(keep)
-        routing = log and Routing()
-        x = model.decode(sampled, lengths[owner[alive]] + t, caches, t, grid, routing)
-        if log:
-            log.step(routing, alive, t)
-    ends = (out == eos_id) if eos_id is not None else torch.zeros_like(out, dtype=torch.bool)
-    finished = ends.any(1)
-    counts = torch.where(finished, ends.int().argmax(1) + 1, max_new_tokens).tolist()
-    rows = zip(out.tolist(), logps.tolist(), finished.tolist(), counts, strict=True)
-    return [(tok[:n], lp[:n], fin, log.row(i, len(prompts[i // G]), i // G, n) if log else None) for i,
-        (tok, lp, fin, n) in enumerate(rows)]
+class _Engine:
+    """Decodes cohorts of rows side by side: all linear layers see all rows, attention sees a cohort at a time.
+    A row is prompt * G + sample. Finished rows leave; when half of the places are free, the next prompts get
+    them as a new cohort (continuous batching)."""
 
+    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, record):
+        self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
+        self.temperature, self.top_p, self.eos_id = temperature, top_p, eos_id
+        self.device, N = model.embed_tokens.weight.device, len(prompts) * G
+        self.out = torch.full((N, self.T), -1, device=self.device)
+        self.logps = torch.zeros(N, self.T, device=self.device)
+        self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        self.routes = None
+        if record and (routers := len(model.routers())):
+            K = model.cfg.num_experts_per_tok
+            self.routes = torch.zeros(N, self.T, routers, K, dtype=torch.uint8, device=self.device)
+            self.prefix_routes = {}
 
-class RoutingLog:
-    """The experts that the routers chose at rollout, to replay them in training or to measure agreement."""
+    @torch.inference_mode()
+    def run(self, noise_of, on_step):
+        cohorts, x, rows, noise = [], None, [], []  # per cohort: which rows, their noise; x of all rows
+        check_every = 8 if self.device.type == "cuda" else 1  # looking at `done` waits for the GPU
+        while self.waiting or cohorts:
+            room = ROWS_AT_ONCE - sum(map(len, cohorts))
+            if self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2)):
+                count = max(1, room // self.G)
+                mine, self.waiting = self.waiting[:count], self.waiting[count:]
+                hidden, cohort = self.admit(mine)
+                x = hidden if x is None else torch.cat([x, hidden])
+                cohorts.append(cohort)
+                rows.append(torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device))
+                noise.append(noise_of(mine).to(self.device))
+            uniform = torch.cat([u[:, c.t] for u, c in zip(noise, cohorts, strict=True)])
+            sampled, logp = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
+            at = torch.cat([row.new_full((len(c),), c.t) for row, c in zip(rows, cohorts, strict=True)])
+            every = torch.cat(rows)
+            self.out[every, at], self.logps[every, at] = sampled, logp
+            if on_step:
+                on_step(sampled.tolist())
+            tokens = list(sampled.split([len(c) for c in cohorts]))
+            for k, cohort in enumerate(cohorts):
+                if self.eos_id is not None:
+                    cohort.done |= tokens[k] == self.eos_id
+                if cohort.t + 1 == self.T:
+                    cohort.done[:] = True
+                elif cohort.t % check_every:
+                    continue
+                if (left := int((~cohort.done).sum())) <= 7 * len(cohort) // 8:
+                    keep = (~cohort.done).nonzero().squeeze(1)
+                    rows[k], noise[k], tokens[k] = rows[k][keep], noise[k][keep], tokens[k][keep]
+                    cohort.done = cohort.done[keep]
+                    if left:
+                        cohort.keep(keep)
+            alive = [k for k in range(len(cohorts)) if len(rows[k])]
+            cohorts, rows, noise = ([list_[k] for k in alive] for list_ in (cohorts, rows, noise))
+            if cohorts:
+                routing = Routing(count=False) if self.routes is not None else None
+                steps = torch.cat([row.new_full((len(c),), c.t) for row, c in zip(rows, cohorts, strict=True)])
+                x = self.model.decode(torch.cat(tokens), cohorts, routing)
+                if routing:
+                    self.routes[torch.cat(rows), steps] = torch.stack(routing.indices, dim=1).to(torch.uint8)
+            else:
+                x = None
 
-    def __init__(self, rows: int, steps: int):
-        self.rows, self.steps, self.suffix = rows, steps, None
+    def admit(self, mine: list[int]):
+        """Prefill these prompts: (hidden states of their rows, their cohort)."""
+        lengths = torch.tensor([len(self.prompts[i]) for i in mine])
+        tokens = torch.zeros(len(mine), int(lengths.max()), dtype=torch.long)
+        for row, i in zip(tokens, mine, strict=True):
+            row[: len(self.prompts[i])] = torch.tensor(self.prompts[i])
+        routing = Routing(count=False) if self.routes is not None else None
+        hidden, cohort = self.model.prefill(tokens.to(self.device), lengths.to(self.device), self.G, routing)
+        if routing:
+            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
+            self.prefix_routes |= {i: c[: len(self.prompts[i])] for i, c in zip(mine, chosen, strict=True)}
+        cohort.done = torch.zeros(len(cohort), dtype=torch.bool, device=self.device)
+        return hidden, cohort
 
-    def prompts(self, routing: Routing):
-        self.prefix = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
-        self.suffix = torch.zeros(self.rows, self.steps, *self.prefix.shape[2:], dtype=torch.uint8,
-            device=routing.indices[0].device)
-
-    def step(self, routing: Routing, alive, t: int):
-        self.suffix[alive, t] = torch.stack(routing.indices, dim=1).to(torch.uint8)  # (N, L, K)
-
-    def row(self, i: int, prompt_length: int, prompt: int, n: int) -> np.ndarray:
-        """Choices for every token that is an input in training: the prompt and all but the last sampled
-        token."""
-        return torch.cat([self.prefix[prompt, :prompt_length], self.suffix[i, : n - 1].cpu()]).numpy()
+    def rollout(self) -> Rollout:
+        ends = self.out == self.eos_id if self.eos_id is not None else torch.zeros_like(self.out, dtype=torch.bool)
+        finished = ends.any(1)
+        counts = torch.where(finished, ends.int().argmax(1) + 1, self.T).tolist()
+        result = Rollout(finished=finished.tolist())
+        routes = None if self.routes is None else self.routes.cpu()
+        for i, (tokens, logps, n) in enumerate(zip(self.out.tolist(), self.logps.tolist(), counts, strict=True)):
+            result.completions.append(tokens[:n])
+            result.logprobs.append(logps[:n])
+            # choices for every token that is an input in training: the prompt and all but the last sampled one
+            result.routing.append(routes if routes is None else torch.cat(
+                [self.prefix_routes[i // self.G], routes[i, : n - 1]]).numpy())
+        return result
 
 
 # ------------------------------------------------------------------------ what training takes from a rollout

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from config import ModelConfig
-from mla import MLA, LatentCache, PromptGrid, rope_frequencies
+from mla import MLA, Cohort, LatentCache, rope_frequencies
 
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.8)
 
@@ -45,15 +45,14 @@ def test_decoding_with_a_shared_prefix_matches_naive_after_rows_left(leaving):
     lengths, G, steps = torch.tensor([2, 4, 3]), 3, 4
     freqs = rope_frequencies(cfg, 16)
     prompts, continued = torch.randn(3, 4, 24), torch.randn(9, steps, 24)
-    cache = LatentCache(layer(prompts, freqs[:4])[1], rows=9)
     owner, alive = torch.arange(3).repeat_interleave(G), torch.arange(9)
-    grid = PromptGrid(owner, lengths, 4)
+    cohort = Cohort([layer(prompts, freqs[:4])[1]], lengths, G)
     for t in range(steps):
         if t == 2:
             alive = torch.tensor([r for r in range(9) if r not in leaving])
-            cache.keep_rows(alive)
-            grid = PromptGrid(owner[alive], lengths, 4)
-        got = layer.decode(continued[alive, t], freqs[lengths[owner[alive]] + t], cache, t, grid)
+            cohort.keep(alive)
+        got = layer.decode(continued[alive, t], freqs[cohort.positions()], [cohort], 0)
+        cohort.t += 1
         for row, out in zip(alive.tolist(), got, strict=True):
             p = owner[row]
             whole = torch.cat([prompts[p, : lengths[p]], continued[row, : t + 1]])[None]
