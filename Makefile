@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CONFIG ?= tiny
 
-.PHONY: tiny test lint setup clean
+.PHONY: tiny test lint bench setup clean
 
 tiny: .venv/dev
 	$(PY) grpo.py --config tiny
@@ -11,6 +11,9 @@ tiny: .venv/dev
 
 test: lint
 	$(PY) -m pytest
+
+bench: .venv/oracles
+	$(PY) bench.py
 
 lint: .venv/dev
 	$(PY) -m ruff check .

@@ -3,6 +3,7 @@
     python bench.py                                  # every work with 1 thread: our side, theirs if installed
     python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench.py --work train_tiny --profile true # the five costliest operations of our side
+    python bench.py --work scaling                   # our side over length, rows, experts, vocabulary
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
@@ -39,7 +40,7 @@ from sample import Sample, completion_logprobs, generate
 
 @dataclass
 class Config:
-    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; --work help lists them")
+    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; or scaling")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
     sides: str = knob("ours,theirs", "ours, theirs, or both")
@@ -77,6 +78,9 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "rollout_stop": Work("rollout", None, 64, 8, 0, 512, 0, 0),
     "train_tiny": Work("train", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "train_small": Work("train", SMALL, 2, 8, 64, 192, 2, 4),
+    "train_4k": Work("train", dict(PRESETS["tiny"], vocab_size=4_096), 8, 8, 32, 128, 16, 16),
+    "train_32k": Work("train", dict(PRESETS["tiny"], vocab_size=32_768), 8, 8, 32, 128, 16, 16),
+    "train_128k": Work("train", dict(PRESETS["tiny"], vocab_size=131_072), 8, 8, 32, 128, 16, 16),
     "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
@@ -285,6 +289,7 @@ def measure(cfg: Config) -> dict:
         job = ours(work, model, prompts, eos, ranks, micro)
     else:
         job = theirs(work, model, prompts, eos, micro)
+    weights = sum(p.numel() for p in model.parameters()) * 4 / 2**20
     before = peak_mib()
     job(max(2, ranks.world), 8)
     gather(ranks, None)
@@ -301,6 +306,7 @@ def measure(cfg: Config) -> dict:
         "cpu_seconds": sum(c for _, c in peaks),
         "peak_mib": sum(p for p, _ in peaks),
         "start_mib": before,
+        "weights_mib": weights,
     }
     mean = tokens / (work.P * work.G)
     context = work.S + mean / 2 if work.kind != "train" else mean / 2
@@ -353,6 +359,50 @@ def table(rows: list[dict], rate: float) -> str:
     return "\n".join(lines)
 
 
+def timed(job, *args) -> float:
+    start = time.perf_counter()
+    job(*args)
+    return time.perf_counter() - start
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """The slope of log seconds over log size, by least squares."""
+    x, y = (torch.tensor(v, dtype=torch.float64).log() for v in (sizes, seconds))
+    x = x - x.mean()
+    return float((x * y).sum() / (x * x).sum())
+
+
+def scaling(cfg: Config):
+    """How our side grows: time over generated length, rows, trained rows and experts, with the fitted
+    exponents; memory of training over the vocabulary, without weights and their gradients."""
+    ranks = setup("cpu:1")
+    torch.set_num_threads(1)
+    base = WORKS["rollout_tiny"]
+
+    def job(kind, **shape):
+        work = Work(kind, PRESETS["tiny"] | shape, base.P, base.G, base.S, base.T, 16, 0)
+        return ours(work, *build(work, ""), ranks, 16)
+
+    def line(what, sizes, seconds):
+        shown = "  ".join(f"{n}: {s:.2f} s" for n, s in zip(sizes, seconds, strict=True))
+        print(f"{what:<34} {shown}   exponent {exponent(sizes, seconds):.2f}", flush=True)
+
+    decode, train = job("rollout"), job("train")
+    decode(4, 8), train(4, 8)
+    lengths = [64, 128, 256, 512]
+    line("rollout over generated length", lengths, [timed(decode, 32, n) for n in lengths])
+    prompts = [4, 8, 16, 32]
+    line("rollout over prompts (x 8)", prompts, [timed(decode, n, 64) for n in prompts])
+    line("training over prompts (x 8 x 160)", prompts, [timed(train, n, 128) for n in prompts])
+    experts = [8, 16, 32, 64]
+    seconds = [timed(job("train", n_routed_experts=n), 8, 128) for n in experts]
+    line("training over experts (2 per token)", experts, seconds)
+    for size in ("4k", "32k", "128k"):
+        r = run_once(cfg, f"train_{size}", "ours")
+        rest = r["peak_mib"] - r["start_mib"] - r["weights_mib"]
+        print(f"training, vocabulary {size:<5}: {rest:.0f} MiB beside weights and gradients", flush=True)
+
+
 def profile(cfg: Config):
     """The five costliest operations of our side."""
     for name in cfg.work.split(","):
@@ -374,9 +424,9 @@ def profile(cfg: Config):
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
     names = cfg.work.split(",")
-    for name in names:
+    for name in names if names != ["scaling"] else []:
         if name not in WORKS:
-            raise UserError(f"unknown work {name}{closest(name, WORKS)}")
+            raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling'])}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.once:
@@ -384,6 +434,8 @@ def main():
         print(json.dumps(result))
     elif cfg.profile:
         profile(cfg)
+    elif names == ["scaling"]:
+        scaling(cfg)
     else:
         rate = matmul_rate(cfg.threads)
         print(

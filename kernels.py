@@ -40,9 +40,9 @@ BLOCK, LONGEST_BLOCKED = 48, 1024  # queries at once; beyond that length the kep
 def causal_attention(q, k, v, scale: float):
     """softmax(scale q k^T + causal mask) v: q, k (b, h, t, d), v (b, h, t, w) -> (b, h, t, w).
 
-    On a CPU, blocks of queries see only their past, by batched matmuls with the gradient by hand: 1.6 times as
-    fast as torch's fused kernel there at 160 to 512 tokens, values narrower than keys included. Elsewhere, and
-    for long sequences, `scaled_dot_product_attention`."""
+    On a CPU, blocks of queries see only their past, by batched matmuls with the gradient by hand: 1.6 times
+    as fast as torch's fused kernel there at 160 to 512 tokens, values narrower than keys included. Elsewhere,
+    and for long sequences, `scaled_dot_product_attention`."""
     if q.device.type == "cpu" and q.shape[2] <= LONGEST_BLOCKED:
         out = _BlockedAttention.apply(*(x.flatten(0, 1) for x in (q * scale, k, v)))
         return out.unflatten(0, q.shape[:2])

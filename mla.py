@@ -82,8 +82,8 @@ class LatentCache:
 
 
 class Cohort:
-    """Rows that started together, so that all are at the same step `t`: a LatentCache per layer, and which rows
-    share which prompt. Rows are laid out as (P, G), so that a prompt's samples attend its prefix in one
+    """Rows that started together, so that all are at the same step `t`: a LatentCache per layer, and which
+    rows share which prompt. Rows are laid out as (P, G), so that a prompt's samples attend its prefix in one
     matmul; after rows have left, G is the largest remaining group, and the holes are computed and thrown
     away."""
 
@@ -209,7 +209,7 @@ class MLA(nn.Module):
         return self.o_proj(out.flatten(1))
 
     def attend_cached(self, q, latent, cohort: Cohort, layer: int):
-        """q (N, H, C+R), scaled, over the prompts and all tokens since, `latent` (N, C+R) last -> (N, H, C)."""
+        """q (N, H, C+R), scaled, over the prompt and what came since, `latent` (N, C+R) last: (N, H, C)."""
         cache = cohort.caches[layer]
         cache.append(cohort.t, latent)
         prefix, suffix = cache.prefix, cache.suffix[:, : cohort.t + 1]  # (P, S, C+R), (N, t+1, C+R)

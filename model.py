@@ -35,7 +35,8 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing), latent
 
     def decode(self, x, freqs, cohorts, layer, routing):
-        return self.feed_forward(x + self.self_attn.decode(self.input_layernorm(x), freqs, cohorts, layer), routing)
+        attended = self.self_attn.decode(self.input_layernorm(x), freqs, cohorts, layer)
+        return self.feed_forward(x + attended, routing)
 
 
 class Transformer(nn.Module):
@@ -93,8 +94,8 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens))
 
     def prefill(self, tokens, lengths, samples: int, routing=None):
-        """Run the prompts once: tokens (P, S), lengths (P,) -> the hidden state of each prompt's last token, for
-        each of its samples (P x samples, D), and their Cohort."""
+        """Run the prompts once: tokens (P, S), lengths (P,) -> the hidden state of each prompt's last token,
+        for each of its samples (P x samples, D), and their Cohort."""
         x, latents = self._run(tokens, routing, keep_latents=True)
         last = x[torch.arange(len(lengths), device=x.device), lengths - 1]
         return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)

@@ -55,8 +55,12 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     model.check_length(max(map(len, prompts)) + max_new_tokens)
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     prompt_ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
-    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, eos_id, record_routing)
-    engine.run(lambda p: row_noise(seed, [prompt_ids[i] for i in p], group_size, max_new_tokens), on_step)
+    def noise_of(some):
+        return row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens)
+
+    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, eos_id, noise_of,
+        record_routing)
+    engine.run(on_step)
     return engine.rollout()
 
 
@@ -69,71 +73,55 @@ def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) ->
 
 
 class _Engine:
-    """Decodes cohorts of rows side by side: all linear layers see all rows, attention sees a cohort at a time.
-    A row is prompt * G + sample. Finished rows leave; when half of the places are free, the next prompts get
-    them as a new cohort (continuous batching)."""
+    """Decodes cohorts of rows side by side: all linear layers see all rows, attention sees one cohort at a
+    time. A row is prompt * G + sample. Finished rows leave; when half of the places are free, the next
+    prompts get them as a new cohort (continuous batching)."""
 
-    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, record):
+    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise_of, record):
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
-        self.temperature, self.top_p, self.eos_id = temperature, top_p, eos_id
+        self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
         self.device, N = model.embed_tokens.weight.device, len(prompts) * G
         self.out = torch.full((N, self.T), -1, device=self.device)
         self.logps = torch.zeros(N, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        self.routes = None
+        self.routes, self.prefix_routes = None, {}  # the experts that the routers chose, if they are recorded
         if record and (routers := len(model.routers())):
             K = model.cfg.num_experts_per_tok
             self.routes = torch.zeros(N, self.T, routers, K, dtype=torch.uint8, device=self.device)
-            self.prefix_routes = {}
 
     @torch.inference_mode()
-    def run(self, noise_of, on_step):
-        cohorts, x, rows, noise = [], None, [], []  # per cohort: which rows, their noise; x of all rows
-        check_every = 8 if self.device.type == "cuda" else 1  # looking at `done` waits for the GPU
+    def run(self, on_step=None):
+        cohorts, x = [], None  # x (N, D): what the head sees next, rows in the cohorts' order
         while self.waiting or cohorts:
             room = ROWS_AT_ONCE - sum(map(len, cohorts))
             if self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2)):
-                count = max(1, room // self.G)
-                mine, self.waiting = self.waiting[:count], self.waiting[count:]
-                hidden, cohort = self.admit(mine)
-                x = hidden if x is None else torch.cat([x, hidden])
-                cohorts.append(cohort)
-                rows.append(torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device))
-                noise.append(noise_of(mine).to(self.device))
-            uniform = torch.cat([u[:, c.t] for u, c in zip(noise, cohorts, strict=True)])
-            sampled, logp = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
-            at = torch.cat([row.new_full((len(c),), c.t) for row, c in zip(rows, cohorts, strict=True)])
-            every = torch.cat(rows)
-            self.out[every, at], self.logps[every, at] = sampled, logp
+                hidden, cohort = self.admit(max(1, room // self.G))
+                x, cohorts = hidden if x is None else torch.cat([x, hidden]), [*cohorts, cohort]
+            rows, steps = self.places(cohorts)
+            uniform = torch.cat([c.noise[:, c.t] for c in cohorts])
+            tokens, logps = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
+            self.out[rows, steps], self.logps[rows, steps] = tokens, logps
             if on_step:
-                on_step(sampled.tolist())
-            tokens = list(sampled.split([len(c) for c in cohorts]))
-            for k, cohort in enumerate(cohorts):
-                if self.eos_id is not None:
-                    cohort.done |= tokens[k] == self.eos_id
-                if cohort.t + 1 == self.T:
-                    cohort.done[:] = True
-                elif cohort.t % check_every:
-                    continue
-                if (left := int((~cohort.done).sum())) <= 7 * len(cohort) // 8:
-                    keep = (~cohort.done).nonzero().squeeze(1)
-                    rows[k], noise[k], tokens[k] = rows[k][keep], noise[k][keep], tokens[k][keep]
-                    cohort.done = cohort.done[keep]
-                    if left:
-                        cohort.keep(keep)
-            alive = [k for k in range(len(cohorts)) if len(rows[k])]
-            cohorts, rows, noise = ([list_[k] for k in alive] for list_ in (cohorts, rows, noise))
+                on_step(tokens.tolist())
+            parts = tokens.split([len(c) for c in cohorts])
+            parts = [self.leave(c, part) for c, part in zip(cohorts, parts, strict=True)]
+            parts = [part for part in parts if len(part)]
+            cohorts, x = [c for c in cohorts if len(c.rows)], None
             if cohorts:
                 routing = Routing(count=False) if self.routes is not None else None
-                steps = torch.cat([row.new_full((len(c),), c.t) for row, c in zip(rows, cohorts, strict=True)])
-                x = self.model.decode(torch.cat(tokens), cohorts, routing)
+                rows, steps = self.places(cohorts)
+                x = self.model.decode(torch.cat(parts), cohorts, routing)
                 if routing:
-                    self.routes[torch.cat(rows), steps] = torch.stack(routing.indices, dim=1).to(torch.uint8)
-            else:
-                x = None
+                    self.routes[rows, steps] = torch.stack(routing.indices, dim=1).to(torch.uint8)
 
-    def admit(self, mine: list[int]):
-        """Prefill these prompts: (hidden states of their rows, their cohort)."""
+    def places(self, cohorts):
+        """Where the cohorts' rows stand: row numbers (N,) and steps (N,)."""
+        steps = [torch.full_like(c.rows, c.t) for c in cohorts]
+        return torch.cat([c.rows for c in cohorts]), torch.cat(steps)
+
+    def admit(self, count: int):
+        """Prefill the next prompts: (hidden states of their rows, their cohort)."""
+        mine, self.waiting = self.waiting[:count], self.waiting[count:]
         lengths = torch.tensor([len(self.prompts[i]) for i in mine])
         tokens = torch.zeros(len(mine), int(lengths.max()), dtype=torch.long)
         for row, i in zip(tokens, mine, strict=True):
@@ -143,20 +131,41 @@ class _Engine:
         if routing:
             chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
             self.prefix_routes |= {i: c[: len(self.prompts[i])] for i, c in zip(mine, chosen, strict=True)}
+        cohort.rows = torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device)
+        cohort.noise = self.noise_of(mine).to(self.device)
         cohort.done = torch.zeros(len(cohort), dtype=torch.bool, device=self.device)
         return hidden, cohort
 
+    def leave(self, cohort, tokens):
+        """Drop the cohort's finished rows once an eighth of it has finished; the tokens of those that stay.
+        On CUDA, looking waits for the GPU: every eighth step only."""
+        if self.eos_id is not None:
+            cohort.done |= tokens == self.eos_id
+        if cohort.t + 1 == self.T:
+            cohort.done[:] = True
+        elif self.device.type == "cuda" and cohort.t % 8:
+            return tokens
+        left = int((~cohort.done).sum())
+        if left > 7 * len(cohort) // 8:
+            return tokens
+        keep = (~cohort.done).nonzero().squeeze(1)
+        cohort.rows, cohort.noise, cohort.done = cohort.rows[keep], cohort.noise[keep], cohort.done[keep]
+        if left:
+            cohort.keep(keep)
+        return tokens[keep]
+
     def rollout(self) -> Rollout:
-        ends = self.out == self.eos_id if self.eos_id is not None else torch.zeros_like(self.out, dtype=torch.bool)
+        ends = self.out == (-2 if self.eos_id is None else self.eos_id)
         finished = ends.any(1)
         counts = torch.where(finished, ends.int().argmax(1) + 1, self.T).tolist()
         result = Rollout(finished=finished.tolist())
         routes = None if self.routes is None else self.routes.cpu()
-        for i, (tokens, logps, n) in enumerate(zip(self.out.tolist(), self.logps.tolist(), counts, strict=True)):
+        for i, (tokens, logps) in enumerate(zip(self.out.tolist(), self.logps.tolist(), strict=True)):
+            n = counts[i]
             result.completions.append(tokens[:n])
             result.logprobs.append(logps[:n])
-            # choices for every token that is an input in training: the prompt and all but the last sampled one
-            result.routing.append(routes if routes is None else torch.cat(
+            # for every token that is an input in training: the prompt and all but the last sampled one
+            result.routing.append(None if routes is None else torch.cat(
                 [self.prefix_routes[i // self.G], routes[i, : n - 1]]).numpy())
         return result
 

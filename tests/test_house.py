@@ -54,7 +54,7 @@ def test_requirements_are_the_five_packages_with_torch_pinned():
     assert "torch==2.13.0" in lines
 
 
-@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample"])
+@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample", "bench"])
 def test_a_script_has_at_most_24_knobs_each_with_its_meaning(name):
     fields = dataclasses.fields(importlib.import_module(name).Config)
     assert len(fields) <= 24
@@ -62,7 +62,7 @@ def test_a_script_has_at_most_24_knobs_each_with_its_meaning(name):
 
 
 def test_every_knob_is_used():
-    for name in ("grpo", "sft", "eval", "sample"):
+    for name in ("grpo", "sft", "eval", "sample", "bench"):
         module = importlib.import_module(name)
         text = (ROOT / f"{name}.py").read_text()
         for f in dataclasses.fields(module.Config):

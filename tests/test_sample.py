@@ -88,6 +88,18 @@ def test_batch_order_and_neighbours_change_nothing(monkeypatch):
         assert waves.completions[3 * i : 3 * i + 3] == want
 
 
+def test_waiting_prompts_take_the_places_of_finished_rows(monkeypatch):
+    """With 6 places and 3 samples per prompt the next prompt starts as soon as 3 rows have finished."""
+    monkeypatch.setattr("sample.ROWS_AT_ONCE", 6)
+    sizes, m = [], model()
+    decode = m.decode
+    monkeypatch.setattr(m, "decode", lambda t, cohorts, r=None: sizes.append(
+        [(len(c), c.t) for c in cohorts]) or decode(t, cohorts, r))
+    run(m)
+    assert any(len(step) > 1 for step in sizes) and all(sum(n for n, _ in step) <= 6 for step in sizes)
+    assert max(len({t for _, t in step}) for step in sizes) > 1  # cohorts at different steps side by side
+
+
 def test_seeds_repeat_and_differ_and_samples_of_a_group_differ():
     m = model()
     assert run(m).completions == run(m).completions != run(m, seed=6).completions

@@ -1,0 +1,60 @@
+"""The benchmark's arithmetic, and its two sides doing the same work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bench
+from config import PRESETS, ModelConfig
+from model import Transformer
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_flops_count_two_per_active_weight_and_attended_number():
+    cfg = ModelConfig(**PRESETS["tiny"])
+    active = Transformer(cfg).num_parameters()[1]
+    assert bench.flops_per_token(cfg, 0, False) == 2 * active  # the tied embedding is the head
+    per_token = bench.flops_per_token(cfg, 10, True) - bench.flops_per_token(cfg, 9, True)
+    heads, width = cfg.num_attention_heads, cfg.kv_lora_rank + cfg.qk_rope_head_dim + cfg.kv_lora_rank
+    assert per_token == 2 * cfg.num_hidden_layers * heads * width
+
+
+def test_exponents_are_slopes_in_the_logarithms():
+    assert bench.exponent([1, 2, 4, 8], [3, 6, 12, 24]) == pytest.approx(1)
+    assert bench.exponent([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
+
+
+def test_the_table_shows_medians_and_ratios():
+    rows = [dict(work="w", side=s, tokens=100, seconds=t, cpu_seconds=t, peak_mib=m) for s, t, m in
+        [("ours", 1.0, 10), ("theirs", 4.0, 40), ("ours", 9.0, 10), ("theirs", 3.0, 40), ("ours", 0.5, 10),
+            ("theirs", 5.0, 40)]]
+    lines = bench.table(rows, 1e9).splitlines()
+    assert "1.00" in lines[1] and "4.00" in lines[2] and "4.0x faster, 0.25 of memory" in lines[3]
+
+
+def test_both_sides_do_the_same_work(monkeypatch):
+    pytest.importorskip("transformers")
+    shape = dict(PRESETS["tiny"], num_hidden_layers=2, hidden_size=32)
+    for kind in ("rollout", "train"):
+        work = bench.Work(kind, shape, 3, 2, 6, 5, 2, 2)
+        model, prompts, eos = bench.build(work, "")
+        ours = bench.ours(work, model, prompts, eos, bench.Ranks(0, 1, "cpu"), 2)
+        theirs = bench.theirs(work, model, prompts, eos, 2)
+        assert ours(3, 5) == theirs(3, 5) == 3 * 2 * (5 if kind == "rollout" else 11)
+
+
+def test_an_unknown_work_is_one_line():
+    done = subprocess.run([sys.executable, ROOT / "bench.py", "--work", "rollout_tny"], capture_output=True,
+        text=True)
+    assert done.returncode == 2 and "did you mean rollout_tiny?" in done.stderr and not done.stdout
+
+
+def test_one_measurement_reports_speed_and_memory(monkeypatch, capsys):
+    monkeypatch.setitem(bench.WORKS, "rollout_tiny", bench.Work("rollout", PRESETS["tiny"], 4, 2, 6, 9, 0, 0))
+    got = bench.measure(bench.Config(work="rollout_tiny", once="ours"))
+    assert got["tokens"] == 4 * 2 * 9 and got["seconds"] > 0 and got["peak_mib"] >= got["start_mib"] > 0
+    assert json.loads(json.dumps(got)) == got and got["gflop"] > 0
