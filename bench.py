@@ -431,7 +431,8 @@ def main():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.once:
         result = measure(cfg)
-        print(json.dumps(result))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(result))
     elif cfg.profile:
         profile(cfg)
     elif names == ["scaling"]:
