@@ -225,7 +225,10 @@ class _TokenLogprobs(torch.autograd.Function):
                 g = kept * -grad[:, None]
             g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
             grad_hidden[part] = g @ weight
-            grad_weight += (g.T @ hidden[part]).float()
+            if hidden.dtype == torch.float32:
+                grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
+            else:
+                grad_weight += (g.T @ hidden[part]).float()
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
