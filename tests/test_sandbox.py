@@ -150,7 +150,8 @@ def test_the_callers_large_file_numbers_do_not_matter():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_when_the_caller_dies_its_programs_die(tmp_path, number):
     path = copy_of_sandbox(tmp_path)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import sandbox\n" \
+    code = f"import signal, sys; sys.path.insert(0, {str(tmp_path)!r}); import sandbox\n" \
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n" \
         "sandbox.run_tests('import time\\ndef f(): time.sleep(30)', ['f()'], timeout=30)"
     caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 5
