@@ -104,7 +104,7 @@ def test_no_attack_is_rewarded_or_does_harm_as_an_unprivileged_user(open_folder,
         pytest.skip("no Python 3.10 or later that other users can read")
     path = copy_of_sandbox(open_folder)
     shutil.copy(attacks.__file__, open_folder)
-    classes = ["SPIES", "FORGERS", "BOMBS", "BREAKOUTS"] if namespaces else ["BREAKOUTS"]
+    classes = list(attacks.ATTACKS) if namespaces else ["BREAKOUTS"]
     call = f"attacks.siege({path!r}, {classes}, namespaces={namespaces})"
     code = f"import attacks, json; print(json.dumps({call}))"
     os.chmod(open_folder, 0o755)
