@@ -1,6 +1,6 @@
 """Speed and memory, against transformers and TRL on the same weights and the same work.
 
-    python bench.py                                  # every work with 1 thread: our side, theirs if installed
+    python bench.py                                  # 1 thread, both sides (--sides ours: without peers)
     python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench.py --work train_tiny --profile true # the five costliest operations of our side
     python bench.py --work scaling                   # our side over length, rows, experts, vocabulary
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
@@ -54,22 +55,17 @@ class Config:
 SMALL = dict(PRESETS["small"], vocab_size=32_000)
 
 
-class Work:
+class Work(NamedTuple):
     """One job: a model shape and its sizes."""
 
-    def __init__(
-        self,
-        kind: str,
-        shape: dict | None,
-        prompts: int,
-        samples: int,
-        prompt: int,
-        new: int,
-        ours: int,
-        theirs: int,
-    ):
-        self.kind, self.shape, self.P, self.G, self.S, self.T = kind, shape, prompts, samples, prompt, new
-        self.micro = {"ours": ours, "theirs": theirs}  # rows per forward/backward pass
+    kind: str
+    shape: dict | None  # None: a trained checkpoint on its own task
+    P: int  # prompts
+    G: int  # samples of each
+    S: int  # tokens of a prompt
+    T: int  # new tokens
+    ours: int  # rows per forward/backward pass
+    theirs: int
 
 
 WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours and theirs
@@ -103,7 +99,7 @@ def build(work: Work, folder: str) -> tuple[Transformer, list[list[int]], int | 
     return load_model(folder), prompts, tokenizer.eos_id
 
 
-def rows_of(model: Transformer, prompts, out, group_size: int) -> list[Sample]:
+def rows_of(prompts, out, group_size: int) -> list[Sample]:
     """A rollout's rows with rewards that differ within a group, as the update wants them."""
     rewards = torch.tensor([float(sum(c) % 3) for c in out.completions])
     advantages = group_advantages(rewards, group_size).tolist()
@@ -144,7 +140,7 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
             return tokens.numel()
         mine, out = rollout(count, new)
         if work.kind == "step":
-            samples = rows_of(model, [prompts[i] for i in mine], out, work.G)
+            samples = rows_of([prompts[i] for i in mine], out, work.G)
             samples = [s for part in gather(ranks, samples) for s in part]
             longest = max(len(s.tokens) for s in samples)
             cfg = Grpo(kl_coef=0.0, updates=1, micro_tokens=micro * longest, max_new_tokens=new)
@@ -284,7 +280,7 @@ def measure(cfg: Config) -> dict:
     ranks = setup(f"cpu:{cfg.threads}" if cfg.once == "ours" else "cpu")
     torch.set_num_threads(1 if cfg.once == "ours" else cfg.threads)
     model, prompts, eos = build(work, cfg.from_)
-    micro = cfg.micro or work.micro[cfg.once]
+    micro = cfg.micro or getattr(work, cfg.once)
     if cfg.once == "ours":
         job = ours(work, model, prompts, eos, ranks, micro)
     else:
@@ -309,13 +305,11 @@ def measure(cfg: Config) -> dict:
         "weights_mib": weights,
     }
     mean = tokens / (work.P * work.G)
-    context = work.S + mean / 2 if work.kind != "train" else mean / 2
-    flops = (
-        flops_per_token(model.cfg, context, work.kind != "train")
-        if work.kind == "rollout"
-        else 3 * (flops_per_token(model.cfg, mean / 2, False))
-    )
-    return out | {"gflop": tokens * flops / 1e9} if work.kind != "step" else out
+    if work.kind == "rollout":
+        out["gflop"] = tokens * flops_per_token(model.cfg, work.S + mean / 2, True) / 1e9
+    elif work.kind == "train":
+        out["gflop"] = tokens * 3 * flops_per_token(model.cfg, mean / 2, False) / 1e9
+    return out
 
 
 def peak_mib() -> float:
@@ -414,7 +408,7 @@ def profile(cfg: Config):
         ranks = setup("cpu:1")
         torch.set_num_threads(1)
         model, prompts, eos = build(work, cfg.from_)
-        job = ours(work, model, prompts, eos, ranks, cfg.micro or work.micro["ours"])
+        job = ours(work, model, prompts, eos, ranks, cfg.micro or work.ours)
         job(2, 8)
         with torch.profiler.profile() as p:
             job(work.P, work.T)
