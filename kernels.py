@@ -4,8 +4,11 @@ Shapes use the legend of model.py: B sequences, T tokens, D width, V vocabulary,
 token, F expert width, N tokens of a flattened batch.
 """
 
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 # ------------------------------------------------------------------------------------------------- norm, RoPE
 
@@ -103,11 +106,14 @@ def experts_plain(x, gate_up, down, weights, indices):
     return out
 
 
-def experts_grouped(x, gate_up, down, weights, indices):
+def experts_grouped(x, gate_up, down, weights, indices, packed=None):
     """Same as `experts_plain`, with the token-expert pairs sorted by expert and multiplied group by group.
 
     On CUDA in bfloat16 the groups go through `torch._grouped_mm` (no host synchronisation); elsewhere each
-    expert's contiguous rows are one matmul, written into its place, with the gradient by hand."""
+    expert's contiguous rows are one matmul, written into its place, with the gradient by hand. `packed`: the
+    experts' weights as `pack` gives them, for decoding."""
+    if packed is not None:
+        return _experts_packed(x, packed, weights, indices)
     if not use_grouped_mm(x):
         return _Experts.apply(x, gate_up, down, weights, indices)
     token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
@@ -136,20 +142,20 @@ class _Experts(torch.autograd.Function):
     def forward(ctx, x, gate_up, down, weights, indices):
         token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
         counts = counts.tolist()
-        rows, w = x[token], weights.flatten()[slot, None].to(x.dtype)
+        rows, w = x.index_select(0, token), weights.flatten()[slot, None].to(x.dtype)
         both = matmul_segments(rows, gate_up.transpose(1, 2), counts)  # (N*K, 2F)
         gate, up = both.chunk(2, dim=-1)
         scaled = F.silu(gate).mul_(up).mul_(w)
         y = matmul_segments(scaled, down.transpose(1, 2), counts)  # (N*K, D)
         ctx.save_for_backward(rows, gate_up, down, w, both, scaled, token, slot, inverse)
         ctx.counts, ctx.weights = counts, (weights.shape, weights.dtype)
-        return y[inverse].sum(1)
+        return sum_pairs(y, inverse)
 
     @staticmethod
     def backward(ctx, grad):
         rows, gate_up, down, w, both, scaled, token, slot, inverse = ctx.saved_tensors
         gate, up = both.chunk(2, dim=-1)
-        g_y = grad[token]  # (N*K, D)
+        g_y = grad.index_select(0, token)  # (N*K, D)
         g_scaled = matmul_segments(g_y, down, ctx.counts)  # (N*K, F)
         g_down = matmul_transposed_segments(g_y, scaled, ctx.counts)
         silu = F.silu(gate)
@@ -160,9 +166,24 @@ class _Experts(torch.autograd.Function):
         torch.mul(g_scaled, silu, out=g_both[:, both.shape[1] // 2 :])
         g_both[:, : both.shape[1] // 2] = torch.ops.aten.silu_backward(g_scaled.mul_(up), gate)
         g_gate_up = matmul_transposed_segments(g_both, rows, ctx.counts)
-        g_x = matmul_segments(g_both, gate_up, ctx.counts)[inverse].sum(1)
+        g_x = sum_pairs(matmul_segments(g_both, gate_up, ctx.counts), inverse)
         shape, dtype = ctx.weights
         return g_x, g_gate_up, g_down, g_w.view(shape).to(dtype), None
+
+
+def _experts_packed(x, packed, weights, indices):
+    token, slot, inverse, counts = sort_by_expert(indices, len(packed))
+    y = []
+    for rows, (gate_up, down) in zip(x.index_select(0, token).split(counts.tolist()), packed, strict=True):
+        if len(rows):
+            gate, up = linear_packed(rows, gate_up).chunk(2, dim=-1)
+            y.append(linear_packed(F.silu(gate).mul_(up), down))
+    return sum_pairs(torch.cat(y).mul_(weights.flatten()[slot, None]), inverse)
+
+
+def sum_pairs(y, inverse):
+    """y (N*K, D), the pairs sorted by expert -> the sum of each token's K pairs (N, D)."""
+    return F.embedding_bag(inverse, y, mode="sum")
 
 
 def matmul_segments(rows, matrices, counts: list[int]):
@@ -185,6 +206,53 @@ def use_grouped_mm(x: torch.Tensor) -> bool:
     """torch._grouped_mm is a CUDA bfloat16 kernel (compute capability 8.0 and up) that needs 16-byte rows."""
     return (x.is_cuda and x.dtype == torch.bfloat16 and x.shape[-1] % 8 == 0 and hasattr(torch, "_grouped_mm")
         and torch.cuda.get_device_capability(x.device) >= (8, 0))
+
+
+# ---------------------------------------------------------------------------- weights prepared for a rollout
+
+PACKED_NUMBERS = 1 << 16  # smaller weights stay in a core's cache, where reordering them costs little
+
+
+def pack(weight: torch.Tensor):
+    """weight (B, A) in the order that oneDNN's matmul reads, or None where that does not pay. An ordinary CPU
+    matmul reorders its operand at every call, which for a few rows costs more than the product itself."""
+    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= PACKED_NUMBERS
+    if not fits or not torch.backends.mkldnn.is_available():
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+
+
+def linear_packed(x, packed, bias=None):
+    """x (..., A) times a packed weight (B, A): (..., B)."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+class Linear(nn.Linear):
+    """nn.Linear whose weight can be packed while nobody changes it."""
+
+    packed = None
+
+    def pack(self):
+        self.packed = pack(self.weight)
+
+    def forward(self, x):
+        if self.packed is None:
+            return F.linear(x, self.weight, self.bias)
+        return linear_packed(x, self.packed, self.bias)
+
+
+@contextmanager
+def packed_weights(model: nn.Module):
+    """Within, the model's large weights are packed: for a rollout, which reads them once per token. They must
+    not change and get no gradient meanwhile."""
+    able = [m for m in model.modules() if hasattr(m, "pack")]
+    try:
+        for m in able:
+            m.pack()
+        yield
+    finally:
+        for m in able:
+            m.packed = None
 
 
 # --------------------------------------------------------------------------------- log-probabilities, entropy
@@ -273,8 +341,24 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
         ordered, place = probs.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
         probs = probs.scatter(1, place, ordered.masked_fill(outside, 0.0))
-    cdf = probs.cumsum(-1)
-    total = cdf[:, -1:]
-    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, point, right=True)  # the first cdf > u * total, which rounds below total
-    return tokens.squeeze(1), (probs.gather(1, tokens) / total).log().squeeze(1)
+    if probs.shape[1] < 2 * VOCABULARY_BLOCK:
+        tokens, _ = _invert_cdf(probs, uniform[:, None] * probs.sum(-1, keepdim=True))
+    else:  # first a block of the vocabulary, then a token in it: the running sum over all of it is slow
+        blocks = F.pad(probs, (0, -probs.shape[1] % VOCABULARY_BLOCK)).unflatten(1, (-1, VOCABULARY_BLOCK))
+        mass = blocks.sum(-1)
+        block, rest = _invert_cdf(mass, uniform[:, None] * mass.sum(-1, keepdim=True))
+        inside = blocks.take_along_dim(block[..., None], 1).squeeze(1)
+        tokens = block * VOCABULARY_BLOCK + _invert_cdf(inside, rest)[0]
+    return tokens.squeeze(1), (probs.gather(1, tokens) / probs.sum(-1, keepdim=True)).log().squeeze(1)
+
+
+VOCABULARY_BLOCK = 1024
+
+
+def _invert_cdf(weights, point):
+    """weights (N, M), point (N, 1) in [0, their sum) -> where the running sum passes it (N, 1), never at a
+    weight of 0, and how far into that weight the point lies (N, 1)."""
+    cdf = weights.cumsum(-1)
+    point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
+    place = torch.searchsorted(cdf, point, right=True)  # the first cdf > point
+    return place, (point - cdf.gather(1, place) + weights.gather(1, place)).clamp(min=0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import ModelConfig
-from kernels import causal_attention, rms_norm, rope
+from kernels import Linear, causal_attention, rms_norm, rope
 
 
 class RMSNorm(nn.Module):
@@ -139,16 +139,16 @@ class MLA(nn.Module):
         self.nope, self.R, self.v = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
         D, qk = cfg.hidden_size, cfg.qk_nope_head_dim + cfg.qk_rope_head_dim
         if cfg.q_lora_rank is None:
-            self.q_proj = nn.Linear(D, self.H * qk, bias=False)
+            self.q_proj = Linear(D, self.H * qk, bias=False)
         else:  # eq. 6: c_Q = W_DQ h; eq. 7, 8: q = W_UQ c_Q
-            self.q_a_proj = nn.Linear(D, cfg.q_lora_rank, bias=cfg.attention_bias)
+            self.q_a_proj = Linear(D, cfg.q_lora_rank, bias=cfg.attention_bias)
             self.q_a_layernorm = RMSNorm(cfg.q_lora_rank)
-            self.q_b_proj = nn.Linear(cfg.q_lora_rank, self.H * qk, bias=False)
+            self.q_b_proj = Linear(cfg.q_lora_rank, self.H * qk, bias=False)
         self.q_lora = cfg.q_lora_rank is not None
-        self.kv_a_proj_with_mqa = nn.Linear(D, self.C + self.R, bias=cfg.attention_bias)  # W_DKV, W_KR
+        self.kv_a_proj_with_mqa = Linear(D, self.C + self.R, bias=cfg.attention_bias)  # W_DKV, W_KR
         self.kv_a_layernorm = RMSNorm(self.C)
-        self.kv_b_proj = nn.Linear(self.C, self.H * (self.nope + self.v), bias=False)  # W_UK, W_UV
-        self.o_proj = nn.Linear(self.H * self.v, D, bias=cfg.attention_bias)
+        self.kv_b_proj = Linear(self.C, self.H * (self.nope + self.v), bias=False)  # W_UK, W_UV
+        self.o_proj = Linear(self.H * self.v, D, bias=cfg.attention_bias)
         self.scale = qk**-0.5
         if cfg.rope_scaling and cfg.rope_scaling.get("mscale_all_dim"):
             self.scale *= yarn_mscale(yarn_factor(cfg), cfg.rope_scaling["mscale_all_dim"]) ** 2
@@ -216,7 +216,31 @@ class MLA(nn.Module):
         S, q_grid = prefix.shape[1], cohort.gather(q)  # (P, G, H, C+R)
         on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
         on_prefix = cohort.scatter(on_prefix.masked_fill_(cohort.padding, float("-inf")))  # (N, H, S)
-        attn = torch.cat([on_prefix, torch.bmm(q, suffix.transpose(1, 2))], dim=-1).softmax(-1)
+        attn = q.new_empty(*q.shape[:2], S + suffix.shape[1])
+        attn[..., :S] = on_prefix
+        out = q.new_empty(*q.shape[:2], self.C)
+        for rows in cache_sized(suffix):
+            past = suffix[rows]
+            attn[rows, :, S:] = torch.bmm(q[rows], past.transpose(1, 2))
+            attn[rows] = attn[rows].softmax(-1)
+            out[rows] = torch.bmm(attn[rows, :, S:], past[..., : self.C])
         p_grid = cohort.gather(attn[..., :S])
         from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
-        return cohort.scatter(from_prefix) + torch.bmm(attn[..., S:], suffix[..., : self.C])
+        return out.add_(cohort.scatter(from_prefix))
+
+
+BLOCK_BYTES, FEWEST_ROWS = 1 << 20, 8  # a CPU core's own (second-level) cache
+
+
+def cache_sized(x):
+    """Slices of a CPU tensor's rows that fit a core's own cache, each read once (summed) before it is
+    yielded: that streams it in at full speed, so that the many small products after it do not wait for
+    memory."""
+    if x.device.type != "cpu" or x.nbytes <= 6 * BLOCK_BYTES:
+        yield slice(None)
+        return
+    count = max(FEWEST_ROWS, BLOCK_BYTES // x[0].nbytes)
+    for start in range(0, len(x), count):
+        rows = slice(start, start + count)
+        x[rows].sum()
+        yield rows

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from config import ModelConfig, UserError
+from kernels import Linear
 from mla import MLA, Cohort, RMSNorm, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
 
@@ -49,7 +50,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_hidden_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)

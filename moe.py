@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import ModelConfig
-from kernels import experts_grouped
+from kernels import Linear, experts_grouped, pack
 
 
 class MLP(nn.Module):
@@ -16,9 +16,9 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, width: int):
         super().__init__()
-        self.gate_proj = nn.Linear(dim, width, bias=False)
-        self.up_proj = nn.Linear(dim, width, bias=False)
-        self.down_proj = nn.Linear(width, dim, bias=False)
+        self.gate_proj = Linear(dim, width, bias=False)
+        self.up_proj = Linear(dim, width, bias=False)
+        self.down_proj = Linear(width, dim, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -122,8 +122,14 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * width, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, width))
 
+    packed = None
+
+    def pack(self):
+        pairs = [(pack(a), pack(b)) for a, b in zip(self.gate_up_proj, self.down_proj, strict=True)]
+        self.packed = pairs if all(p is not None for pair in pairs for p in pair) else None
+
     def forward(self, x, weights, indices):
-        return experts_grouped(x, self.gate_up_proj, self.down_proj, weights, indices)
+        return experts_grouped(x, self.gate_up_proj, self.down_proj, weights, indices, self.packed)
 
 
 class MoE(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
 from data.tokenizer import for_checkpoint
-from kernels import sample_tokens, token_logprobs
+from kernels import packed_weights, sample_tokens, token_logprobs
 from model import Transformer
 from moe import Routing
 
@@ -60,7 +60,8 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
 
     engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, eos_id, noise_of,
         record_routing)
-    engine.run(on_step)
+    with packed_weights(model):
+        engine.run(on_step)
     return engine.rollout()
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import kernels
+import moe
+from config import ModelConfig
 from kernels import (
     causal_attention,
     causal_attention_plain,
@@ -97,6 +99,32 @@ def test_long_sequences_take_the_fused_kernel(monkeypatch):
     torch.testing.assert_close(fused, blocked)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_packed_weights_give_the_same_products_and_are_left_behind(rows):
+    linear, x = kernels.Linear(300, 250), torch.randn(rows, 300)
+    plain = linear(x)
+    with torch.inference_mode(), kernels.packed_weights(linear):
+        assert (linear.packed is not None) == torch.backends.mkldnn.is_available()
+        torch.testing.assert_close(linear(x), plain.detach(), rtol=1e-4, atol=1e-4)
+    assert linear.packed is None
+    small = kernels.Linear(8, 8)
+    with kernels.packed_weights(small):
+        assert small.packed is None
+
+
+@pytest.mark.parametrize("N", [1, 3, 40])
+def test_packed_experts_equal_plain(N):
+    experts = moe.Experts(ModelConfig(hidden_size=256, moe_intermediate_size=256, n_routed_experts=6))
+    for p in experts.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x, weights = torch.randn(N, 256), torch.rand(N, 2)
+    indices = torch.stack([torch.randperm(5)[:2] for _ in range(N)])  # the last expert stays empty
+    want = experts_plain(x, experts.gate_up_proj, experts.down_proj, weights, indices)
+    with torch.inference_mode(), kernels.packed_weights(experts):
+        assert (experts.packed is not None) == torch.backends.mkldnn.is_available()
+        torch.testing.assert_close(experts(x, weights, indices), want.detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_rms_norm_equals_plain():
     x, w = torch.randn(3, 5, 7) * 4, torch.randn(7)
     torch.testing.assert_close(rms_norm(x, w, 1e-6), rms_norm_plain(x, w, 1e-6))
@@ -123,6 +151,20 @@ def test_sampling_follows_the_distribution_that_it_reports(temperature, top_p):
     share = torch.bincount(tokens, minlength=6) / n
     assert (share - want).abs().max() < 5 * (0.25 / n) ** 0.5
     torch.testing.assert_close(logprobs, want.log()[tokens], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("V", [2048, 5000])
+def test_sampling_from_a_large_vocabulary_goes_through_blocks(V):
+    """Tokens in order of the cdf: the same inversion as over the whole vocabulary, up to rounding."""
+    torch.manual_seed(V)
+    logits, uniform = torch.randn(300, V) * 3, torch.rand(300)
+    logits[:, 7:1500] = float("-inf")
+    tokens, logprobs = sample_tokens(logits, uniform)
+    probs = logits.double().softmax(-1)
+    below = probs.cumsum(-1).gather(1, tokens[:, None]).squeeze(1)
+    mine = probs.gather(1, tokens[:, None]).squeeze(1)
+    assert ((below >= uniform - 1e-5) & (below - mine <= uniform + 1e-5) & (mine > 0)).all()
+    torch.testing.assert_close(logprobs.double(), mine.log(), rtol=1e-4, atol=1e-4)
 
 
 def test_sampling_never_returns_a_token_without_probability():

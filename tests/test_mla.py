@@ -39,8 +39,12 @@ def test_cache_holds_only_the_latent_and_the_rotary_key():
 
 
 @pytest.mark.parametrize("leaving", [[], [0, 4], [3, 4, 5], [1, 2, 6, 7]])
-def test_decoding_with_a_shared_prefix_matches_naive_after_rows_left(leaving):
-    """Three prompts of lengths 2, 4, 3 with three samples each; some rows leave after the second token."""
+@pytest.mark.parametrize("block_bytes", [1 << 20, 300])
+def test_decoding_with_a_shared_prefix_matches_naive_after_rows_left(leaving, block_bytes, monkeypatch):
+    """Three prompts of lengths 2, 4, 3 with three samples each; some rows leave after the second token. The
+    smaller blocks cut the rows into several."""
+    monkeypatch.setattr("mla.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("mla.FEWEST_ROWS", 2)
     cfg, layer = attention()
     lengths, G, steps = torch.tensor([2, 4, 3]), 3, 4
     freqs = rope_frequencies(cfg, 16)
