@@ -34,9 +34,10 @@ from data.tasks import training_rows
 from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
+from kernels import token_logprobs
 from model import Transformer
 from parallel import Ranks, gather, micro_batches, setup
-from sample import Sample, completion_logprobs, generate
+from sample import Sample, generate
 
 
 @dataclass
@@ -132,9 +133,8 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
             tokens = torch.tensor(prompts[:count]).repeat_interleave(work.G, 0)
             tokens = torch.cat([tokens, tokens.repeat(1, 9)[:, :new]], 1)
             for rows in micro_batches(ranks, [tokens.shape[1]] * len(tokens), micro * tokens.shape[1]):
-                logprobs, _ = completion_logprobs(
-                    model, tokens[rows], torch.ones_like(tokens[rows][:, 1:]).bool(), 1.0
-                )
+                hidden, targets = model.hidden(tokens[rows][:, :-1]), tokens[rows][:, 1:]
+                logprobs, _ = token_logprobs(hidden, model.lm_head.weight, targets)
                 logprobs.sum().backward()
             model.zero_grad()
             return tokens.numel()

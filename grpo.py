@@ -243,17 +243,17 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
         pad_id: int, device: str) -> dict:
     """Forward and backward of one micro-batch; gradients add up over micro-batches and ranks to those of
     the whole minibatch. Returns sums over tokens, to be divided by "tokens" at the end."""
-    tokens, present, mask, old = collate(samples, pad_id, device)
-    sampled = routing_of(samples, tokens.shape[1] - 1, device)
-    routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=present,
+    batch = collate(samples, pad_id, device)
+    sampled, counts, old = routing_of(samples, batch), batch.inputs(), batch.old_logprobs
+    routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=counts,
         balance=cfg.router == "loss")
-    logprobs, entropy = completion_logprobs(model, tokens, mask, cfg.temperature, routing)
+    logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
     ref_logprobs = None
     if reference is not None:
         with torch.no_grad():
-            ref_logprobs, _ = completion_logprobs(reference, tokens, mask, cfg.temperature)
+            ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
-    loss, m = policy_loss(logprobs, old, advantages, mask, loss=cfg.loss, clip_low=cfg.clip_low,
+    loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer)
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
@@ -263,9 +263,9 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     sums["loss"] = float(loss.detach())
     sums["mismatch"] = float((logprobs.detach() - old).abs().max())
     if sampled:
-        same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1)[present].sum()
+        same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1) @ counts.float()
                 for used, theirs in zip(routing.indices, sampled, strict=True)]
-        sums |= {"agree": float(sum(same)), "routed": int(present.sum()) * len(sampled),
+        sums |= {"agree": float(sum(same)), "routed": int(counts.sum()) * len(sampled),
                  "load": torch.stack(routing.load).cpu().numpy()}
     return sums
 
@@ -280,7 +280,8 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
     for batch in parts:
         normalizer = {"sequences": len(batch), "tokens": sum(len(s.old_logprobs) for s in batch),
                       "max_tokens": len(batch) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
-        mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens)
+        mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens,
+                             [(tuple(s.tokens[: s.start]), s.start) for s in batch])
         sums = [micro_step(model, reference, [batch[i] for i in rows], normalizer, len(batch), cfg,
                            tokenizer.pad_id, ranks.device) for rows in mine]
         everyone = [m for rank in gather(ranks, sums) for m in rank]

@@ -5,13 +5,14 @@ width.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from config import ModelConfig
-from kernels import Linear, causal_attention, rms_norm, rope
+from kernels import Linear, mla_attention, rms_norm, rope
 
 
 class RMSNorm(nn.Module):
@@ -130,6 +131,41 @@ class Cohort:
         return x if self.full else x[self.cell]
 
 
+class SharedPrompts(NamedTuple):
+    """Prompts and their completions as one flat list of tokens, each prompt once: P x S prompt tokens, then
+    B x T completion tokens, both right-padded. All but attention works token by token and never notices."""
+
+    lengths: torch.Tensor  # (P,) of the prompts
+    owner: torch.Tensor  # (B,) the prompt of each completion
+    S: int
+    T: int
+
+    def split(self, x):
+        """(P*S + B*T, ...) -> (P, S, ...), (B, T, ...)."""
+        prompts, completions = x.split([len(self.lengths) * self.S, len(self.owner) * self.T])
+        return prompts.unflatten(0, (-1, self.S)), completions.unflatten(0, (-1, self.T))
+
+    def rows(self, x):
+        """Each completion behind its prompt: (P*S + B*T, ...) -> (B, S+T, ...)."""
+        prompts, completions = self.split(x)
+        return torch.cat([prompts.index_select(0, self.owner), completions], dim=1)
+
+    def positions(self):
+        """(P*S + B*T,)"""
+        step = torch.arange(max(self.S, self.T), device=self.owner.device)
+        after = self.lengths[self.owner][:, None] + step[: self.T]
+        return torch.cat([step[: self.S].repeat(len(self.lengths)), after.flatten()])
+
+    def attend(self, q, kv, k_rot, freqs, scale: float):
+        """`mla_attention` of flat tokens: prompts see themselves, completions their prompt and themselves."""
+        (q_prompt, q_completion), (kv_prompt, _), (k_prompt, _), (f_prompt, f_completion) = map(
+            self.split, (q, kv, k_rot, freqs))
+        padding = torch.arange(self.S, device=q.device) >= self.lengths[self.owner][:, None]  # (B, S)
+        on_prompt = mla_attention(q_prompt, kv_prompt, k_prompt, f_prompt, scale)
+        on_both = mla_attention(q_completion, self.rows(kv), self.rows(k_rot), f_completion, scale, padding)
+        return torch.cat([on_prompt.flatten(0, 1), on_both.flatten(0, 1)])
+
+
 class MLA(nn.Module):
     """Attention whose keys and values are up-projections of one small latent per token."""
 
@@ -153,10 +189,14 @@ class MLA(nn.Module):
         if cfg.rope_scaling and cfg.rope_scaling.get("mscale_all_dim"):
             self.scale *= yarn_mscale(yarn_factor(cfg), cfg.rope_scaling["mscale_all_dim"]) ** 2
 
+    def project_queries(self, x):
+        """x (b, t, D) -> (b, t, H, n+R), the last R numbers to be rotated."""
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.q_lora else self.q_proj(x)
+        return q.unflatten(-1, (self.H, -1))
+
     def queries(self, x, freqs):
         """x (b, t, D) -> non-rotary (b, t, H, n), rotated (b, t, H, R)."""
-        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.q_lora else self.q_proj(x)
-        nope, rot = q.unflatten(-1, (self.H, -1)).split([self.nope, self.R], dim=-1)
+        nope, rot = self.project_queries(x).split([self.nope, self.R], dim=-1)
         return nope, rope(rot, freqs[..., None, :])
 
     def latent(self, x, freqs):
@@ -164,20 +204,15 @@ class MLA(nn.Module):
         c, k_rot = self.kv_a_proj_with_mqa(x).split([self.C, self.R], dim=-1)
         return torch.cat([self.kv_a_layernorm(c), rope(k_rot, freqs)], dim=-1)
 
-    def forward(self, x, freqs):
-        """Naive causal attention, for training and prefill: x (b, t, D), freqs (t, R/2) -> (b, t, D),
-        latent."""
-        latent = self.latent(x, freqs)
-        return self.attend_naive(*self.queries(x, freqs), latent), latent
-
-    def attend_naive(self, q_nope, q_rot, latent):
-        """Expand keys and values for every token (eq. 2, 4, 5), then ordinary attention (eq. 10, 11)."""
+    def forward(self, x, freqs, shared: "SharedPrompts | None" = None):
+        """Naive causal attention, for training and prefill: keys and values are expanded for every token
+        (eq. 2, 4, 5, 10, 11). x (b, t, D), freqs (t, R/2) -> (b, t, D), latent (b, t, C+R). With shared
+        prompts x is their flat list of tokens (N, D), freqs (N, R/2)."""
+        latent, q = self.latent(x, freqs), self.project_queries(x)
         c, k_rot = latent.split([self.C, self.R], dim=-1)
-        k_nope, v = self.kv_b_proj(c).unflatten(-1, (self.H, -1)).split([self.nope, self.v], dim=-1)
-        q = torch.cat([q_nope, q_rot], dim=-1).transpose(1, 2)  # (b, H, t, n+R)
-        k = torch.cat([k_nope, k_rot.unsqueeze(2).expand(-1, -1, self.H, -1)], dim=-1).transpose(1, 2)
-        out = causal_attention(q, k, v.transpose(1, 2), self.scale)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        kv = self.kv_b_proj(c).unflatten(-1, (self.H, -1))  # (b, s, H, n+v)
+        attend = mla_attention if shared is None else shared.attend
+        return self.o_proj(attend(q, kv, k_rot, freqs, self.scale).flatten(-2)), latent
 
     def attend_absorbed(self, q_nope, q_rot, latent):
         """The same numbers without expanding keys and values: W_UK goes into the query and W_UV behind the

@@ -12,7 +12,7 @@ from torch import nn
 
 from config import ModelConfig, UserError
 from kernels import Linear
-from mla import MLA, Cohort, RMSNorm, rope_frequencies
+from mla import MLA, Cohort, RMSNorm, SharedPrompts, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
 
 
@@ -31,8 +31,8 @@ class Block(nn.Module):
         h = self.post_attention_layernorm(x)
         return x + (self.mlp(h, routing) if isinstance(self.mlp, MoE) else self.mlp(h))
 
-    def forward(self, x, freqs, routing):
-        attended, latent = self.self_attn(self.input_layernorm(x), freqs)
+    def forward(self, x, freqs, routing, shared=None):
+        attended, latent = self.self_attn(self.input_layernorm(x), freqs, shared)
         return self.feed_forward(x + attended, routing), latent
 
     def decode(self, x, freqs, cohorts, layer, routing):
@@ -80,6 +80,23 @@ class Transformer(nn.Module):
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
         """tokens (B, T), right-padded -> (B, T, D), the normed states before the head."""
         return self._run(tokens, routing)[0]
+
+    def hidden_shared(self, prompts, lengths, completions, owner, routing: Routing | None = None):
+        """The states that predict completions, each prompt computed once for all its completions: prompts
+        (P, S), lengths (P,), completions (B, T), owner (B,), right-padded -> (B, T+1, D): the prompt's last
+        token, then the completion's own. Equal to `hidden` of the whole sequences. The routing is of flat
+        tokens, see SharedPrompts."""
+        shared = SharedPrompts(lengths, owner, prompts.shape[1], completions.shape[1])
+        self.check_length(shared.S + shared.T)
+        x, freqs = self.embed_tokens(torch.cat([prompts.flatten(), completions.flatten()])), self.freqs(
+            shared.positions())
+        if routing is not None:
+            routing.rows = shared.rows
+        for layer in self.layers:
+            x, _ = layer(x, freqs, routing, shared)  # (P*S + B*T, D)
+        on_prompts, on_completions = shared.split(self.norm(x))
+        last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]
+        return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
     def _run(self, tokens, routing, keep_latents=False):
         self.check_length(tokens.shape[1])

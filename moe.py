@@ -1,6 +1,7 @@
 """DeepSeekMoE: router, experts, load balancing (DeepSeek-V3, arXiv 2412.19437, sec. 2.1.2; V2: arXiv
 2405.04434)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -26,33 +27,34 @@ class MLP(nn.Module):
 
 @dataclass
 class Routing:
-    """What the routers of one forward pass are told and what they report; pass one to `Transformer.hidden`.
+    """What the routers of one forward pass are told and what they report; given to `Transformer.hidden`.
 
-    replay: per MoE layer the experts to use, (B, T, K) with -1 where the router decides (rollout routing
-    replay, arXiv 2510.11370). mask (B, T): the tokens that count for load and balance; None = all."""
+    Tokens are laid out as the pass has them: (B, T), or a flat list (N,) where prompts are shared. replay:
+    per MoE layer the experts to use, (B, T, K) with -1 where the router decides (rollout routing replay,
+    arXiv 2510.11370). mask (B, T): how often a token counts for the load, 0 = it is not there; None = all
+    once."""
 
     replay: list[torch.Tensor] | None = None
     mask: torch.Tensor | None = None
     balance: bool = False  # also compute the sequence-wise balance loss
     count: bool = True  # also count the load of each expert
+    rows: Callable | None = None  # a flat list of tokens as whole sequences, for the balance loss
     indices: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (B, T, K): the experts used
     load: list[torch.Tensor] = field(default_factory=list)  # per MoE layer, (E,): tokens sent to each expert
-    balance_losses: list[torch.Tensor] = field(
-        default_factory=list
-    )  # per MoE layer: sum over sequences, alpha = 1
+    balance_losses: list[torch.Tensor] = field(default_factory=list)  # per MoE layer: sum over sequences
 
     def report(self, scores, indices):
         """scores (B, T, E), indices (B, T, K); without T while decoding."""
         self.indices.append(indices)
         if not self.count:
             return
-        E = scores.shape[-1]
-        chosen = F.one_hot(indices, E).sum(-2).to(scores.dtype)  # (B, T, E)
-        if self.mask is not None:
-            chosen = chosen * self.mask[..., None]
-        self.load.append(chosen.detach().flatten(0, -2).sum(0))
+        chosen = F.one_hot(indices, scores.shape[-1]).sum(-2).to(scores.dtype)  # (B, T, E)
+        counted = chosen if self.mask is None else chosen * self.mask[..., None]
+        self.load.append(counted.detach().flatten(0, -2).sum(0))
         if self.balance:
-            self.balance_losses.append(balance_loss(scores, chosen, self.mask).sum())
+            present = torch.ones_like(scores[..., 0]) if self.mask is None else self.mask > 0
+            rows = self.rows or (lambda x: x)
+            self.balance_losses.append(balance_loss(rows(scores), rows(chosen), rows(present)).sum())
 
 
 def balance_loss(scores, chosen, mask=None):
@@ -61,6 +63,7 @@ def balance_loss(scores, chosen, mask=None):
     scores (B, T, E) > 0; chosen (B, T, E) is 1 where a token uses an expert; mask (B, T) -> (B,)."""
     E = scores.shape[-1]
     mask = torch.ones_like(scores[..., 0]) if mask is None else mask.to(scores.dtype)
+    chosen = chosen * mask[..., None]
     T = mask.sum(1).clamp(min=1)[:, None]  # (B, 1)
     K = (chosen.sum((1, 2)) / T.squeeze(1)).clamp(min=1)[:, None]
     f = chosen.sum(1) * E / (K * T)  # eq. 18

@@ -139,16 +139,40 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
     return float(norm)
 
 
-def micro_batches(ranks: Ranks, lengths: list[int], budget: int) -> list[list[int]]:
-    """This rank's share of the rows, as lists of row numbers, longest first: rows are sorted by length and
-    dealt out in turn, so that all ranks get the same work; a list has at most `budget` tokens after
-    padding (or one longer row)."""
-    batches: list[list[int]] = []
-    for i in ranks.share(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
+        prompts: list[tuple] | None = None) -> list[list[int]]:
+    """This rank's share of the rows, as lists of row numbers of at most `budget` tokens after padding (or one
+    longer row). Rows are sorted by length and dealt out in turn, so that all ranks get the same work.
+
+    prompts: (prompt, its length) of each row, where a list computes each prompt once. If that costs fewer
+    tokens, whole groups of rows with the same prompt are dealt out instead."""
+    def cost(rows):  # tokens after padding
+        if not prompts:
+            return len(rows) * max(lengths[i] for i in rows)
+        S, T = max(prompts[i][1] for i in rows), max(lengths[i] - prompts[i][1] for i in rows)
+        return len({prompts[i] for i in rows}) * S + len(rows) * T
+
+    def cut(rows):
+        batches: list[list[int]] = []
+        for i in rows:
+            if not batches or cost([*batches[-1], i]) > budget:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def slowest(plan):
+        return max(sum(map(cost, batches)) for batches in plan)
+
+    everyone = [ranks._replace(rank=r) for r in range(ranks.world)]
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    plan = [cut(r.share(longest_first)) for r in everyone]
+    if prompts:
+        groups: dict[tuple, list[int]] = {}
+        for i in longest_first:
+            groups.setdefault(prompts[i], []).append(i)
+        by_prompt = [cut([i for g in r.share(list(groups.values())) for i in g]) for r in everyone]
+        plan = min(plan, by_prompt, key=slowest)
+    return plan[ranks.rank]
 
 
 class StopSignal:

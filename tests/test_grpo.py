@@ -15,6 +15,7 @@ from data.tokenizer import shipped
 from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss
 from kernels import token_logprobs
 from model import Transformer
+from moe import Routing
 from parallel import Ranks, apply_gradients, micro_batches
 from sample import generate
 
@@ -163,12 +164,12 @@ def test_the_end_token_is_learnt_and_padding_is_not():
     tok = shipped()
     assert tok.pad_id != tok.eos_id
     _, samples = sampled()
-    tokens, present, mask, _ = grpo.collate(samples, tok.pad_id, "cpu")
-    targets = tokens[:, 1:]
-    for s, row, m in zip(samples, targets, mask, strict=True):
+    batch = grpo.collate(samples, tok.pad_id, "cpu")
+    for s, row, m, p in zip(samples, batch.completions, batch.mask, batch.owner, strict=True):
         assert row[m].tolist() == s.tokens[s.start :]
         assert not s.finished or row[m][-1] == tok.eos_id
-    assert not (mask & ~present).any() and present.sum(1).tolist() == [len(s.tokens) - 1 for s in samples]
+        assert batch.prompts[p, : batch.lengths[p]].tolist() == s.tokens[: s.start]
+    assert len(batch.prompts) == 3 and batch.inputs().sum() == sum(len(s.tokens) - 1 for s in samples)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -222,6 +223,50 @@ def test_gradient_is_invariant_to_micro_batch_size(loss, extra, monkeypatch):
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-3, atol=2e-6)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("router", ["frozen", "loss", "replay"])
+def test_shared_prompts_give_the_gradient_of_whole_sequences(router, monkeypatch):
+    """Prompts of different lengths, some of them shared, against `Transformer.hidden` of each whole row."""
+    model, samples = sampled(new=24)
+    short = samples[5]
+    samples = [*samples[:9], short._replace(tokens=short.tokens[3:], start=short.start - 3,
+        routing=short.routing[3:], old_logprobs=short.old_logprobs)]
+    monkeypatch.setattr(grpo, "BALANCE_COEF", 0.5)
+    cfg = Config(kl_coef=0.0, router=router)
+    sums = micro_step(model, None, samples, 7, 11, cfg, shipped().pad_id, "cpu")
+    shared = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    loads, entropies = 0, 0.0
+    for s in samples:
+        tokens, replay = torch.tensor([s.tokens]), torch.from_numpy(s.routing).long()[None].unbind(2)
+        routing = Routing(replay=list(replay) if router == "replay" else None, balance=router == "loss")
+        hidden = model.hidden(tokens[:, :-1], routing)[:, s.start - 1 :]
+        logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, tokens[:, s.start :])
+        loss, _ = policy_loss(logprobs, torch.tensor([s.old_logprobs]), torch.tensor([s.advantage]),
+            torch.ones_like(logprobs), normalizer=7)
+        (loss + sum(0.5 * b / 11 for b in routing.balance_losses)).backward()
+        loads, entropies = loads + torch.stack(routing.load), entropies + float(entropy.sum())
+    for a, p in zip(shared, model.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-3, atol=2e-6)
+    assert torch.equal(torch.from_numpy(sums["load"]), loads)
+    assert sums["entropy"] == pytest.approx(entropies, rel=1e-5)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_rows_of_a_long_prompt_stay_together_and_others_go_by_length(world):
+    """100 prompt tokens + 4: whole groups share. 1 prompt token: sorted by length, padding costs more."""
+    lengths = [104, 105, 106, 104] * 4
+    groups = [(i // 4, 100) for i in range(16)]
+    parts = [micro_batches(Ranks(r, world, "cpu"), lengths, 300, groups) for r in range(world)]
+    assert all(len({groups[i] for i in part}) <= 2 for rank in parts for part in rank)
+    assert sorted(i for rank in parts for part in rank for i in part) == list(range(16))
+    lengths = [2, 90, 3, 80] * 4
+    short = [(i // 4, 1) for i in range(16)]
+    parts = [micro_batches(Ranks(r, world, "cpu"), lengths, 300, short) for r in range(world)]
+    assert all(max(lengths[i] for i in part) < 4 * min(lengths[i] for i in part) or part == rank[-1]
+        or lengths[part[0]] >= 80 for rank in parts for part in rank)
+    assert sorted(i for rank in parts for part in rank for i in part) == list(range(16))
 
 
 def test_gradient_is_invariant_to_order_and_padding():

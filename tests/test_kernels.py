@@ -7,10 +7,10 @@ import kernels
 import moe
 from config import ModelConfig
 from kernels import (
-    causal_attention,
-    causal_attention_plain,
     experts_grouped,
     experts_plain,
+    mla_attention,
+    mla_attention_plain,
     rms_norm,
     rms_norm_plain,
     sample_tokens,
@@ -80,23 +80,47 @@ def test_experts_that_no_token_chose_get_zero_gradient():
     assert [e for e in range(6) if grad[e].abs().sum() > 0] == [1, 4]
 
 
-@pytest.mark.parametrize("T", [1, 5, 47, 48, 49, 130])
-def test_blocked_attention_equals_the_fused_kernel(T):
+def attention_inputs(T, prefix, w=6):
+    """Inputs of 2 rows and 3 heads with 8 + 4 numbers per key; the second row's prefix is a token shorter."""
     torch.manual_seed(T)
-    q, k, v = (torch.randn(2, 3, T, width, requires_grad=True) for width in (12, 12, 7))
-    upstream = torch.randn(2, 3, T, 7)
-    fast, plain = causal_attention(q, k, v, 0.3), causal_attention_plain(q, k, v, 0.3)
+    q = torch.randn(2, T, 3, 12, requires_grad=True)
+    kv = torch.randn(2, prefix + T, 3, 8 + w, requires_grad=True)
+    k_rot, angles = torch.randn(2, prefix + T, 4, requires_grad=True), torch.rand(2, T, 2)
+    hidden = torch.tensor([[False] * prefix, [False] * (prefix - 1) + [True]]) if prefix else None
+    return (q, kv, k_rot), (torch.polar(torch.ones_like(angles), angles), 0.3, hidden)
+
+
+@pytest.mark.parametrize("w", [6, 15])
+@pytest.mark.parametrize("prefix", [0, 2, 50])
+@pytest.mark.parametrize("T", [1, 5, 47, 48, 49, 130])
+def test_blocked_attention_equals_the_fused_kernel(T, prefix, w):
+    inputs, rest = attention_inputs(T, prefix, w)
+    fast, plain = mla_attention(*inputs, *rest), mla_attention_plain(*inputs, *rest)
+    upstream = torch.randn_like(plain)
     torch.testing.assert_close(fast, plain)
-    for a, b in zip(grads(fast, (q, k, v), upstream), grads(plain, (q, k, v), upstream), strict=True):
+    for a, b in zip(grads(fast, inputs, upstream), grads(plain, inputs, upstream), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_long_sequences_take_the_fused_kernel(monkeypatch):
-    q, k, v = (torch.randn(1, 2, 20, width) for width in (8, 8, 6))
-    blocked = causal_attention(q, k, v, 0.3)
+    inputs, rest = attention_inputs(20, 0)
+    called, plain = [], mla_attention_plain
+    monkeypatch.setattr(kernels, "mla_attention_plain", lambda *a: called.append(1) or plain(*a))
+    blocked = mla_attention(*inputs, *rest)
     monkeypatch.setattr(kernels, "LONGEST_BLOCKED", 10)
-    fused = causal_attention(q, k, v, 0.3)
-    torch.testing.assert_close(fused, blocked)
+    torch.testing.assert_close(mla_attention(*inputs, *rest), blocked)
+    assert called == [1]
+
+
+@pytest.mark.parametrize("shape,out", [((70, 1000), 300), ((2, 40, 1000), 50), ((1, 66_000), 3)])
+def test_linear_layers_have_the_gradients_of_plain_ones(shape, out):
+    x, linear = torch.randn(shape, requires_grad=True), kernels.Linear(shape[-1], out, bias=False)
+    fast, plain = linear(x), torch.nn.functional.linear(x, linear.weight)
+    inputs, upstream = (x, linear.weight), torch.randn_like(plain)
+    assert type(fast.grad_fn).__name__ == "_LinearBackward" or not torch.backends.mkldnn.is_available()
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+    for a, b in zip(grads(fast, inputs, upstream), grads(plain, inputs, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])
@@ -125,9 +149,14 @@ def test_packed_experts_equal_plain(N):
         torch.testing.assert_close(experts(x, weights, indices), want.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_rms_norm_equals_plain():
-    x, w = torch.randn(3, 5, 7) * 4, torch.randn(7)
-    torch.testing.assert_close(rms_norm(x, w, 1e-6), rms_norm_plain(x, w, 1e-6))
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1), (40, 128)])
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_rms_norm_equals_plain(shape, eps):
+    inputs = (torch.randn(shape) * 4).requires_grad_(), torch.randn(shape[-1], requires_grad=True)
+    fast, plain, upstream = rms_norm(*inputs, eps), rms_norm_plain(*inputs, eps), torch.randn(shape)
+    torch.testing.assert_close(fast, plain)
+    for a, b in zip(grads(fast, inputs, upstream), grads(plain, inputs, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_rope_turns_pairs_by_the_angle_and_keeps_lengths():
