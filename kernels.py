@@ -165,10 +165,12 @@ def experts_grouped(x, gate_up, down, weights, indices, packed=None):
 
     On CUDA in bfloat16 the groups go through `torch._grouped_mm` (no host synchronisation); elsewhere each
     expert's contiguous rows are one matmul, written into its place, with the gradient by hand. `packed`: the
-    experts' weights as `pack` gives them, for decoding."""
+    experts' weights as `pack` gives them, for decoding. Decoding on CUDA in other dtypes: `experts_dense`."""
     if packed is not None:
         return _experts_packed(x, packed, weights, indices)
     if not use_grouped_mm(x):
+        if x.is_cuda and torch.is_inference_mode_enabled() and len(x) <= FEW_TOKENS:
+            return experts_dense(x, gate_up, down, weights, indices)
         return _Experts.apply(x, gate_up, down, weights, indices)
     token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
     offsets = counts.cumsum(0).to(torch.int32)
@@ -178,13 +180,27 @@ def experts_grouped(x, gate_up, down, weights, indices, packed=None):
     return y[inverse].sum(1)
 
 
+FEW_TOKENS = 1024
+
+
+def experts_dense(x, gate_up, down, weights, indices):
+    """Same as `experts_plain` by E / K times its operations: every expert on every token. Nothing depends on
+    which experts were chosen, so the host never waits and a CUDA graph can record it."""
+    gate, up = torch.matmul(x, gate_up.transpose(1, 2)).chunk(2, dim=-1)  # (E, N, F)
+    y = torch.bmm(F.silu(gate) * up, down.transpose(1, 2))  # (E, N, D)
+    share = torch.zeros(len(x), len(gate_up), dtype=weights.dtype, device=x.device)
+    share.scatter_add_(1, indices, weights)
+    return torch.einsum("end,ne->nd", y, share.to(x.dtype))
+
+
 def sort_by_expert(indices, E: int):
     """indices (N, K) -> for the N*K pairs sorted by expert: their token, their place in (N, K) flattened; for
     each place its pair (N, K); the number of pairs of each expert (E,)."""
     slot = indices.flatten().argsort(stable=True)
     inverse = torch.empty_like(slot)
     inverse[slot] = torch.arange(len(slot), device=slot.device)
-    counts = torch.bincount(indices.flatten(), minlength=E)
+    counts = torch.zeros(E, dtype=torch.long, device=slot.device)  # bincount would wait for a GPU
+    counts.scatter_add_(0, indices.flatten(), torch.ones_like(slot))
     return slot // indices.shape[1], slot, inverse.view_as(indices), counts
 
 

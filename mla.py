@@ -75,8 +75,12 @@ class LatentCache:
         self.prefix = prefix
         self.suffix = prefix.new_zeros(rows, 32, prefix.shape[-1])
 
-    def append(self, t: int, latent: torch.Tensor):
-        """Store the rows' t-th completion token: latent (N, C+R). The room doubles when it is full."""
+    def append(self, t: int | torch.Tensor, latent: torch.Tensor):
+        """Store the rows' t-th completion token: latent (N, C+R). The room doubles when it is full; where t
+        is a tensor (1,), there is enough."""
+        if torch.is_tensor(t):
+            self.suffix.index_copy_(1, t, latent[:, None])
+            return
         if t == self.suffix.shape[1]:
             self.suffix = F.pad(self.suffix, (0, 0, 0, t))
         self.suffix[:, t] = latent
@@ -86,17 +90,26 @@ class Cohort:
     """Rows that started together, so that all are at the same step `t`: a LatentCache per layer, and which
     rows share which prompt. Rows are laid out as (P, G), so that a prompt's samples attend its prefix in one
     matmul; after rows have left, G is the largest remaining group, and the holes are computed and thrown
-    away."""
+    away.
+
+    `fix` turns it into one whose steps are all the same operations on the same memory, as a CUDA graph needs:
+    `t` is then a tensor (1,), and `seen` tokens of the suffix are attended, the future ones masked."""
 
     def __init__(self, latents: list[torch.Tensor], lengths: torch.Tensor, samples: int):
         """latents: per layer (P, S, C+R), right-padded; lengths (P,) of the prompts."""
-        self.t, self.lengths = 0, lengths
+        self.t, self.seen, self.lengths = 0, None, lengths
         self.owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(samples)
         self.caches = [LatentCache(latent, len(self.owner)) for latent in latents]
         self._lay_out()
 
     def __len__(self):
         return len(self.owner)
+
+    def fix(self, length: int):
+        """Make room for `length` completion tokens."""
+        self.t, self.seen = torch.full((1,), self.t, device=self.owner.device), min(64, length)
+        for cache in self.caches:
+            cache.suffix = F.pad(cache.suffix, (0, 0, 0, max(0, length - cache.suffix.shape[1])))
 
     def positions(self) -> torch.Tensor:
         """Of the token that each row decodes next: (N,)."""
@@ -247,7 +260,8 @@ class MLA(nn.Module):
         """q (N, H, C+R), scaled, over the prompt and what came since, `latent` (N, C+R) last: (N, H, C)."""
         cache = cohort.caches[layer]
         cache.append(cohort.t, latent)
-        prefix, suffix = cache.prefix, cache.suffix[:, : cohort.t + 1]  # (P, S, C+R), (N, t+1, C+R)
+        past = cohort.t + 1 if cohort.seen is None else cohort.seen
+        prefix, suffix = cache.prefix, cache.suffix[:, :past]  # (P, S, C+R), (N, t+1, C+R)
         S, q_grid = prefix.shape[1], cohort.gather(q)  # (P, G, H, C+R)
         on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
         on_prefix = cohort.scatter(on_prefix.masked_fill_(cohort.padding, float("-inf")))  # (N, H, S)
@@ -255,10 +269,12 @@ class MLA(nn.Module):
         attn[..., :S] = on_prefix
         out = q.new_empty(*q.shape[:2], self.C)
         for rows in cache_sized(suffix):
-            past = suffix[rows]
-            attn[rows, :, S:] = torch.bmm(q[rows], past.transpose(1, 2))
+            attn[rows, :, S:] = torch.bmm(q[rows], suffix[rows].transpose(1, 2))
+            if cohort.seen is not None:
+                future = torch.arange(past, device=q.device) > cohort.t
+                attn[rows, :, S:].masked_fill_(future, float("-inf"))
             attn[rows] = attn[rows].softmax(-1)
-            out[rows] = torch.bmm(attn[rows, :, S:], past[..., : self.C])
+            out[rows] = torch.bmm(attn[rows, :, S:], suffix[rows][..., : self.C])
         p_grid = cohort.gather(attn[..., :S])
         from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
         return out.add_(cohort.scatter(from_prefix))

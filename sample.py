@@ -25,6 +25,8 @@ from model import Transformer
 from moe import Routing
 
 ROWS_AT_ONCE = 512  # rows decoded together; further prompts wait for half of them to finish
+LOOK_EVERY = 8  # steps on CUDA between two looks at which rows have finished: a look waits for the GPU
+CUDA_GRAPHS = True  # False = the same steps, launched one operation at a time
 
 
 @dataclass
@@ -74,14 +76,15 @@ def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) ->
 
 
 class _Engine:
-    """Decodes cohorts of rows side by side: all linear layers see all rows, attention sees one cohort at a
-    time. A row is prompt * G + sample. Finished rows leave; when half of the places are free, the next
-    prompts get them as a new cohort (continuous batching)."""
+    """Decodes cohorts of rows side by side. A row is prompt * G + sample. Finished rows leave; when half of
+    the places are free, the next prompts get them as a new cohort (continuous batching). On a CPU the linear
+    layers see the rows of all cohorts, attention one cohort at a time; on CUDA each cohort is a graph."""
 
     def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise_of, record):
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
         self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
         self.device, N = model.embed_tokens.weight.device, len(prompts) * G
+        self.fixed = self.device.type == "cuda"
         self.out = torch.full((N, self.T), -1, device=self.device)
         self.logps = torch.zeros(N, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -92,16 +95,16 @@ class _Engine:
 
     @torch.inference_mode()
     def run(self, on_step=None):
+        self.run_fixed(on_step) if self.fixed else self.run_together(on_step)
+
+    def run_together(self, on_step):
         cohorts, x = [], None  # x (N, D): what the head sees next, rows in the cohorts' order
         while self.waiting or cohorts:
-            room = ROWS_AT_ONCE - sum(map(len, cohorts))
-            if self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2)):
-                hidden, cohort = self.admit(max(1, room // self.G))
+            if self.places_for_more(cohorts):
+                hidden, cohort = self.admit(cohorts)
                 x, cohorts = hidden if x is None else torch.cat([x, hidden]), [*cohorts, cohort]
             rows, steps = self.places(cohorts)
-            uniform = torch.cat([c.noise[:, c.t] for c in cohorts])
-            tokens, logps = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
-            self.out[rows, steps], self.logps[rows, steps] = tokens, logps
+            tokens = self.sample(x, torch.cat([c.noise[:, c.t] for c in cohorts]), rows, steps)
             if on_step:
                 on_step(tokens.tolist())
             parts = tokens.split([len(c) for c in cohorts])
@@ -109,19 +112,81 @@ class _Engine:
             parts = [part for part in parts if len(part)]
             cohorts, x = [c for c in cohorts if len(c.rows)], None
             if cohorts:
-                routing = Routing(count=False) if self.routes is not None else None
-                rows, steps = self.places(cohorts)
-                x = self.model.decode(torch.cat(parts), cohorts, routing)
-                if routing:
-                    self.routes[rows, steps] = torch.stack(routing.indices, dim=1).to(torch.uint8)
+                x = self.decode(torch.cat(parts), cohorts)
+
+    def run_fixed(self, on_step):
+        """Cohort by cohort, each step the same operations on the same memory: on CUDA a graph, recorded once
+        and replayed. A change of shape - twice the suffix, half of the rows gone - records anew."""
+        cohorts = []
+        while self.waiting or cohorts:
+            if self.places_for_more(cohorts):
+                hidden, cohort = self.admit(cohorts)
+                cohort.fix(self.T)
+                cohort.x, cohort.count, cohort.graph = hidden, 0, None
+                cohorts.append(cohort)
+            for c in cohorts:
+                self.advance(c)
+                if on_step:
+                    on_step(self.out[c.rows, c.count - 1].tolist())
+                if c.count == self.T or c.count % LOOK_EVERY == 0:
+                    self.shrink(c)
+            cohorts = [c for c in cohorts if len(c.rows)]
+
+    def advance(self, c):
+        if c.count == c.seen:
+            c.seen, c.graph = min(2 * c.seen, self.T), None
+        if c.graph is not None:
+            c.graph.replay()
+        else:
+            self.fixed_step(c)  # this one runs; what it allocates and selects is ready for the recording
+            if self.device.type == "cuda" and CUDA_GRAPHS:
+                c.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(c.graph):
+                    self.fixed_step(c)
+        c.count += 1
+
+    def fixed_step(self, c):
+        """Sample a token for each row and decode it, all in place."""
+        tokens = self.sample(c.x, c.noise.index_select(1, c.t).squeeze(1), *self.places([c]))
+        if self.eos_id is not None:
+            c.done |= tokens == self.eos_id
+        c.x.copy_(self.decode(tokens, [c]))
+
+    def shrink(self, c):
+        """Drop finished rows once half of the cohort has finished: this looks at the GPU's results."""
+        left = 0 if c.count == self.T else int((~c.done).sum())
+        if left <= len(c) // 2:
+            keep = (~c.done).nonzero().squeeze(1)[:left]
+            self.drop(c, keep)
+            c.x, c.graph = c.x[keep], None
+
+    def sample(self, x, uniform, rows, steps):
+        """The rows' next tokens (N,), written down with their log-probabilities."""
+        tokens, logps = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
+        self.out[rows, steps], self.logps[rows, steps] = tokens, logps
+        return tokens
+
+    def decode(self, tokens, cohorts):
+        """The states after these tokens, (N, D)."""
+        routing = Routing(count=False) if self.routes is not None else None
+        x = self.model.decode(tokens, cohorts, routing)
+        if routing:
+            rows, steps = self.places(cohorts)  # after the step: token t - 1 went through the experts
+            self.routes[rows, steps - 1] = torch.stack(routing.indices, dim=1).to(torch.uint8)
+        return x
 
     def places(self, cohorts):
         """Where the cohorts' rows stand: row numbers (N,) and steps (N,)."""
-        steps = [torch.full_like(c.rows, c.t) for c in cohorts]
+        steps = [torch.zeros_like(c.rows) + c.t for c in cohorts]
         return torch.cat([c.rows for c in cohorts]), torch.cat(steps)
 
-    def admit(self, count: int):
+    def places_for_more(self, cohorts):
+        room = ROWS_AT_ONCE - sum(map(len, cohorts))
+        return self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2))
+
+    def admit(self, cohorts):
         """Prefill the next prompts: (hidden states of their rows, their cohort)."""
+        count = max(1, (ROWS_AT_ONCE - sum(map(len, cohorts))) // self.G)
         mine, self.waiting = self.waiting[:count], self.waiting[count:]
         lengths = torch.tensor([len(self.prompts[i]) for i in mine])
         tokens = torch.zeros(len(mine), int(lengths.max()), dtype=torch.long)
@@ -138,22 +203,24 @@ class _Engine:
         return hidden, cohort
 
     def leave(self, cohort, tokens):
-        """Drop the cohort's finished rows once an eighth of it has finished; the tokens of those that stay.
-        On CUDA, looking waits for the GPU: every eighth step only."""
+        """Drop the cohort's finished rows once an eighth of it has finished; the tokens of those that
+        stay."""
         if self.eos_id is not None:
             cohort.done |= tokens == self.eos_id
         if cohort.t + 1 == self.T:
             cohort.done[:] = True
-        elif self.device.type == "cuda" and cohort.t % 8:
-            return tokens
         left = int((~cohort.done).sum())
         if left > 7 * len(cohort) // 8:
             return tokens
         keep = (~cohort.done).nonzero().squeeze(1)
-        cohort.rows, cohort.noise, cohort.done = cohort.rows[keep], cohort.noise[keep], cohort.done[keep]
-        if left:
-            cohort.keep(keep)
+        self.drop(cohort, keep)
         return tokens[keep]
+
+    def drop(self, cohort, keep):
+        """Go on with these rows only; with none of them, the cohort is over."""
+        cohort.rows, cohort.noise, cohort.done = cohort.rows[keep], cohort.noise[keep], cohort.done[keep]
+        if len(keep):
+            cohort.keep(keep)
 
     def rollout(self) -> Rollout:
         ends = self.out == (-2 if self.eos_id is None else self.eos_id)

@@ -73,6 +73,14 @@ def test_grouped_experts_equal_the_loop(N, K, E):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("N,K,E", [(1, 1, 4), (17, 2, 5)])
+def test_dense_experts_equal_the_loop(N, K, E):
+    x, up, down = torch.randn(N, 8), torch.randn(E, 12, 8), torch.randn(E, 8, 6)
+    indices = torch.stack([torch.randperm(E)[:K] for _ in range(N)])
+    inputs = (x, up, down, torch.rand(N, K), indices)
+    torch.testing.assert_close(kernels.experts_dense(*inputs), experts_plain(*inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_experts_that_no_token_chose_get_zero_gradient():
     x, up, down = torch.randn(5, 4), torch.randn(6, 8, 4, requires_grad=True), torch.randn(6, 4, 4)
     out = experts_grouped(x, up, down, torch.ones(5, 2), torch.tensor([[1, 4]] * 5))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from config import ModelConfig, UserError
-from kernels import token_logprobs
+from kernels import experts_dense, token_logprobs
 from model import Transformer
-from sample import Rollout, generate
+from sample import Rollout, _Engine, generate
 
 SHAPE = dict(vocab_size=60, hidden_size=32, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48,
     moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
@@ -98,6 +99,61 @@ def test_waiting_prompts_take_the_places_of_finished_rows(monkeypatch):
     run(m)
     assert any(len(step) > 1 for step in sizes) and all(sum(n for n, _ in step) <= 6 for step in sizes)
     assert max(len({t for _, t in step}) for step in sizes) > 1  # cohorts at different steps side by side
+
+
+@pytest.fixture
+def fixed_steps(monkeypatch):
+    """The engine as it runs on CUDA, without recording: fixed steps, and experts that never look."""
+    monkeypatch.setattr("sample._Engine.run", torch.inference_mode()(_Engine.run_fixed))
+    monkeypatch.setattr("moe.experts_grouped", lambda x, *rest: experts_dense(x, *rest[:4]))
+
+
+@pytest.mark.parametrize("rows_at_once", [512, 6])
+@pytest.mark.parametrize("new", [40, 100])
+def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(rows_at_once, new, fixed_steps, monkeypatch):
+    """Two lengths, so that the suffix is seen in one and in two sizes; six places, so that prompts wait."""
+    m = model()
+    monkeypatch.setattr("sample.ROWS_AT_ONCE", rows_at_once)
+    fixed = run(m, max_new_tokens=new, record_routing=True)
+    monkeypatch.undo()
+    plain = run(m, max_new_tokens=new, record_routing=True)
+    assert fixed.completions == plain.completions and fixed.finished == plain.finished
+    for i, (a, b) in enumerate(zip(fixed.logprobs, plain.logprobs, strict=True)):
+        assert a == pytest.approx(b, abs=1e-4)
+        assert (fixed.routing[i] == plain.routing[i]).all()
+
+
+def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_result(fixed_steps, monkeypatch):
+    """What makes a step fit for recording: between two changes of shape every step calls the same operations
+    on the same shapes, and none returns a tensor's value, or a shape that depends on it, to Python."""
+    steps, step = [], _Engine.fixed_step
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = str(func)
+            assert not any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_select")), name
+            steps[-1].append((name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]))
+            return func(*args, **(kwargs or {}))
+
+    def spied(self, cohort):
+        steps.append([(cohort.seen, len(cohort))])
+        with Spy():
+            step(self, cohort)
+
+    monkeypatch.setattr("sample._Engine.fixed_step", spied)
+    run(model(), max_new_tokens=100)
+    assert len({s[0] for s in steps}) > 3  # the suffix grew and rows left
+    for before, after in zip(steps, steps[1:], strict=False):
+        assert len(before) > 50 and (before[0] != after[0] or before == after)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs_change_nothing(dtype, monkeypatch):
+    m = model(hidden_size=64, moe_intermediate_size=32).to("cuda", dtype)
+    graphs = run(m, max_new_tokens=100)
+    monkeypatch.setattr("sample.CUDA_GRAPHS", False)
+    assert run(m, max_new_tokens=100).completions == graphs.completions
 
 
 def test_seeds_repeat_and_differ_and_samples_of_a_group_differ():
