@@ -278,7 +278,8 @@ def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
     ranks = setup(f"cpu:{cfg.threads}" if cfg.once == "ours" else "cpu")
-    torch.set_num_threads(1 if cfg.once == "ours" else cfg.threads)
+    if cfg.once == "theirs":
+        torch.set_num_threads(cfg.threads)
     model, prompts, eos = build(work, cfg.from_)
     micro = cfg.micro or getattr(work, cfg.once)
     if cfg.once == "ours":
@@ -374,7 +375,6 @@ def scaling(cfg: Config):
     """How our side grows: time over generated length, rows, trained rows and experts, with the fitted
     exponents; memory of training over the vocabulary, without weights and their gradients."""
     ranks = setup("cpu:1")
-    torch.set_num_threads(1)
     base = WORKS["rollout_tiny"]
 
     def job(kind, **shape):
@@ -406,7 +406,6 @@ def profile(cfg: Config):
     for name in cfg.work.split(","):
         work = WORKS[name]
         ranks = setup("cpu:1")
-        torch.set_num_threads(1)
         model, prompts, eos = build(work, cfg.from_)
         job = ours(work, model, prompts, eos, ranks, cfg.micro or work.ours)
         job(2, 8)

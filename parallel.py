@@ -1,7 +1,8 @@
 """One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives
 we use.
 
-`--device cpu:2` starts one process per core (operations this small do not split over threads, batches do);
+`--device cpu:2` starts two processes of one thread each (operations this small do not split over threads,
+batches do), `--device cpu` is one process with all threads;
 under `torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else
 differs: every rank holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
 
@@ -37,7 +38,7 @@ class Ranks(NamedTuple):
 
 def setup(device: str) -> Ranks:
     """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N
-    processes."""
+    processes of one thread each."""
     kind, _, count = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,9 +52,8 @@ def setup(device: str) -> Ranks:
     if "WORLD_SIZE" not in os.environ and processes > 1:
         launch(processes)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if kind == "cpu" and (world > 1 or count):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world))
+    if kind == "cpu" and count:
+        torch.set_num_threads(1)
     if kind == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', count or 0)}"
         torch.cuda.set_device(device)

@@ -9,11 +9,14 @@ learnt.
 """
 
 import json
+import os
 import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 import torch
 from tqdm import tqdm

@@ -69,6 +69,17 @@ def test_every_knob_is_used():
             assert f"cfg.{f.name}" in text, f"{name}: --{f.name} is parsed and ignored"
 
 
+@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample", "bench"])
+def test_a_script_tells_waiting_threads_to_sleep_before_it_imports_torch(name):
+    for node in ast.parse((ROOT / f"{name}.py").read_text()).body:
+        if ast.unparse(node) == "os.environ.setdefault('OMP_WAIT_POLICY', 'passive')":
+            return
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else [
+            a.name for a in getattr(node, "names", [])]
+        assert all(m.split(".")[0] in sys.stdlib_module_names for m in modules), f"after {modules}"
+    pytest.fail("not set")
+
+
 def test_sources_are_ascii():
     for path in FILES:
         path.read_bytes().decode("ascii")
