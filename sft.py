@@ -106,8 +106,9 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
 
 def link_gradients(views: list):
     """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never
-    freed)."""
+    freed). A rank without examples has none yet."""
     for view, stack, e in views:
+        stack.grad = torch.zeros_like(stack) if stack.grad is None else stack.grad
         view.grad = stack.grad[e]
 
 
@@ -148,7 +149,7 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
     link_gradients(views)
     norm = apply_gradients(ranks, list(model.parameters()), optimizers, lr_at(step, cfg))
-    loads = [sum(rank[1][layer] for rank in everyone) for layer in range(len(model.routers()))]
+    loads = [sum(layer) for layer in zip(*(load for _, load, _ in everyone if load), strict=True)]
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
