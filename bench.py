@@ -35,7 +35,7 @@ from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
 from model import Transformer
-from parallel import Ranks, gather, micro_batches, setup
+from parallel import Ranks, gather, keep_masters, micro_batches, setup
 from sample import Sample, completion_logprobs, generate
 
 
@@ -111,7 +111,7 @@ def rows_of(prompts, out, group_size: int) -> list[Sample]:
 
 def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[[int, int], int]:
     """job(number of prompts, new tokens) -> tokens generated or trained, over all ranks."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(keep_masters(model), lr=1e-6, fused=True)
     tokenizer = shipped()
 
     def rollout(count, new):

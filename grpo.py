@@ -37,7 +37,7 @@ from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
 from model import Transformer
 from moe import Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
+from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
 from rewards import reward_plan, score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
@@ -331,7 +331,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
     plan = reward_plan(cfg.reward, cfg.reward_weights)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
+        fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
     start, cursor = 0, 0
     if state:

@@ -125,17 +125,44 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
         p.grad.copy_(g.view_as(p))
 
 
+def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
+    """What the optimizer steps for p: p itself, or its float32 copy (see `keep_masters`)."""
+    return getattr(p, "master", p)
+
+
+def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
+    """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
+    alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
+    master's, in float32, and freed. Returns what the optimizers step: `master_of` each parameter."""
+    saved = (state or {}).get("masters", {})
+    for name, p in model.named_parameters():
+        if p.dtype == torch.bfloat16:
+            p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
+            p.register_post_accumulate_grad_hook(_add_to_master)
+    return [master_of(p) for p in model.parameters()]
+
+
+def _add_to_master(p: torch.nn.Parameter):
+    grad, p.grad = p.grad, None
+    p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
+
+
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
-    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear. Returns the norm."""
-    sum_gradients(ranks, parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
+    which bfloat16 parameters then follow. Returns the norm."""
+    masters = [master_of(p) for p in parameters]
+    sum_gradients(ranks, masters)
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-    for p in parameters:
-        p.grad.zero_()
+    with torch.no_grad():
+        for p, master in zip(parameters, masters, strict=True):
+            master.grad.zero_()
+            if master is not p:
+                p.copy_(master)
     return float(norm)
 
 

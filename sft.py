@@ -29,7 +29,7 @@ from kernels import token_logprobs
 from metrics import Log
 from model import Transformer
 from moe import Experts, Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
+from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, master_of, micro_batches, setup
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Config:
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
+    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
@@ -85,8 +86,9 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     as a matrix of its own: a parameter that shares the stack's memory and whose gradient `backward` fills
     through `link_gradients`."""
     matrices, rest, views = [], [], []
-    stacked = {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
+    stacked = {id(master_of(p)) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
     for name, p in model.named_parameters():
+        p = master_of(p)
         if (cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name
                 or name.endswith("gate.weight")):
             rest.append(p)
@@ -97,7 +99,7 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     decay = [p for p in rest if p.ndim >= 2]
     plain = [p for p in rest if p.ndim < 2]
     optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": cfg.weight_decay},
-        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))]
+        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95), fused=True)]
     if matrices or views:
         optimizers.append(torch.optim.Muon([*matrices, *(v for v, _, _ in views)], lr=cfg.lr,
             weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -162,6 +164,8 @@ def main():
     cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
+    if cfg.dtype not in ("", "float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
     rows = training_rows(cfg.task, cfg.seed)
@@ -182,6 +186,9 @@ def main():
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
     model.to(ranks.device)
+    for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
+        p.data = p.data.to(getattr(torch, cfg.dtype))
+    keep_masters(model, state)
     optimizers, views = make_optimizers(model, cfg)
     start, tokens_seen = 0, 0
     if state:
