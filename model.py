@@ -9,6 +9,7 @@ A sequence is right-padded: attention is causal, so padding never reaches a real
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig, UserError
 from mla import MLA, Cohort, RMSNorm, rope_frequencies
@@ -39,6 +40,21 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing)
 
 
+def recomputed(block: Block, x, freqs, routing: Routing | None):
+    """block(x, freqs, routing), of which only x is kept: the backward pass runs the block again (Chen et al.,
+    arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report is taken."""
+    rest = routing and routing.rest()
+
+    def run(x):
+        own = rest and rest.rest()
+        return *block(x, freqs, own), own
+
+    x, latent, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    if own:
+        routing.take(own)
+    return x, latent
+
+
 class Transformer(nn.Module):
     """`model(tokens) -> logits`; `model.hidden(tokens)` stops before the head; `prefill` and `decode`
     generate."""
@@ -52,6 +68,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+        self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
@@ -85,7 +102,8 @@ class Transformer(nn.Module):
         x, latents = self.embed_tokens(tokens), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
-            x, latent = layer(x, freqs, routing)
+            run = recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
+            x, latent = run(layer, x, freqs, routing)
             latents += [latent] if keep_latents else []
         return self.norm(x), latents
 
@@ -117,3 +135,24 @@ class Transformer(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts
+
+
+def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
+        recompute: bool = False) -> int:
+    """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
+    chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
+        norms       6 D: of each, its input, the normalised input and its output
+        attention   2 H (n + R) of queries and keys, 3 H v of values and outputs (as heads, as rows), 3 C of
+                    the latent and 3 q_lora_rank: as norms; H length / 2 probabilities, if rows are `length`
+                    tokens long: only kernels.causal_attention on a CPU keeps them, 0 elsewhere
+        SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
+        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; 3 E scores
+    recompute: only D per layer, and all of one layer at a time."""
+    D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
+    queries = 2 * H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim) + 3 * (cfg.q_lora_rank or 0)
+    attention = 6 * D + queries + 3 * H * cfg.v_head_dim + 3 * cfg.kv_lora_rank + H * length // 2
+    dense = attention + 4 * cfg.intermediate_size
+    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + 3 * cfg.n_routed_experts
+    layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
+    kept = len(layers) * D + max(layers) if recompute else sum(layers)
+    return tokens * element_size * (kept + 3 * D)  # the last norm

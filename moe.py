@@ -1,7 +1,7 @@
 """DeepSeekMoE: router, experts, load balancing (DeepSeek-V3, arXiv 2412.19437, sec. 2.1.2; V2: arXiv
 2405.04434)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,17 @@ class Routing:
         self.load.append(chosen.detach().flatten(0, -2).sum(0))
         if self.balance:
             self.balance_losses.append(balance_loss(scores, chosen, self.mask).sum())
+
+    def rest(self) -> "Routing":
+        """An empty report with the orders of the layers that have not reported yet."""
+        replay = self.replay and self.replay[len(self.indices) :]
+        return replace(self, replay=replay, indices=[], load=[], balance_losses=[])
+
+    def take(self, other: "Routing"):
+        """Append another report."""
+        self.indices += other.indices
+        self.load += other.load
+        self.balance_losses += other.balance_losses
 
 
 def balance_loss(scores, chosen, mask=None):
