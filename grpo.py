@@ -35,9 +35,18 @@ from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
-from model import Transformer
+from model import Transformer, activation_bytes, training_bytes, weight_bytes
 from moe import Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
+from parallel import (
+    Ranks,
+    StopSignal,
+    apply_gradients,
+    free_bytes,
+    gather,
+    keep_masters,
+    micro_batches,
+    setup,
+)
 from rewards import reward_plan, score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
@@ -330,6 +339,7 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
+    model.recompute = must_recompute(model, cfg, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
@@ -341,6 +351,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if reference is not None:
             reference.load_state_dict(state["reference"])
     log, say = Log(out, start, ranks.main), print if ranks.main else lambda *a, **k: None
+    if model.recompute:
+        say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
+            "backward pass (a smaller --micro_tokens may be faster)")
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step, problems, samples):
@@ -387,6 +400,16 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             sys.exit(130)
     look(cfg.steps, *FINAL_EVAL)
     return log
+
+
+def must_recompute(model, cfg: Config, ranks: Ranks) -> bool:
+    """Whether a micro-batch's activations, and a quarter more for what the formula leaves out, are larger
+    than what is free beside gradients, optimizer and reference."""
+    needed = training_bytes(model) + (weight_bytes(model) if cfg.kl_coef else 0)
+    length = cfg.max_new_tokens if ranks.device == "cpu" else 0
+    activations = activation_bytes(model.cfg, max(cfg.micro_tokens, cfg.max_new_tokens),
+        model.lm_head.weight.element_size(), length)
+    return needed + 1.25 * activations > free_bytes(ranks)
 
 
 def check(cfg: Config):

@@ -137,6 +137,16 @@ class Transformer(nn.Module):
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts
 
 
+def weight_bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def training_bytes(model: nn.Module) -> int:
+    """What training adds to the weights: gradient and AdamW's two moments in float32, and the float32 master
+    of each bfloat16 parameter."""
+    return sum(p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
+
+
 def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
         recompute: bool = False) -> int:
     """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's

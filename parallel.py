@@ -8,6 +8,7 @@ differs: every rank holds the whole rollout, and the micro-batches are dealt out
 
 import atexit
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -95,6 +96,16 @@ def keep_freed_memory():
         if hasattr(libc, "mallopt"):
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: its largest value
             libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+
+
+def free_bytes(ranks: Ranks) -> float:
+    """Memory that this process may still take: its GPU's, or its share of the machine's; inf if unknown."""
+    if ranks.device != "cpu":
+        return torch.cuda.mem_get_info(ranks.device)[0]
+    if sys.platform != "linux":
+        return math.inf
+    with open("/proc/meminfo") as f:  # not SC_AVPHYS_PAGES, which leaves out what caches would give back
+        return next(int(line.split()[1]) for line in f if line.startswith("MemAvail")) * 1024 / ranks.world
 
 
 def gather(ranks: Ranks, value) -> list:

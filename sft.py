@@ -50,6 +50,7 @@ class Config:
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
     dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
+    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
@@ -189,6 +190,7 @@ def main():
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
+    model.recompute = cfg.recompute
     optimizers, views = make_optimizers(model, cfg)
     start, tokens_seen = 0, 0
     if state:

@@ -187,6 +187,16 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
     assert torch.equal(weights(tmp_path / "c"), weights(finished[0]))
 
 
+def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):
+    code = "import config, grpo; grpo.free_bytes = lambda ranks: 1e6; config.run_script(grpo.main)"
+    words = [w for k, v in FAST.items() for w in (f"--{k}", str(v))]
+    out = subprocess.run([sys.executable, "-c", code, "--init", base, "--out", tmp_path / "a", "--device",
+        "cpu:1", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0 and out.stdout.count("each block runs again") == 1, out.stderr
+    assert "each block runs again" not in finished[1].stdout
+    assert torch.equal(weights(tmp_path / "a"), weights(finished[0]))
+
+
 def test_a_bfloat16_run_is_saved_in_bfloat16_and_goes_on_exactly(base, tmp_path):
     """sft.py turns the float32 checkpoint into a bfloat16 one, which grpo.py trains with float32 masters."""
     out = run("sft", init=base, dtype="bfloat16", out=tmp_path / "base", steps=1, batch_size=2,

@@ -1,11 +1,16 @@
 """Activation checkpointing changes memory and nothing else; memory is what the formulas say."""
 
+import dataclasses
+import sys
+
 import pytest
 import torch
 
+import grpo
 from config import PRESETS, ModelConfig
 from model import Transformer, activation_bytes
 from moe import Routing
+from parallel import Ranks, free_bytes
 
 B, T = 3, 40
 
@@ -71,3 +76,21 @@ def test_activations_are_as_predicted(name, shape, length):
         said = activation_bytes(model.cfg, tokens.numel(), 4, length, recompute)
         assert said == pytest.approx(kept, rel=0.35), (recompute, said / kept)
         print(name, length, recompute, said / kept)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_recomputation_starts_where_memory_ends(device, monkeypatch):
+    """Gradients, two moments, a bfloat16 model's masters and the reference come first."""
+    model, cfg = preset("tiny").bfloat16(), grpo.Config(micro_tokens=1000, max_new_tokens=100)
+    numbers = sum(p.numel() for p in model.parameters())
+    activations = 1.25 * activation_bytes(model.cfg, 1000, 2, 100 if device == "cpu" else 0)
+    for kl, per_number in ((0.1, 4 + 4 + 8 + 2), (0.0, 4 + 4 + 8)):
+        for spare in (1, -1):
+            monkeypatch.setattr(grpo, "free_bytes", lambda _, n=numbers * per_number + activations + spare: n)
+            said = grpo.must_recompute(model, dataclasses.replace(cfg, kl_coef=kl), Ranks(0, 1, device))
+            assert said == (spare < 0)
+
+
+def test_free_memory_is_known_and_shared_by_the_processes():
+    alone, two = (free_bytes(Ranks(0, world, "cpu")) for world in (1, 2))
+    assert alone > 1e6 and (sys.platform != "linux" or two == pytest.approx(alone / 2, rel=0.2))
