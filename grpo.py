@@ -35,18 +35,9 @@ from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
-from model import Transformer, activation_bytes, training_bytes, weight_bytes
+from model import Transformer, fits
 from moe import Routing
-from parallel import (
-    Ranks,
-    StopSignal,
-    apply_gradients,
-    free_bytes,
-    gather,
-    keep_masters,
-    micro_batches,
-    setup,
-)
+from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
 from rewards import reward_plan, score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
@@ -92,6 +83,7 @@ RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
+    "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
 }
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
@@ -339,7 +331,8 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
-    model.recompute = must_recompute(model, cfg, ranks)
+    model.recompute = not fits(model, max(cfg.micro_tokens, cfg.max_new_tokens), cfg.max_new_tokens,
+        cfg.kl_coef > 0, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
@@ -400,16 +393,6 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             sys.exit(130)
     look(cfg.steps, *FINAL_EVAL)
     return log
-
-
-def must_recompute(model, cfg: Config, ranks: Ranks) -> bool:
-    """Whether a micro-batch's activations, and a quarter more for what the formula leaves out, are larger
-    than what is free beside gradients, optimizer and reference."""
-    needed = training_bytes(model) + (weight_bytes(model) if cfg.kl_coef else 0)
-    length = cfg.max_new_tokens if ranks.device == "cpu" else 0
-    activations = activation_bytes(model.cfg, max(cfg.micro_tokens, cfg.max_new_tokens),
-        model.lm_head.weight.element_size(), length)
-    return needed + 1.25 * activations > free_bytes(ranks)
 
 
 def check(cfg: Config):

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from config import ModelConfig, UserError
 from mla import MLA, Cohort, RMSNorm, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
+from parallel import Ranks, free_bytes
 
 
 class Block(nn.Module):
@@ -166,3 +167,12 @@ def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: i
     layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
     kept = len(layers) * D + max(layers) if recompute else sum(layers)
     return tokens * element_size * (kept + 3 * D)  # the last norm
+
+
+def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: Ranks) -> bool:
+    """Whether the activations of a training pass over `tokens` tokens, in rows of `length`, and a quarter
+    more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
+    needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
+    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(),
+        length if ranks.device == "cpu" else 0)
+    return needed + 1.25 * activations <= free_bytes(ranks)

@@ -61,6 +61,7 @@ RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000),
+    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16"),
 }
 
 

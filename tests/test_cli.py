@@ -188,7 +188,7 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
 
 
 def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):
-    code = "import config, grpo; grpo.free_bytes = lambda ranks: 1e6; config.run_script(grpo.main)"
+    code = "import config, grpo, model; model.free_bytes = lambda ranks: 1e6; config.run_script(grpo.main)"
     words = [w for k, v in FAST.items() for w in (f"--{k}", str(v))]
     out = subprocess.run([sys.executable, "-c", code, "--init", base, "--out", tmp_path / "a", "--device",
         "cpu:1", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from config import PRESETS
+
 ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "metrics": 0, "sandbox": 0,
     "answers": 0, "data.tokenizer": 0,
@@ -59,6 +61,11 @@ def test_a_script_has_at_most_24_knobs_each_with_its_meaning(name):
     fields = dataclasses.fields(importlib.import_module(name).Config)
     assert len(fields) <= 24
     assert all(f.metadata.get("help") for f in fields)
+
+
+def test_every_preset_has_a_recipe():
+    for name in ("grpo", "sft"):
+        assert set(importlib.import_module(name).RECIPES) == set(PRESETS)
 
 
 def test_every_knob_is_used():
