@@ -4,6 +4,7 @@
     python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench.py --work train_tiny --profile true # the five costliest operations of our side
     python bench.py --work scaling                   # our side over length, rows, experts, vocabulary
+    python bench.py --work memory                    # what fits where: predicted, nothing is run
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
@@ -35,14 +36,14 @@ from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
 from kernels import token_logprobs
-from model import Transformer
-from parallel import Ranks, gather, micro_batches, setup
+from model import Transformer, activation_bytes, training_bytes, weight_bytes
+from parallel import Ranks, gather, keep_masters, micro_batches, setup
 from sample import Sample, generate
 
 
 @dataclass
 class Config:
-    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; or scaling")
+    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; or scaling; or memory")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
     sides: str = knob("ours,theirs", "ours, theirs, or both")
@@ -112,7 +113,7 @@ def rows_of(prompts, out, group_size: int) -> list[Sample]:
 
 def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[[int, int], int]:
     """job(number of prompts, new tokens) -> tokens generated or trained, over all ranks."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(keep_masters(model), lr=1e-6, fused=True)
     tokenizer = shipped()
 
     def rollout(count, new):
@@ -278,7 +279,8 @@ def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
     ranks = setup(f"cpu:{cfg.threads}" if cfg.once == "ours" else "cpu")
-    torch.set_num_threads(1 if cfg.once == "ours" else cfg.threads)
+    if cfg.once == "theirs":
+        torch.set_num_threads(cfg.threads)
     model, prompts, eos = build(work, cfg.from_)
     micro = cfg.micro or getattr(work, cfg.once)
     if cfg.once == "ours":
@@ -374,7 +376,6 @@ def scaling(cfg: Config):
     """How our side grows: time over generated length, rows, trained rows and experts, with the fitted
     exponents; memory of training over the vocabulary, without weights and their gradients."""
     ranks = setup("cpu:1")
-    torch.set_num_threads(1)
     base = WORKS["rollout_tiny"]
 
     def job(kind, **shape):
@@ -401,12 +402,46 @@ def scaling(cfg: Config):
         print(f"training, vocabulary {size:<5}: {rest:.0f} MiB beside weights and gradients", flush=True)
 
 
+V2_LITE = {  # DeepSeek-V2-Lite (arXiv 2405.04434, appendix B)
+    "model_type": "deepseek_v2", "scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False,
+    "vocab_size": 102_400, "hidden_size": 2048, "intermediate_size": 10_944, "moe_intermediate_size": 1408,
+    "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6,
+    "n_shared_experts": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "max_position_embeddings": 32_768}
+MEMORY = {name: (PRESETS[name], torch.float32) for name in ("tiny", "small")} | {
+    "base1b": (PRESETS["base1b"], torch.bfloat16), "V2-Lite": (V2_LITE, torch.bfloat16)}
+
+
+def memory_of(shape: dict, dtype: torch.dtype) -> dict[str, float]:
+    """Predicted bytes of a model that is trained, from its shapes alone: float32 as on a CPU, where attention
+    keeps its probabilities (rows of 1,000 tokens), bfloat16 as on a GPU."""
+    cfg, size, length = ModelConfig(**shape), dtype.itemsize, 1000 if dtype == torch.float32 else 0
+    with torch.device("meta"):
+        model = Transformer(cfg).to(dtype)
+    total, active = model.num_parameters()
+    return {"parameters": total, "active": active, "weights": weight_bytes(model),
+        "training": training_bytes(model), "reference": weight_bytes(model),
+        "cache/1k": 1000 * size * cfg.num_hidden_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim),
+        "acts/1k": activation_bytes(cfg, 1000, size, length),
+        "recomputed": activation_bytes(cfg, 1000, size, length, recompute=True)}
+
+
+def memory():
+    """What fits where: weights; what training adds (gradient, AdamW, masters); a reference for the KL; the
+    cache of 1,000 tokens of one row; activations of 1,000 tokens without and with recomputation."""
+    rows = {name: memory_of(*row) for name, row in MEMORY.items()}
+    print(f"{'':<8} {'dtype':<9}" + "".join(f"{key:>12}" for key in rows["tiny"]))
+    for name, row in rows.items():
+        cells = [f"{v / 1e6:,.1f} M" if k in ("parameters", "active") else f"{v / 2**20:,.1f} MiB"
+            if v < 2**30 else f"{v / 2**30:,.1f} GiB" for k, v in row.items()]
+        print(f"{name:<8} {str(MEMORY[name][1])[6:]:<9}" + "".join(f"{cell:>12}" for cell in cells))
+
+
 def profile(cfg: Config):
     """The five costliest operations of our side."""
     for name in cfg.work.split(","):
         work = WORKS[name]
         ranks = setup("cpu:1")
-        torch.set_num_threads(1)
         model, prompts, eos = build(work, cfg.from_)
         job = ours(work, model, prompts, eos, ranks, cfg.micro or work.ours)
         job(2, 8)
@@ -422,9 +457,9 @@ def profile(cfg: Config):
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
     names = cfg.work.split(",")
-    for name in names if names != ["scaling"] else []:
+    for name in names if cfg.work not in ("scaling", "memory") else []:
         if name not in WORKS:
-            raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling'])}")
+            raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.once:
@@ -433,6 +468,8 @@ def main():
             print(json.dumps(result))
     elif cfg.profile:
         profile(cfg)
+    elif names == ["memory"]:
+        memory()
     elif names == ["scaling"]:
         scaling(cfg)
     else:

@@ -162,13 +162,14 @@ def new_run_folder(dir: str | Path):
 
 
 def save_state(dir: str | Path, model: Transformer, **state):
-    """Write model and state (optimizers, counters: anything torch.save takes) into dir, whole or not at
-    all."""
+    """Write model, the float32 masters of its bfloat16 parameters, and state (optimizers, counters: anything
+    torch.save takes) into dir, whole or not at all."""
     dir = Path(dir)
     new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
     save_model(model, new)
-    torch.save(state, new / "state.pt")
+    masters = {name: p.master.detach() for name, p in model.named_parameters() if hasattr(p, "master")}
+    torch.save(state | {"masters": masters}, new / "state.pt")
     shutil.rmtree(old, ignore_errors=True)
     if dir.exists():
         dir.rename(old)

@@ -124,7 +124,8 @@ class ModelConfig:
             "num_nextn_predict_layers": 0, "ep_size": 1}
 
 
-# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active), `small` 54 M (23 M).
+# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active), `small` 54 M (23 M), `base1b` 1.06 B
+# (0.49 B).
 PRESETS: dict[str, dict] = {
     "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
     "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4},
@@ -133,6 +134,10 @@ PRESETS: dict[str, dict] = {
         "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3, "q_lora_rank": 256,
         "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
         "max_position_embeddings": 4096},
+    "base1b": {
+        "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512, "num_hidden_layers": 16,
+        "num_attention_heads": 16, "n_routed_experts": 16, "num_experts_per_tok": 4, "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "max_position_embeddings": 4096},
 }
 
 

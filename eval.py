@@ -5,10 +5,13 @@ python eval.py --from out/tiny/grpo --task countdown --problems 256 --samples 8
 
 import json
 import math
+import os
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script

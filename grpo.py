@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
+
 import numpy as np
 import torch
 
@@ -33,9 +35,9 @@ from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
-from model import Transformer
+from model import Transformer, fits
 from moe import Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
+from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
 from rewards import reward_plan, score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
@@ -81,6 +83,7 @@ RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
+    "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
 }
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
@@ -329,8 +332,11 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
+    model.recompute = not fits(model, max(cfg.micro_tokens, cfg.max_new_tokens), cfg.max_new_tokens,
+        cfg.kl_coef > 0, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
+        fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
     start, cursor = 0, 0
     if state:
@@ -339,6 +345,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if reference is not None:
             reference.load_state_dict(state["reference"])
     log, say = Log(out, start, ranks.main), print if ranks.main else lambda *a, **k: None
+    if model.recompute:
+        say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
+            "backward pass (a smaller --micro_tokens may be faster)")
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step, problems, samples):

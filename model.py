@@ -9,11 +9,13 @@ A sequence is right-padded: attention is causal, so padding never reaches a real
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig, UserError
 from kernels import Linear
 from mla import MLA, Cohort, RMSNorm, SharedPrompts, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
+from parallel import Ranks, free_bytes
 
 
 class Block(nn.Module):
@@ -40,6 +42,22 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing)
 
 
+def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
+    """block(x, freqs, routing, shared), of which only x is kept: the backward pass runs the block again (Chen
+    et al., arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report is
+    taken."""
+    rest = routing and routing.rest()
+
+    def run(x):
+        own = rest and rest.rest()
+        return *block(x, freqs, own, shared), own
+
+    x, latent, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    if own:
+        routing.take(own)
+    return x, latent
+
+
 class Transformer(nn.Module):
     """`model(tokens) -> logits`; `model.hidden(tokens)` stops before the head; `prefill` and `decode`
     generate."""
@@ -53,6 +71,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+        self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
@@ -88,22 +107,25 @@ class Transformer(nn.Module):
         tokens, see SharedPrompts."""
         shared = SharedPrompts(lengths, owner, prompts.shape[1], completions.shape[1])
         self.check_length(shared.S + shared.T)
-        x, freqs = self.embed_tokens(torch.cat([prompts.flatten(), completions.flatten()])), self.freqs(
-            shared.positions())
+        x = self.embed_tokens(torch.cat([prompts.flatten(), completions.flatten()]))  # (P*S + B*T, D)
+        freqs = self.freqs(shared.positions())
         if routing is not None:
             routing.rows = shared.rows
         for layer in self.layers:
-            x, _ = layer(x, freqs, routing, shared)  # (P*S + B*T, D)
+            x, _ = self._block()(layer, x, freqs, routing, shared)
         on_prompts, on_completions = shared.split(self.norm(x))
         last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
+
+    def _block(self):
+        return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
 
     def _run(self, tokens, routing, keep_latents=False):
         self.check_length(tokens.shape[1])
         x, latents = self.embed_tokens(tokens), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
-            x, latent = layer(x, freqs, routing)
+            x, latent = self._block()(layer, x, freqs, routing)
             latents += [latent] if keep_latents else []
         return self.norm(x), latents
 
@@ -135,3 +157,43 @@ class Transformer(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts
+
+
+def weight_bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def training_bytes(model: nn.Module) -> int:
+    """What training adds to the weights: gradient and AdamW's two moments in float32, and the float32 master
+    of each bfloat16 parameter."""
+    return sum(p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
+
+
+def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
+        recompute: bool = False) -> int:
+    """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
+    chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
+        norms       6 D: of each, its input, the normalised input and its output
+        attention   2 H (n + R) of queries and keys, 3 H v of values and outputs (as heads, as rows), 3 C of
+                    the latent and 3 q_lora_rank: as norms; H length / 2 probabilities, if rows are `length`
+                    tokens long: only kernels.causal_attention on a CPU keeps them, 0 elsewhere
+        SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
+        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; 3 E scores
+    recompute: only D per layer, and all of one layer at a time."""
+    D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
+    queries = 2 * H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim) + 3 * (cfg.q_lora_rank or 0)
+    attention = 6 * D + queries + 3 * H * cfg.v_head_dim + 3 * cfg.kv_lora_rank + H * length // 2
+    dense = attention + 4 * cfg.intermediate_size
+    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + 3 * cfg.n_routed_experts
+    layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
+    kept = len(layers) * D + max(layers) if recompute else sum(layers)
+    return tokens * element_size * (kept + 3 * D)  # the last norm
+
+
+def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: Ranks) -> bool:
+    """Whether the activations of a training pass over `tokens` tokens, in rows of `length`, and a quarter
+    more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
+    needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
+    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(),
+        length if ranks.device == "cpu" else 0)
+    return needed + 1.25 * activations <= free_bytes(ranks)

@@ -2,7 +2,7 @@
 2405.04434)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,17 @@ class Routing:
             present = torch.ones_like(scores[..., 0]) if self.mask is None else self.mask > 0
             rows = self.rows or (lambda x: x)
             self.balance_losses.append(balance_loss(rows(scores), rows(chosen), rows(present)).sum())
+
+    def rest(self) -> "Routing":
+        """An empty report with the orders of the layers that have not reported yet."""
+        replay = self.replay and self.replay[len(self.indices) :]
+        return replace(self, replay=replay, indices=[], load=[], balance_losses=[])
+
+    def take(self, other: "Routing"):
+        """Append another report."""
+        self.indices += other.indices
+        self.load += other.load
+        self.balance_losses += other.balance_losses
 
 
 def balance_loss(scores, chosen, mask=None):

@@ -1,12 +1,14 @@
 """One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives
 we use.
 
-`--device cpu:2` starts one process per core (operations this small do not split over threads, batches do);
+`--device cpu:2` starts two processes of one thread each (operations this small do not split over threads,
+batches do), `--device cpu` is one process with all threads;
 under `torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else
 differs: every rank holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
 
 import atexit
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -37,7 +39,7 @@ class Ranks(NamedTuple):
 
 def setup(device: str) -> Ranks:
     """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N
-    processes."""
+    processes of one thread each."""
     kind, _, count = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,9 +53,8 @@ def setup(device: str) -> Ranks:
     if "WORLD_SIZE" not in os.environ and processes > 1:
         launch(processes)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if kind == "cpu" and (world > 1 or count):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world))
+    if kind == "cpu" and count:
+        torch.set_num_threads(1)
     if kind == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', count or 0)}"
         torch.cuda.set_device(device)
@@ -97,6 +98,16 @@ def keep_freed_memory():
             libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
 
 
+def free_bytes(ranks: Ranks) -> float:
+    """Memory that this process may still take: its GPU's, or its share of the machine's; inf if unknown."""
+    if ranks.device != "cpu":
+        return torch.cuda.mem_get_info(ranks.device)[0]
+    if sys.platform != "linux":
+        return math.inf
+    with open("/proc/meminfo") as f:  # not SC_AVPHYS_PAGES, which leaves out what caches would give back
+        return next(int(line.split()[1]) for line in f if line.startswith("MemAvail")) * 1024 / ranks.world
+
+
 def gather(ranks: Ranks, value) -> list:
     """Every rank's value, in rank order, on every rank. Any picklable value."""
     if ranks.world == 1:
@@ -125,17 +136,44 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
         p.grad.copy_(g.view_as(p))
 
 
+def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
+    """What the optimizer steps for p: p itself, or its float32 copy (see `keep_masters`)."""
+    return getattr(p, "master", p)
+
+
+def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
+    """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
+    alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
+    master's, in float32, and freed. Returns what the optimizers step: `master_of` each parameter."""
+    saved = (state or {}).get("masters", {})
+    for name, p in model.named_parameters():
+        if p.dtype == torch.bfloat16:
+            p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
+            p.register_post_accumulate_grad_hook(_add_to_master)
+    return [master_of(p) for p in model.parameters()]
+
+
+def _add_to_master(p: torch.nn.Parameter):
+    grad, p.grad = p.grad, None
+    p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
+
+
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
-    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear. Returns the norm."""
-    sum_gradients(ranks, parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
+    which bfloat16 parameters then follow. Returns the norm."""
+    masters = [master_of(p) for p in parameters]
+    sum_gradients(ranks, masters)
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-    for p in parameters:
-        p.grad.zero_()
+    with torch.no_grad():
+        for p, master in zip(parameters, masters, strict=True):
+            master.grad.zero_()
+            if master is not p:
+                p.copy_(master)
     return float(norm)
 
 

@@ -8,11 +8,14 @@ batch's order, its split over ranks and the rows beside it change nothing.
 """
 
 import codecs
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 import numpy as np
 import torch

@@ -9,11 +9,14 @@ learnt.
 """
 
 import json
+import os
 import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 import torch
 from tqdm import tqdm
@@ -26,7 +29,7 @@ from kernels import token_logprobs
 from metrics import Log
 from model import Transformer
 from moe import Experts, Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, micro_batches, setup
+from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, master_of, micro_batches, setup
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Config:
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
+    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
+    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
 
@@ -56,6 +61,7 @@ RECIPES: dict[str, dict] = {
     "tiny": _TINY,
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000),
+    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16"),
 }
 
 
@@ -82,8 +88,9 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     as a matrix of its own: a parameter that shares the stack's memory and whose gradient `backward` fills
     through `link_gradients`."""
     matrices, rest, views = [], [], []
-    stacked = {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
+    stacked = {id(master_of(p)) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
     for name, p in model.named_parameters():
+        p = master_of(p)
         if (cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name
                 or name.endswith("gate.weight")):
             rest.append(p)
@@ -94,7 +101,7 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     decay = [p for p in rest if p.ndim >= 2]
     plain = [p for p in rest if p.ndim < 2]
     optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": cfg.weight_decay},
-        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))]
+        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95), fused=True)]
     if matrices or views:
         optimizers.append(torch.optim.Muon([*matrices, *(v for v, _, _ in views)], lr=cfg.lr,
             weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -103,8 +110,9 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
 
 def link_gradients(views: list):
     """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never
-    freed)."""
+    freed). A rank without examples has none yet."""
     for view, stack, e in views:
+        stack.grad = torch.zeros_like(stack) if stack.grad is None else stack.grad
         view.grad = stack.grad[e]
 
 
@@ -145,7 +153,7 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
     link_gradients(views)
     norm = apply_gradients(ranks, list(model.parameters()), optimizers, lr_at(step, cfg))
-    loads = [sum(rank[1][layer] for rank in everyone) for layer in range(len(model.routers()))]
+    loads = [sum(layer) for layer in zip(*(load for _, load, _ in everyone if load), strict=True)]
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
@@ -158,6 +166,8 @@ def main():
     cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
+    if cfg.dtype not in ("", "float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
     rows = training_rows(cfg.task, cfg.seed)
@@ -178,6 +188,10 @@ def main():
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
     model.to(ranks.device)
+    for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
+        p.data = p.data.to(getattr(torch, cfg.dtype))
+    keep_masters(model, state)
+    model.recompute = cfg.recompute
     optimizers, views = make_optimizers(model, cfg)
     start, tokens_seen = 0, 0
     if state:

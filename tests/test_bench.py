@@ -58,3 +58,17 @@ def test_one_measurement_reports_speed_and_memory(monkeypatch, capsys):
     got = bench.measure(bench.Config(work="rollout_tiny", once="ours"))
     assert got["tokens"] == 4 * 2 * 9 and got["seconds"] > 0 and got["peak_mib"] >= got["start_mib"] > 0
     assert json.loads(json.dumps(got)) == got and got["gflop"] > 0
+
+
+def test_memory_is_predicted_from_the_shapes(capsys):
+    bench.memory()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["tiny", "small", "base1b", "V2-Lite"]
+    lite, base = (bench.memory_of(*bench.MEMORY[name]) for name in ("V2-Lite", "base1b"))
+    assert lite["parameters"] == 15_706_484_224  # of deepseek-ai/DeepSeek-V2-Lite
+    assert lite["weights"] == lite["parameters"] * 2 and lite["training"] == lite["parameters"] * 16
+    assert lite["cache/1k"] == 1000 * 27 * 576 * 2
+    assert 0.9e9 < base["parameters"] < 1.2e9 and base["recomputed"] < base["acts/1k"] / 3
+    model = Transformer(ModelConfig(**PRESETS["tiny"]))
+    tiny = bench.memory_of(*bench.MEMORY["tiny"])
+    assert tiny["weights"] == sum(p.numel() * 4 for p in model.parameters()) == tiny["training"] / 3

@@ -162,12 +162,9 @@ def test_two_processes_train_as_one_does(finished, base, tmp_path):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
-    """Ctrl-C after the first step, or kill -9 after a save: the same command ends with the same weights,
-    metrics and problems as the uninterrupted run, no step twice."""
-    dir = tmp_path / "c"
-    command = [sys.executable, str(ROOT / "grpo.py"), "--init", str(base), "--out", str(dir), "--device",
+def interrupt_and_go_on(sig, init, dir):
+    """Ctrl-C after the first step, or kill -9 after a save; then the same command again."""
+    command = [sys.executable, str(ROOT / "grpo.py"), "--init", str(init), "--out", str(dir), "--device",
         "cpu:1", *(w for k, v in FAST.items() for w in (f"--{k}", str(v)))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     wait_for = "step    1/4" if sig == signal.SIGINT else "step    3/4"
@@ -180,8 +177,39 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
     assert sig == signal.SIGKILL or "the same command goes on" in rest
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0 and "resuming after step" in out.stdout, out.stderr
-    assert train_rows(dir) == train_rows(finished[0])
-    assert torch.equal(weights(dir), weights(finished[0]))
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
+    """It ends with the same weights, metrics and problems as the uninterrupted run, no step twice."""
+    interrupt_and_go_on(sig, base, tmp_path / "c")
+    assert train_rows(tmp_path / "c") == train_rows(finished[0])
+    assert torch.equal(weights(tmp_path / "c"), weights(finished[0]))
+
+
+def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):
+    code = "import config, grpo, model; model.free_bytes = lambda ranks: 1e6; config.run_script(grpo.main)"
+    words = [w for k, v in FAST.items() for w in (f"--{k}", str(v))]
+    out = subprocess.run([sys.executable, "-c", code, "--init", base, "--out", tmp_path / "a", "--device",
+        "cpu:1", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0 and out.stdout.count("each block runs again") == 1, out.stderr
+    assert "each block runs again" not in finished[1].stdout
+    assert torch.equal(weights(tmp_path / "a"), weights(finished[0]))
+
+
+def test_a_bfloat16_run_is_saved_in_bfloat16_and_goes_on_exactly(base, tmp_path):
+    """sft.py turns the float32 checkpoint into a bfloat16 one, which grpo.py trains with float32 masters."""
+    out = run("sft", init=base, dtype="bfloat16", out=tmp_path / "base", steps=1, batch_size=2,
+        device="cpu:1")
+    assert out.returncode == 0, out.stderr
+    assert run("grpo", init=tmp_path / "base", out=tmp_path / "a", device="cpu:1", **FAST).returncode == 0
+    interrupt_and_go_on(signal.SIGINT, tmp_path / "base", tmp_path / "b")
+    assert train_rows(tmp_path / "b") == train_rows(tmp_path / "a")
+    ends = [weights(tmp_path / name) for name in ("a", "b", "base")]
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+    assert all(w.dtype == torch.bfloat16 for w in ends)
+    wrong = run("sft", dtype="float16", out=tmp_path / "c")
+    assert wrong.returncode == 2 and wrong.stderr == "error: --dtype float16: expected float32 or bfloat16\n"
 
 
 def test_an_unfinished_run_with_other_settings_is_not_overwritten(base, tmp_path):

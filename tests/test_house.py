@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from config import PRESETS
+
 ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "metrics": 0, "sandbox": 0,
     "answers": 0, "data.tokenizer": 0,
@@ -61,12 +63,28 @@ def test_a_script_has_at_most_24_knobs_each_with_its_meaning(name):
     assert all(f.metadata.get("help") for f in fields)
 
 
+def test_every_preset_has_a_recipe():
+    for name in ("grpo", "sft"):
+        assert set(importlib.import_module(name).RECIPES) == set(PRESETS)
+
+
 def test_every_knob_is_used():
     for name in ("grpo", "sft", "eval", "sample", "bench"):
         module = importlib.import_module(name)
         text = (ROOT / f"{name}.py").read_text()
         for f in dataclasses.fields(module.Config):
             assert f"cfg.{f.name}" in text, f"{name}: --{f.name} is parsed and ignored"
+
+
+@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample", "bench"])
+def test_a_script_tells_waiting_threads_to_sleep_before_it_imports_torch(name):
+    for node in ast.parse((ROOT / f"{name}.py").read_text()).body:
+        if ast.unparse(node) == "os.environ.setdefault('OMP_WAIT_POLICY', 'passive')":
+            return
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else [
+            a.name for a in getattr(node, "names", [])]
+        assert all(m.split(".")[0] in sys.stdlib_module_names for m in modules), f"after {modules}"
+    pytest.fail("not set")
 
 
 def test_sources_are_ascii():

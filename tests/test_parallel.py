@@ -1,0 +1,129 @@
+"""Processes and threads; float32 masters of bfloat16 parameters."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoint import load_model, load_state, save_state
+from config import ModelConfig
+from model import Transformer
+from parallel import Ranks, apply_gradients, keep_masters, master_of
+
+ALONE = Ranks(0, 1, "cpu")
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
+    assert done.returncode == 0, done.stderr
+    return sorted(done.stdout.split())
+
+
+@pytest.mark.parametrize("device,count", [("cpu:1", 1), ("cpu:2", 2), ("cpu", 1)])
+def test_cpu_n_is_n_processes_of_one_thread_and_cpu_keeps_all(device, count):
+    say = "print(f'{torch.get_num_threads()}\\n', end='')"  # in one piece: two processes write
+    every = python(f"import torch; {say}")
+    seen = python(f"import parallel, torch; parallel.setup('{device}'); {say}")
+    assert seen == (every if device == "cpu" else ["1"] * count)
+
+
+def bf16():
+    """A tiny bfloat16 model; its routing bias stays float32, as load_model leaves it."""
+    cfg = ModelConfig(vocab_size=64, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
+        kv_lora_rank=12, intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8,
+        qk_rope_head_dim=4, v_head_dim=8, initializer_range=0.2)
+    model = Transformer(cfg).init_weights()
+    for p in model.parameters():
+        p.data = p.data.bfloat16()
+    return model
+
+
+def step(model, optimizer, lr):
+    model(torch.arange(32).view(2, 16)).float().square().mean().backward()
+    return apply_gradients(ALONE, list(model.parameters()), [optimizer], lr)
+
+
+def test_updates_too_small_for_bfloat16_add_up_in_the_masters():
+    """200 steps of 1e-5 on weights above 0.1, where bfloat16's numbers are 5e-4 apart."""
+    for keep in (True, False):
+        model = bf16()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = torch.optim.AdamW(keep_masters(model) if keep else model.parameters(), weight_decay=0.0)
+        for _ in range(200):
+            step(model, optimizer, 1e-5)
+        big = [(p, b, b.abs() > 0.1) for p, b in zip(model.parameters(), before, strict=True)]
+        moved = sum(int((p != b)[large].sum()) for p, b, large in big)
+        assert moved > 1000 if keep else moved == 0
+        assert all(p.dtype == torch.bfloat16 and p.grad is None for p in model.parameters() if keep)
+
+
+def test_gradients_of_micro_batches_add_up_in_float32():
+    """Against the sum of the 64 parts' gradients in float64: exact with masters, rounded without."""
+    tokens = torch.randint(0, 64, (64, 8), generator=torch.Generator().manual_seed(0))
+
+    def gradient(model, parts):
+        for part in parts:
+            logp = model(part[:, :-1]).float().log_softmax(-1).gather(2, part[:, 1:, None])
+            (-logp.sum() / tokens.numel()).backward()
+        return torch.cat([master_of(p).grad.double().flatten() for p in model.parameters()])
+
+    exact, kept, plain = sum(gradient(bf16(), [part]) for part in tokens.split(1)), bf16(), bf16()
+    assert all(m.dtype == torch.float32 for m in keep_masters(kept))
+    with_masters, without = ((gradient(model, tokens.split(1)) - exact).norm() / exact.norm()
+        for model in (kept, plain))
+    assert with_masters < 1e-6 and without > 1e-3, (with_masters, without)
+
+
+def test_a_float32_model_is_its_own_master_and_a_reference_has_none():
+    model = bf16().float()
+    assert all(a is b for a, b in zip(keep_masters(model), model.parameters(), strict=True))
+    policy = bf16()
+    keep_masters(policy)
+    assert not any(hasattr(p, "master") for p in copy.deepcopy(policy).parameters())
+
+
+def test_masters_come_back_exactly_from_a_saved_state(tmp_path):
+    model, ends = bf16(), []
+    optimizer = torch.optim.AdamW(keep_masters(model), fused=True)
+    step(model, optimizer, 1e-5)
+    save_state(tmp_path / "state", model, optimizer=optimizer.state_dict())
+    again, state = load_model(tmp_path / "state"), load_state(tmp_path / "state")
+    later = torch.optim.AdamW(keep_masters(again, state), fused=True)
+    later.load_state_dict(state["optimizer"])
+    for m, o in ((model, optimizer), (again, later)):
+        step(m, o, 1e-5)
+        ends.append([master_of(p) for p in m.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert all(not torch.equal(p.float(), m) for p, m in zip(again.parameters(), ends[1], strict=True))
+
+
+def test_a_rank_without_examples_trains_as_one_process_does(tmp_path):
+    """Two ranks share one example, Muon's expert views and the routers' loads included."""
+    code = """
+import torch
+import sft
+from config import PRESETS, ModelConfig
+from data.tasks import training_rows
+from data.tokenizer import shipped
+from model import Transformer
+from parallel import setup
+ranks, cfg = setup("{device}"), sft.Config(batch_size=1, lr=0.01, warmup=0)
+model = Transformer(ModelConfig(**PRESETS["tiny"] | dict(num_hidden_layers=2, hidden_size=32))).init_weights()
+optimizers, views = sft.make_optimizers(model, cfg)
+for step in range(2):
+    m = sft.run_step(model, optimizers, views, step, training_rows(cfg.task, 0), shipped(), cfg, ranks)
+torch.save([m, *(model.state_dict().values())], "{out}" + str(ranks.rank))
+"""
+    runs = []
+    for device, ranks in (("cpu:1", 1), ("cpu:2", 2)):
+        python(code.format(device=device, out=tmp_path / device))
+        runs += [torch.load(tmp_path / f"{device}{rank}") for rank in range(ranks)]
+    for metrics, *weights in runs[1:]:
+        assert metrics == pytest.approx(runs[0][0])
+        torch.testing.assert_close(weights, runs[0][1:])
