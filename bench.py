@@ -8,8 +8,9 @@
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
-cpu:N`), theirs one process with N threads. "of limit" is the share of this machine's own matmul rate that the
-work's floating-point operations alone would need.
+cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 for 1b.
+"of limit" is the time that the work needs at least, at this machine's own matmul rate and memory bandwidth
+(whichever is longer), over the time that it took.
 """
 
 import json
@@ -29,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 import torch
 
+import sample
 from checkpoint import load_model, save_model
 from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, run_script
 from data.tasks import training_rows
@@ -44,17 +46,19 @@ from sample import Sample, generate
 @dataclass
 class Config:
     work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; or scaling; or memory")
+    device: str = knob("cpu", "cpu or cuda, for both sides")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
     sides: str = knob("ours,theirs", "ours, theirs, or both")
     from_: str = knob("out/tiny/grpo", "a trained checkpoint, for the works whose lengths are its own")
     micro: int = knob(0, "rows per forward/backward pass of both sides; 0 = each side's best")
     json: str = knob("", "also write every measurement to this file")
+    graphs: bool = knob(True, "on cuda, decode by CUDA graphs")
     profile: bool = knob(False, "profile our side instead")
     once: str = knob("", "internal: the one side that this process measures")
 
 
-SMALL = dict(PRESETS["small"], vocab_size=32_000)
+SMALL, LARGE = (dict(PRESETS[name], vocab_size=32_000) for name in ("small", "base1b"))
 
 
 class Work(NamedTuple):
@@ -82,23 +86,26 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
+    "rollout_1b": Work("rollout", LARGE, 32, 8, 128, 256, 0, 0),  # for a GPU
+    "train_1b": Work("train", LARGE, 8, 8, 128, 384, 16, 8),
 }
 
 
 # ------------------------------------------------------------------------------------------- the two sides
 
 
-def build(work: Work, folder: str) -> tuple[Transformer, list[list[int]], int | None]:
+def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, list[list[int]], int | None]:
     """The model, the prompts and the end token: random weights that never stop, or a trained checkpoint on
     its task."""
     if work.shape is not None:
         model = Transformer(ModelConfig(**work.shape)).init_weights(0)
+        model.to(device, torch.bfloat16 if work.shape is LARGE and device != "cpu" else torch.float32)
         g = torch.Generator().manual_seed(0)
         prompts = torch.randint(10, 500, (work.P, work.S), generator=g).tolist()
         return model, prompts, None
     tokenizer, rows = for_checkpoint(folder), training_rows(RECIPES["tiny"]["task"], 0, hold_out=True)
     prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in range(work.P)]
-    return load_model(folder), prompts, tokenizer.eos_id
+    return load_model(folder, device), prompts, tokenizer.eos_id
 
 
 def rows_of(prompts, out, group_size: int) -> list[Sample]:
@@ -131,7 +138,7 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
 
     def job(count, new):
         if work.kind == "train":
-            tokens = torch.tensor(prompts[:count]).repeat_interleave(work.G, 0)
+            tokens = torch.tensor(prompts[:count], device=ranks.device).repeat_interleave(work.G, 0)
             tokens = torch.cat([tokens, tokens.repeat(1, 9)[:, :new]], 1)
             for rows in micro_batches(ranks, [tokens.shape[1]] * len(tokens), micro * tokens.shape[1]):
                 hidden, targets = model.hidden(tokens[rows][:, :-1]), tokens[rows][:, 1:]
@@ -158,7 +165,8 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, folder)
-        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        weight = model.lm_head.weight
+        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype).to(weight.device)
     if work.kind == "step":
         return trl_steps(work, peer, prompts, eos, micro)
     pad = 0 if eos is None else shipped().pad_id
@@ -169,7 +177,7 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
             work.G, 0
         )
         there = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts[:count]])
-        there = there.repeat_interleave(work.G, 0)
+        there, ids = there.repeat_interleave(work.G, 0).to(peer.device), ids.to(peer.device)
         if work.kind == "rollout":
             out = peer.generate(
                 ids,
@@ -228,8 +236,8 @@ def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int]
             max_steps=1,
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
-            bf16=False,
+            use_cpu=peer.device.type == "cpu",
+            bf16=peer.dtype == torch.bfloat16,
             disable_tqdm=True,
             gradient_checkpointing=False,
             generation_kwargs={"min_new_tokens": new} if eos is None else {},
@@ -254,68 +262,90 @@ def trl_steps(work: Work, peer, prompts, eos, micro: int) -> Callable[[int, int]
 
 def flops_per_token(cfg: ModelConfig, context: float, decode: bool) -> float:
     """Floating-point operations of one token's forward pass: two per active weight and attended number."""
-    active = Transformer(cfg).num_parameters()[1]
+    with torch.device("meta"):
+        active = Transformer(cfg).num_parameters()[1]
     embedding = 0 if cfg.tie_word_embeddings else cfg.vocab_size * cfg.hidden_size
-    width = (
-        2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim
-        if decode
-        else (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim)
-    )
+    width = cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim
+    if decode:
+        width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim
     return 2 * (active - embedding + cfg.num_hidden_layers * cfg.num_attention_heads * width * context)
 
 
-def matmul_rate(threads: int) -> float:
-    """This machine's float32 matmul, FLOP/s: the best of ten 1024^3 products."""
-    torch.set_num_threads(threads)
-    a, b, best = torch.randn(1024, 1024), torch.randn(1024, 1024), float("inf")
+def bytes_read(model: Transformer, work: Work, new: float) -> float:
+    """What a rollout of `new` tokens per row reads at least: all weights once per step (its rows choose all
+    experts), each prompt's latents once per step, each row's own once."""
+    cfg, weight = model.cfg, model.lm_head.weight
+    per_token = cfg.num_hidden_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * weight.element_size()
+    embedding = 0 if cfg.tie_word_embeddings else weight.nbytes
+    latents = work.P * (work.S + work.G * new / 2) * per_token
+    return new * (weight_bytes(model) - embedding + latents)
+
+
+def best_time(job: Callable, device: str) -> float:
+    """Seconds of the fastest of ten runs."""
+    best = float("inf")
     for _ in range(10):
         start = time.perf_counter()
-        a @ b
+        job()
+        wait(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+    return best
+
+
+def limits(cfg: Config) -> dict[str, float]:
+    """This machine's matmul rate, FLOP/s, and the rate at which it reads memory, byte/s."""
+    torch.set_num_threads(cfg.threads)
+    n, dtype = (1024, torch.float32) if cfg.device == "cpu" else (8192, torch.bfloat16)
+    a = torch.randn(n, n, device=cfg.device, dtype=dtype)
+    data = torch.randn(1 << (26 if cfg.device == "cpu" else 29), device=cfg.device)
+    return {"matmul": 2 * n**3 / best_time(lambda: a @ a, cfg.device),
+        "read": data.nbytes / best_time(data.sum, cfg.device)}
+
+
+def wait(device: str):
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
-    ranks = setup(f"cpu:{cfg.threads}" if cfg.once == "ours" else "cpu")
+    ranks = setup(f"cpu:{cfg.threads}" if (cfg.once, cfg.device) == ("ours", "cpu") else cfg.device)
     if cfg.once == "theirs":
         torch.set_num_threads(cfg.threads)
-    model, prompts, eos = build(work, cfg.from_)
+    sample.CUDA_GRAPHS = cfg.graphs
+    model, prompts, eos = build(work, cfg.from_, ranks.device)
     micro = cfg.micro or getattr(work, cfg.once)
     if cfg.once == "ours":
         job = ours(work, model, prompts, eos, ranks, micro)
     else:
         job = theirs(work, model, prompts, eos, micro)
-    weights = sum(p.numel() for p in model.parameters()) * 4 / 2**20
-    before = peak_mib()
+    before = peak_mib(cfg.device)
     job(max(2, ranks.world), 8)
     gather(ranks, None)
+    wait(cfg.device)
     start, cpu = time.perf_counter(), time.process_time()
     tokens = job(work.P, work.T)
+    wait(cfg.device)
     seconds, cpu = getattr(job, "clock", (time.perf_counter() - start, time.process_time() - cpu))
-    peaks = gather(ranks, (peak_mib(), cpu))
-    out = {
-        "work": cfg.work,
-        "side": cfg.once,
-        "threads": cfg.threads,
-        "tokens": tokens,
-        "seconds": seconds,
-        "cpu_seconds": sum(c for _, c in peaks),
-        "peak_mib": sum(p for p, _ in peaks),
-        "start_mib": before,
-        "weights_mib": weights,
-    }
+    peaks = gather(ranks, (peak_mib(cfg.device), cpu))
+    out = {"work": cfg.work, "side": cfg.once, "threads": cfg.threads, "device": cfg.device, "tokens": tokens,
+        "seconds": seconds, "cpu_seconds": sum(c for _, c in peaks), "peak_mib": sum(p for p, _ in peaks),
+        "start_mib": before, "weights_mib": weight_bytes(model) / 2**20}
     mean = tokens / (work.P * work.G)
     if work.kind == "rollout":
         out["gflop"] = tokens * flops_per_token(model.cfg, work.S + mean / 2, True) / 1e9
+        out["gbyte"] = bytes_read(model, work, mean) / 1e9
     elif work.kind == "train":
         out["gflop"] = tokens * 3 * flops_per_token(model.cfg, mean / 2, False) / 1e9
     return out
 
 
-def peak_mib() -> float:
-    """The most memory that this process has held. Not ru_maxrss on Linux: that begins with the parent's."""
+def peak_mib(device: str = "cpu") -> float:
+    """The most memory that this process has held, or its tensors on the GPU. Not ru_maxrss on Linux: that
+    begins with the parent's."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with open("/proc/self/status") as f:
@@ -323,7 +353,8 @@ def peak_mib() -> float:
 
 
 def run_once(cfg: Config, work: str, side: str) -> dict:
-    options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side}
+    options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side,
+        "device": cfg.device, "graphs": cfg.graphs}
     words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
@@ -331,7 +362,13 @@ def run_once(cfg: Config, work: str, side: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table(rows: list[dict], rate: float) -> str:
+def share_of_limit(row: dict, seconds: float, rates: dict[str, float]) -> str:
+    if "gflop" not in row:
+        return "-"
+    return f"{1e9 * max(row['gflop'] / rates['matmul'], row.get('gbyte', 0) / rates['read']) / seconds:.0%}"
+
+
+def table(rows: list[dict], rates: dict[str, float]) -> str:
     lines = [
         f"{'work':<14} {'side':<7} {'seconds':>8} {'tokens/s':>9} {'per CPU s':>9} "
         f"{'of limit':>8} {'peak MiB':>8}"
@@ -345,7 +382,7 @@ def table(rows: list[dict], rate: float) -> str:
             s = mid[side] = {
                 k: median(r[k] for r in mine) for k in ("seconds", "cpu_seconds", "peak_mib", "tokens")
             }
-            limit = f"{mine[0]['gflop'] * 1e9 / rate / s['seconds']:.0%}" if "gflop" in mine[0] else "-"
+            limit = share_of_limit(mine[0], s["seconds"], rates)
             lines.append(
                 f"{work:<14} {side:<7} {s['seconds']:>8.2f} {s['tokens'] / s['seconds']:>9,.0f} "
                 f"{s['tokens'] / s['cpu_seconds']:>9,.0f} {limit:>8} {s['peak_mib']:>8,.0f}"
@@ -457,6 +494,8 @@ def profile(cfg: Config):
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
     names = cfg.work.split(",")
+    if cfg.device not in ("cpu", "cuda"):
+        raise UserError(f"--device {cfg.device}: expected cpu or cuda (--threads N for N cores)")
     for name in names if cfg.work not in ("scaling", "memory") else []:
         if name not in WORKS:
             raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
@@ -473,18 +512,16 @@ def main():
     elif names == ["scaling"]:
         scaling(cfg)
     else:
-        rate = matmul_rate(cfg.threads)
-        print(
-            f"{cfg.threads} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s, torch {torch.__version__}",
-            flush=True,
-        )
+        rates = limits(cfg)
+        print(f"{cfg.device}, {cfg.threads} threads, matmul {rates['matmul'] / 1e9:,.0f} GFLOP/s, memory "
+            f"{rates['read'] / 1e9:,.0f} GB/s, torch {torch.__version__}", flush=True)
         rows = []
         for _ in range(cfg.runs):
             for name in names:
                 rows += [run_once(cfg, name, side) for side in cfg.sides.split(",")]
-        print(table(rows, rate))
+        print(table(rows, rates))
         if cfg.json:
-            Path(cfg.json).write_text(json.dumps({"matmul": rate, "runs": rows}, indent=1) + "\n")
+            Path(cfg.json).write_text(json.dumps({"limits": rates, "runs": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,22 @@ def test_the_table_shows_medians_and_ratios():
     rows = [dict(work="w", side=s, tokens=100, seconds=t, cpu_seconds=t, peak_mib=m) for s, t, m in
         [("ours", 1.0, 10), ("theirs", 4.0, 40), ("ours", 9.0, 10), ("theirs", 3.0, 40), ("ours", 0.5, 10),
             ("theirs", 5.0, 40)]]
-    lines = bench.table(rows, 1e9).splitlines()
+    lines = bench.table(rows, {"matmul": 1e9, "read": 1e9}).splitlines()
     assert "1.00" in lines[1] and "4.00" in lines[2] and "4.0x faster, 0.25 of memory" in lines[3]
+
+
+def test_the_limit_is_the_slower_of_arithmetic_and_memory():
+    rates = {"matmul": 10e9, "read": 2e9}
+    assert bench.share_of_limit({"gflop": 10.0}, 4.0, rates) == "25%"
+    assert bench.share_of_limit({"gflop": 10.0, "gbyte": 6.0}, 4.0, rates) == "75%"
+    assert bench.share_of_limit({}, 4.0, rates) == "-"
+
+
+def test_a_rollout_reads_weights_and_prompts_every_step_and_each_latent_while_it_lasts():
+    model = Transformer(ModelConfig(**PRESETS["tiny"]))
+    weights, token = sum(p.nbytes for p in model.parameters()), 4 * 4 * (64 + 16)
+    read = bench.bytes_read(model, bench.Work("rollout", None, 2, 3, 5, 10, 0, 0), 10)
+    assert read == 10 * (weights + token * (2 * 5 + 2 * 3 * 10 / 2))
 
 
 def test_both_sides_do_the_same_work(monkeypatch):
