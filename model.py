@@ -178,13 +178,15 @@ def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: i
                     the latent and 3 q_lora_rank: as norms; H length / 2 probabilities, if rows are `length`
                     tokens long: only kernels.causal_attention on a CPU keeps them, 0 elsewhere
         SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
-        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; 3 E scores
+        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product
+        router      3 E scores and, of a bfloat16 model, D of its input, in float32
     recompute: only D per layer, and all of one layer at a time."""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
     queries = 2 * H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim) + 3 * (cfg.q_lora_rank or 0)
     attention = 6 * D + queries + 3 * H * cfg.v_head_dim + 3 * cfg.kv_lora_rank + H * length // 2
+    router = (3 * cfg.n_routed_experts + (D if element_size < 4 else 0)) * 4 // element_size
     dense = attention + 4 * cfg.intermediate_size
-    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + 3 * cfg.n_routed_experts
+    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + router
     layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
     kept = len(layers) * D + max(layers) if recompute else sum(layers)
     return tokens * element_size * (kept + 3 * D)  # the last norm

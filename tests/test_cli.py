@@ -200,7 +200,7 @@ def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished
 def test_a_bfloat16_run_is_saved_in_bfloat16_and_goes_on_exactly(base, tmp_path):
     """sft.py turns the float32 checkpoint into a bfloat16 one, which grpo.py trains with float32 masters."""
     out = run("sft", init=base, dtype="bfloat16", out=tmp_path / "base", steps=1, batch_size=2,
-        device="cpu:1")
+        device="cpu:1", recompute=True)
     assert out.returncode == 0, out.stderr
     assert run("grpo", init=tmp_path / "base", out=tmp_path / "a", device="cpu:1", **FAST).returncode == 0
     interrupt_and_go_on(signal.SIGINT, tmp_path / "base", tmp_path / "b")

@@ -60,19 +60,19 @@ def kept_bytes(policy, function) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("length", [64, 320])
+@pytest.mark.parametrize("length,dtype", [(64, torch.float32), (320, torch.float32), (320, torch.bfloat16)])
 @pytest.mark.parametrize("name,shape", [("tiny", {}), ("tiny_dense", {}), ("small", {}),
     ("tiny", dict(n_shared_experts=3, num_experts_per_tok=5, moe_intermediate_size=200))])
-def test_activations_are_as_predicted(name, shape, length):
+def test_activations_are_as_predicted(name, shape, length, dtype):
     """Within 35% of what autograd keeps; with recomputation, of the blocks' inputs and the largest block."""
-    policy = preset(name, **shape)
+    policy = preset(name, **shape).to(dtype)
     tokens, freqs = torch.randint(0, 500, (2, length)), policy.freqs(torch.arange(length))
-    x = torch.randn(2, length, policy.cfg.hidden_size, requires_grad=True)
+    x = torch.randn(2, length, policy.cfg.hidden_size, dtype=dtype, requires_grad=True)
     blocks = [kept_bytes(policy, lambda layer=layer: layer(x, freqs, Routing())) for layer in policy.layers]
     for recompute, largest in ((False, 0), (True, max(blocks))):
         policy.recompute = recompute
         kept = kept_bytes(policy, lambda: policy.hidden(tokens, Routing())) + largest
-        said = activation_bytes(policy.cfg, tokens.numel(), 4, length, recompute)
+        said = activation_bytes(policy.cfg, tokens.numel(), dtype.itemsize, length, recompute)
         assert said == pytest.approx(kept, rel=0.35), (recompute, said / kept)
 
 

@@ -11,7 +11,8 @@ from data.tasks import training_rows
 from data.tokenizer import shipped
 from kernels import token_logprobs_plain
 from model import Transformer
-from parallel import Ranks
+from moe import Experts
+from parallel import Ranks, keep_masters
 from sft import Config, encode_example, link_gradients, make_optimizers, pad, run_step
 
 ALONE, TOK = Ranks(0, 1, "cpu"), shipped()
@@ -86,6 +87,22 @@ def test_muon_treats_each_expert_as_a_matrix_of_its_own():
     torch.optim.Muon([lone], lr=CFG.lr, weight_decay=CFG.weight_decay, adjust_lr_fn="match_rms_adamw").step()
     torch.testing.assert_close(stack.data[2], lone.data)
     assert {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}.isdisjoint({id(stack)})
+
+
+def test_muon_steps_the_masters_of_bfloat16_experts():
+    """Their float32 copies move by less than bfloat16 can show, and the weights are their rounding."""
+    model, rows = tiny(), training_rows(CFG.task, 0)
+    for p in model.parameters():
+        p.data = p.data.bfloat16()
+    keep_masters(model)
+    optimizers, views = make_optimizers(model, CFG)
+    assert {id(stack) for _, stack, _ in views} == {id(p.master) for m in model.modules()
+        if isinstance(m, Experts) for p in m.parameters()}
+    before = [p.master.detach().clone() for p in model.parameters()]
+    for step in range(2):
+        run_step(model, optimizers, views, step, rows, TOK, dataclasses.replace(CFG, lr=1e-6), ALONE)
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(p.master, old) and torch.equal(p, p.master.bfloat16())
 
 
 def test_every_parameter_is_trained_by_exactly_one_optimizer():
