@@ -173,17 +173,18 @@ def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: i
         recompute: bool = False) -> int:
     """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
     chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
-        norms       6 D: of each, its input, the normalised input and its output
-        attention   2 H (n + R) of queries and keys, 3 H v of values and outputs (as heads, as rows), 3 C of
-                    the latent and 3 q_lora_rank: as norms; H length / 2 probabilities, if rows are `length`
-                    tokens long: only kernels.causal_attention on a CPU keeps them, 0 elsewhere
+        norms       4 D: of each, its input and its output
+        attention   2 H (n + R) of queries and keys, 2 H v of values and outputs, 2 (C + R) of the latent and
+                    2 q_lora_rank before and after their norms; H length / 2 probabilities, if rows are
+                    `length` tokens long: only kernels.mla_attention on a CPU keeps them, 0 elsewhere
         SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
         experts     K (D + 3 F): of each token-expert pair its input, gate, up, product
         router      3 E scores and, of a bfloat16 model, D of its input, in float32
     recompute: only D per layer, and all of one layer at a time."""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
-    queries = 2 * H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim) + 3 * (cfg.q_lora_rank or 0)
-    attention = 6 * D + queries + 3 * H * cfg.v_head_dim + 3 * cfg.kv_lora_rank + H * length // 2
+    heads = H * (2 * cfg.qk_nope_head_dim + 2 * cfg.qk_rope_head_dim + 2 * cfg.v_head_dim + length // 2)
+    latents = 2 * (cfg.q_lora_rank or 0) + 2 * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
+    attention = 4 * D + heads + latents
     router = (3 * cfg.n_routed_experts + (D if element_size < 4 else 0)) * 4 // element_size
     dense = attention + 4 * cfg.intermediate_size
     moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + router
