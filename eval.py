@@ -85,12 +85,15 @@ def summarize(records: list[dict], k: int) -> dict:
             "cons@k": [majority([r["answer"] for r in g], c, by_value=g[0].get("by_value", False)) for g,
             c in zip(groups, correct, strict=True)]}.items():
         m[name], m[f"{name}_se"] = mean_and_error(values)
-    for name, value in {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
+    means = {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
-            "reflections": lambda r: reflections(r["text"])}.items():
-        m[name] = sum(value(r) for r in records) / len(records)
-    extra = [name for name in (*MEASURES[1:], *JUDGED) if all(name in r for r in records)]
-    return m | {name: sum(r[name] for r in records) / len(records) for name in extra}
+            "reflections": lambda r: reflections(r["text"])}
+    for name in (*MEASURES[1:], *JUDGED):
+        if all(name in r for r in records):
+            means[name] = lambda r, name=name: r[name]
+    for name, value in means.items():
+        m[name], m[f"{name}_se"] = mean_and_error([sum(value(r) for r in g) / len(g) for g in groups])
+    return m
 
 
 @dataclass
