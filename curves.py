@@ -20,9 +20,9 @@ from search import force_answer, think_on, tree_search
 
 def vote_classes(answers: list[str | None], by_value: bool = False) -> list[list[int]]:
     """The positions of the answers that vote together; None does not vote. Answers are compared without white
-    space; by_value: also where each is the other's `same_answer`, so 1/2 and 0.5 are one vote (5 m and 5 cm are not,
-    although a bare 5 is the same as either: it goes with one of them). (Not for Countdown: there all right
-    expressions have the same value.) The order of the answers does not matter."""
+    space; by_value: also where each is the other's `same_answer`, so 1/2 and 0.5 are one vote. (A bare 5 is
+    the same as 5 m and as 5 cm, which differ: it goes with one of them.) Not for Countdown: there all right
+    expressions have the same value. The order of the answers does not matter."""
     texts = defaultdict(list)
     for i, answer in enumerate(answers):
         if answer is not None:

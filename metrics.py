@@ -35,8 +35,10 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
     a reflection word follows, on that line or a later one.
     verified: after the first line that comes to the expected result it checks that result: the rest of that
     line or a later line has a checking word (check, again, verify, ...), or a later line comes to it again.
-    expected: the target or the answer of the row, compared as text."""
+    expected: the target or the answer of the row, compared as text; without one both are 0."""
     thinking, expected = text.partition("</think>")[0], "".join(str(expected).split())
+    if not expected:
+        return {"corrected": 0.0, "verified": 0.0}
     lines, results = thinking.splitlines(), line_results(text)
     wrong = next((i for i, r in enumerate(results) if r not in (None, expected)), len(lines))
     first = results.index(expected) if expected in results else len(lines)

@@ -74,8 +74,8 @@ def test_weights_decide_a_vote_and_without_any_the_count_does():
 
 
 def test_curves_count_the_tokens_of_every_sample_and_err_over_problems():
-    records = [{"problem": p, "answer": str(ok), "accuracy": float(ok), "tokens": 10 * (p + 1), "by_value": False,
-        "judge": ok} for p, row in enumerate([[1, 0, 0, 0], [1, 1, 1, 0]]) for ok in row]
+    records = [{"problem": p, "answer": str(ok), "accuracy": float(ok), "tokens": 10 * (p + 1),
+        "by_value": False, "judge": ok} for p, row in enumerate([[1, 0, 0, 0], [1, 1, 1, 0]]) for ok in row]
     found = votes_curve(records, 4, "judge")
     assert [p["tokens"] for p in found["votes"]] == [15, 30, 60]
     assert found["votes"][0]["accuracy"] == 0.5 and found["votes"][0]["se"] == pytest.approx(0.25)
@@ -102,6 +102,10 @@ FAILED, RIGHT = "(8+2)+5=10+5=15 need 24 low wait\n", "8*(5-2)=8*3=24 need 24 ok
 def test_aha_moments_of_hand_written_chains(thinking, right, corrected, verified):
     text = f"<think>{thinking}</think>\n<answer>check = 24 again</answer>"
     assert aha(text, 24, right) == {"corrected": corrected, "verified": verified}
+
+
+def test_without_an_expected_answer_there_is_no_aha_moment():
+    assert aha("<think>x = 3 wait\nx = . check</think>", "", 1) == {"corrected": 0, "verified": 0}
 
 
 def test_a_line_comes_to_what_stands_after_its_last_equals_sign():

@@ -25,8 +25,8 @@ CLOSE, EOS = TOK.think_ids[1], TOK.eos_id
 @pytest.fixture(scope="module")
 def model():
     cfg = ModelConfig(hidden_size=48, num_attention_heads=2, num_hidden_layers=2, kv_lora_rank=16,
-        intermediate_size=64, moe_intermediate_size=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
-        initializer_range=0.1, max_position_embeddings=512, eos_token_id=TOK.eos_id)
+        intermediate_size=64, moe_intermediate_size=24, qk_nope_head_dim=16, qk_rope_head_dim=8,
+        v_head_dim=16, initializer_range=0.1, max_position_embeddings=512, eos_token_id=TOK.eos_id)
     model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=80, warmup=5, lr=0.02)
     optimizers, views = sft.make_optimizers(model, steps)
     rows = training_rows(TASK, 0)
@@ -119,7 +119,8 @@ def test_tree_search_spends_its_budget_and_counts_only_what_it_sampled(model):
     done = tree_search(model, TOK, PROMPTS, 300, value_function("check", ROWS, NO_PLAN), **common, **SAMPLING)
     for rollouts in done:
         spent = sum(r["new"] for r in rollouts)
-        assert 300 - 80 / 2 - 1 <= spent <= 300 + 80 and all(0 < r["new"] <= r["tokens"] <= 80 for r in rollouts)
+        assert 300 - 80 / 2 - 1 <= spent <= 300 + 80
+        assert all(0 < r["new"] <= r["tokens"] <= 80 for r in rollouts)
     assert any(r["new"] < r["tokens"] for rollouts in done for r in rollouts)  # some start inside of the tree
     again = tree_search(model, TOK, PROMPTS[6:], 300, value_function("check", ROWS[6:], NO_PLAN), **common,
         prompt_ids=list(range(6, 12)), temperature=1.0)
