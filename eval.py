@@ -89,10 +89,11 @@ def summarize(records: list[dict], k: int) -> dict:
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}
     for name in (*MEASURES[1:], *JUDGED):
-        if all(name in r for r in records):
-            means[name] = lambda r, name=name: r[name]
-    for name, value in means.items():
-        m[name], m[f"{name}_se"] = mean_and_error([sum(value(r) for r in g) / len(g) for g in groups])
+        means[name] = lambda r, name=name: r[name]
+    for name, value in means.items():  # of the problems that have it: not all rows go to a preference model
+        theirs = groups if name not in (*MEASURES[1:], *JUDGED) else [g for g in groups if name in g[0]]
+        if theirs:
+            m[name], m[f"{name}_se"] = mean_and_error([sum(value(r) for r in g) / len(g) for g in theirs])
     return m
 
 

@@ -159,11 +159,12 @@ def draw_spending(files: list[Path], path: Path) -> Path:
             label = {"budget": "one sample, thinking cut or prolonged", "votes": "k votes (cons@k)",
                 "pass@k": "pass@k (told which is right)"}.get(way, way)
             ax.errorbar(x, y, e, marker="o", ms=4, lw=1.3, capsize=3, label=label, **style)
-            last = 0
+            last = {"tokens": math.inf, "accuracy": 0.0}
             for p in points[way == "votes" :] if way in ("budget", "votes") else ():
-                if abs(p["tokens"] / (last or 1) - 1) < 0.15:
+                near = abs(p["tokens"] / last["tokens"] - 1) < 0.15
+                if near and abs(p["accuracy"] - last["accuracy"]) < 0.02:
                     continue  # the label before it would be overwritten
-                last = p["tokens"]
+                last = p
                 ax.annotate(p["name"], (p["tokens"], p["accuracy"]), xytext=(3, -11), fontsize=7,
                     textcoords="offset points")
         ax.set_xscale("log", base=2)
