@@ -71,11 +71,12 @@ def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Pat
                 ax.errorbar([r["step"] for r in held], [r[at] for r in held], fmt="o", ms=4, capsize=3,
                     yerr=[r["pass@1_se"] for r in held] if at == "pass@1" else None,
                     color=line and line.get_color())
-            if key in ("corrected", "verified", "mixed"):
-                ax.set_ylim(bottom=0)
             if key == "reflections" and held:
                 ax.axhline(held[0]["reflections"], ls="--", lw=1, color="gray", label="step 0, held out")
                 ax.legend(fontsize=7)
+    for ax, (key, _) in zip(axes.flat, panels, strict=True):
+        if key in ("corrected", "verified", "mixed"):  # after all runs: a limit ends the automatic scale
+            ax.set_ylim(bottom=0)
     axes.flat[0].legend(fontsize=7)
     path = (into or folders[0]) / name
     figure.savefig(path, dpi=90)
