@@ -56,6 +56,7 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    think_tags: str = ""  # the two special tokens around the thinking (ours, not Hugging Face's)
 
     def __post_init__(self):
         v2 = self.model_type == "deepseek_v2"
@@ -119,7 +120,10 @@ class ModelConfig:
         dialect)."""
         name = "DeepseekV3ForCausalLM" if self.model_type == "deepseek_v3" else "DeepseekV2ForCausalLM"
         scaling = self.rope_scaling and {**self.rope_scaling, "type": "yarn"}
-        return dataclasses.asdict(self) | {"architectures": [name], "rope_scaling": scaling,
+        raw = dataclasses.asdict(self)
+        if not self.think_tags:
+            del raw["think_tags"]
+        return raw | {"architectures": [name], "rope_scaling": scaling,
             "hidden_act": "silu", "moe_layer_freq": 1, "num_key_value_heads": self.num_attention_heads,
             "num_nextn_predict_layers": 0, "ep_size": 1}
 

@@ -31,6 +31,7 @@ import torch
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import UserError, closest, knob, parse_args, run_script
+from curves import measures
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out
@@ -208,7 +209,8 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
-                         scores[j], reflections(text))
+                         scores[j] | measures(mine[j // cfg.group_size], text, scores[j]["accuracy"]),
+                         reflections(text))
             groups.setdefault(numbers[j // cfg.group_size], []).append(one)
     everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]

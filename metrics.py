@@ -7,14 +7,44 @@ import re
 from pathlib import Path
 
 REFLECTION = re.compile(
-    r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead)\b", re.I
-)
+    r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead"
+    r"|warte|nochmal|pr\u00fcfe)\b", re.I)
+CHECKING = re.compile(r"\b(check|recheck|verify|again|confirm|nochmal|pr\u00fcfe)\b", re.I)
+RESULT = re.compile(r"=\s*([^\s=]+)")
+MEASURES = ("reflections", "corrected", "verified", "mixed", "consistency")  # of the thinking, per completion
 
 
 def reflections(text: str) -> int:
     """Reflection words in a completion's thinking: what R1's "aha moment" is made of (arXiv 2501.12948,
     fig. 9)."""
     return len(REFLECTION.findall(text.partition("</think>")[0]))
+
+
+def line_results(text: str) -> list[str | None]:
+    """What each line of a completion's thinking comes to: the last word after an equals sign, without closing
+    punctuation; None for a line without one. `(7-3)*9=4*9=36 need 40 low wait` comes to 36."""
+    lines = text.partition("</think>")[0].replace("<think>", "").splitlines()
+    found = [RESULT.findall(line) for line in lines]
+    return [f[-1].rstrip(".,;:") if f else None for f in found]
+
+
+def aha(text: str, expected, right: float) -> dict[str, float]:
+    """The aha moment of one completion, as claimed in its thinking (its arithmetic is not checked here):
+
+    corrected: it is right in the end, but an earlier line came to another result than the expected one and
+    a reflection word follows, on that line or a later one.
+    verified: after the first line that comes to the expected result it checks that result: the rest of that
+    line or a later line has a checking word (check, again, verify, ...), or a later line comes to it again.
+    expected: the target or the answer of the row, compared as text; without one both are 0."""
+    thinking, expected = text.partition("</think>")[0], "".join(str(expected).split())
+    if not expected:
+        return {"corrected": 0.0, "verified": 0.0}
+    lines, results = thinking.splitlines(), line_results(text)
+    wrong = next((i for i, r in enumerate(results) if r not in (None, expected)), len(lines))
+    first = results.index(expected) if expected in results else len(lines)
+    rest = [*(line.rpartition("=")[2] for line in lines[first : first + 1]), *lines[first + 1 :]]
+    return {"corrected": float(right >= 1 and reflections("\n".join(lines[wrong:])) > 0),
+        "verified": float(expected in results[first + 1 :] or bool(CHECKING.search("\n".join(rest))))}
 
 
 class Log:
@@ -106,7 +136,8 @@ def table(columns: dict[str, dict]) -> str:
     k = next(iter(columns.values()))["k"]
     rows = [("pass@1", "pass@1", "pass@1_se"), (f"pass@{k}", "pass@k", "pass@k_se"),
         (f"cons@{k}", "cons@k", "cons@k_se"), ("format", "format", None), ("mean length", "length", None),
-        ("truncated", "truncated", None), ("reflections", "reflections", None)]
+        ("truncated", "truncated", None), ("reflections", "reflections", None),
+        *((name, name, None) for name in MEASURES[1:] if all(name in m for m in columns.values()))]
     lines = ["".join([" " * 14, *(f"{name:>20}" for name in columns)])]
     for label, key, error in rows:
         cells = []

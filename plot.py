@@ -1,13 +1,20 @@
-"""Draw a run's metrics.jsonl: one picture, nine panels (development extra: matplotlib).
+"""Pictures (development extra: matplotlib).
 
-python plot.py out/tiny/grpo [out/other/grpo ...]      # several runs are drawn over each other
+python plot.py out/tiny/grpo [out/other/grpo ...]     # a run's metrics; several are drawn over each other
+python plot.py --aha out/tiny/zero [N]                # one held-out problem being learnt; N: which of the 8
+python plot.py --curves out/tiny/zero/eval.json [...] # accuracy over the tokens spent (eval.py --curves)
+python plot.py --report out/tiny [out/seed1/tiny ...] # the table of stages; several: mean and std over them
 """
 
-import json
+import math
+import re
 import sys
+import textwrap
 from pathlib import Path
 
-from config import UserError, run_script
+from config import UserError, read_json, run_script
+from metrics import REFLECTION
+from report import histories, read_rows, read_stages, watch, write_report
 
 PANELS = [  # (key of the train rows, title)
     ("reward", "reward (mean over the rollout)"),
@@ -20,55 +27,205 @@ PANELS = [  # (key of the train rows, title)
     ("no_variance", "groups without variance (share)"),
     ("truncated", "truncated completions (share)"),
 ]
-EVAL_KEY = {"accuracy": "pass@1", "length": "length", "reflections": "reflections", "truncated": "truncated"}
+AHA_PANELS = [
+    ("accuracy", "accuracy: rollouts, and held out +- SE"),
+    ("length", "completion length (tokens)"),
+    ("reflections", "reflection words per completion"),
+    ("corrected", "a wrong attempt corrected, right at the end (share)"),
+    ("verified", "the right result checked again (share)"),
+    ("mixed", "thinking in mixed languages (share)"),
+]
+EVAL_KEY = {"accuracy": "pass@1", "length": "length", "reflections": "reflections", "truncated": "truncated",
+    "corrected": "corrected", "verified": "verified", "mixed": "mixed"}
+COLUMN, MOST_LINES = 46, 40  # characters and lines of a completion in the picture of one problem
 
 
-def read_rows(folder: Path) -> list[dict]:
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give the folder of a run")
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def draw(folders: list[Path]) -> Path:
-    """Write curves.png into the first folder and return its path."""
+def pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(3, 3, figsize=(14, 9), constrained_layout=True)
+    return plt
+
+
+def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Path | None = None) -> Path:
+    """Draw the runs' metrics, three panels in a row, into the first folder (or `into`); return the path."""
+    figure, axes = pyplot().subplots(len(panels) // 3, 3, figsize=(14, len(panels)), constrained_layout=True)
     for folder in folders:
-        rows = read_rows(folder)
+        rows = read_rows(folder / "metrics.jsonl")
         train, evals = ([r for r in rows if r["kind"] == kind] for kind in ("train", "eval"))
-        name = "/".join(folder.parts[-2:])
-        for ax, (key, title) in zip(axes.flat, PANELS, strict=True):
+        label = "/".join(folder.parts[-2:])
+        for ax, (key, title) in zip(axes.flat, panels, strict=True):
             points = [(r["step"], r[key]) for r in train if key in r]
             if key == "kl" and not points:
                 points, title = ([(r["step"], r["kl_old"]) for r in train if "kl_old" in r],
                     "KL to the old policy")
-            line = ax.plot(*zip(*points, strict=True), lw=1.2, label=name)[0] if points else None
+            line = ax.plot(*zip(*points, strict=True), lw=1.2, label=label)[0] if points else None
             ax.set_title(title, fontsize=10)
             ax.set_xlabel("step", fontsize=8)
             ax.grid(alpha=0.3)
-            if key in EVAL_KEY and evals:
-                at, held = EVAL_KEY[key], dict(color=line and line.get_color(), ms=4, capsize=3)
-                ax.errorbar([r["step"] for r in evals], [r[at] for r in evals], fmt="o",
-                    yerr=[r["pass@1_se"] for r in evals] if at == "pass@1" else None, **held)
-            if key == "reflections" and evals:
-                ax.axhline(evals[0]["reflections"], ls="--", lw=1, color="gray", label="step 0, held out")
+            at = EVAL_KEY.get(key)
+            held = [r for r in evals if at in r]
+            if held:
+                ax.errorbar([r["step"] for r in held], [r[at] for r in held], fmt="o", ms=4, capsize=3,
+                    yerr=[r["pass@1_se"] for r in held] if at == "pass@1" else None,
+                    color=line and line.get_color())
+            if key == "reflections" and held:
+                ax.axhline(held[0]["reflections"], ls="--", lw=1, color="gray", label="step 0, held out")
                 ax.legend(fontsize=7)
+    for ax, (key, _) in zip(axes.flat, panels, strict=True):
+        if key in ("corrected", "verified", "mixed"):  # after all runs: a limit ends the automatic scale
+            ax.set_ylim(bottom=0)
     axes.flat[0].legend(fontsize=7)
-    path = folders[0] / "curves.png"
+    path = (into or folders[0]) / name
     figure.savefig(path, dpi=90)
     return path
 
 
+def completion_lines(text: str) -> list[str]:
+    """A completion as the picture shows it: long lines wrapped, the middle of a long one left out."""
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, COLUMN) or [""]]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 8], f"... {len(lines) - MOST_LINES + 1} lines ...", *lines[-7:]]
+    return lines
+
+
+def spread(rows: list, count: int) -> list:
+    """Up to `count` of the rows, first and last among them, evenly spaced."""
+    if len(rows) <= count:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
+
+
+def draw_history(history: list[dict], path: Path) -> Path:
+    """One problem's completions side by side, a column per step: lines with a reflection word in orange, the
+    last line green where the answer is right and red where it is wrong."""
+    shown = spread(history, 5)
+    columns = [completion_lines(row["completion"]) for row in shown]
+    widths = [max(16, *(len(line) for line in lines), 24) + 3 for lines in columns]
+    height = max(map(len, columns)) + 4
+    figure = pyplot().figure(figsize=(sum(widths) * 0.068 + 0.3, height * 0.16))
+    def put(x, line, text, **style):
+        figure.text(x + 0.01, 1 - (line + 1) / height, text, family="monospace", fontsize=8, parse_math=False,
+            va="center", **style)
+
+    put(0, 0, history[0]["prompt"], weight="bold")
+    for at, (row, lines) in enumerate(zip(shown, columns, strict=True)):
+        x = sum(widths[:at]) / sum(widths) * 0.98
+        right = row["accuracy"] >= 1
+        verdict = "right" if right else "wrong"
+        put(x, 1.2, f"step {row['step']}: {verdict}, {row['tokens']} tokens", color="gray")
+        for i, line in enumerate(lines):
+            last = i == len(lines) - 1
+            color = ("tab:green" if right else "tab:red") if last else (
+                "tab:orange" if REFLECTION.search(line) else "black")
+            put(x, i + 2.4, line, color=color)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def draw_aha(run: Path, number: int | None) -> list[Path]:
+    """aha.md (all problems), aha.png (one problem: number N, or the most telling), aha_metrics.png."""
+    found = histories(run)
+    order = list(dict.fromkeys(row["prompt"] for row in read_rows(run / "samples.jsonl")))
+    if number is not None and not 1 <= number <= len(order):
+        raise UserError(f"--aha: problem {number}: samples.jsonl follows {len(order)} problems")
+    chosen = found[0] if number is None else next(h for h in found if h[0]["prompt"] == order[number - 1])
+    pictures = [draw_history(chosen, run / "aha.png"), draw([run], AHA_PANELS, "aha_metrics.png")]
+    return [watch(run, found), *pictures]
+
+
+def draw_spending(files: list[Path], path: Path) -> Path:
+    """Accuracy over tokens per problem, a panel per evaluation: every way to spend them on one axis."""
+    plt = pyplot()
+    across = min(3, len(files))
+    down = math.ceil(len(files) / across)
+    figure, axes = plt.subplots(down, across, figsize=(0.5 + 6.5 * across, 5 * down), squeeze=False,
+        sharey=True, constrained_layout=True)
+    for ax in axes.flat[len(files) :]:
+        ax.axis("off")
+    for ax, file in zip(axes.flat, files, strict=False):
+        raw = read_json(file)
+        if not raw.get("curves"):
+            raise UserError(f"{file} holds no curves: eval.py --curves true --json {file}")
+        for way, points in raw["curves"].items():
+            x, y, e = ([p[k] for p in points] for k in ("tokens", "accuracy", "se"))
+            if way == "search":  # single points; one sample and the votes are on a curve already
+                for p, mark in zip(points[2 if "votes" in raw["curves"] else 0 :], "Dsvo", strict=False):
+                    ax.errorbar(p["tokens"], p["accuracy"], p["se"], fmt=mark, ms=7, mfc="none", capsize=3,
+                        label=p["name"])
+                continue
+            style = dict(ls=":", color="gray") if way == "pass@k" else dict(ls="-")
+            label = {"budget": "one sample, thinking cut or prolonged", "votes": "k votes (cons@k)",
+                "pass@k": "pass@k (told which is right)"}.get(way, way)
+            ax.errorbar(x, y, e, marker="o", ms=4, lw=1.3, capsize=3, label=label, **style)
+            last = {"tokens": math.inf, "accuracy": 0.0}
+            for p in points[way == "votes" :] if way in ("budget", "votes") else ():
+                near = abs(p["tokens"] / last["tokens"] - 1) < 0.15
+                if near and abs(p["accuracy"] - last["accuracy"]) < 0.02:
+                    continue  # the label before it would be overwritten
+                last = p
+                ax.annotate(p["name"], (p["tokens"], p["accuracy"]), xytext=(3, -11), fontsize=7,
+                    textcoords="offset points")
+        ax.set_xscale("log", base=2)
+        ticks = [2**i for i in range(2, 20) if 2**i <= max(p["tokens"] for c in raw["curves"].values()
+            for p in c) * 1.2]
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.set_xlabel("tokens spent per problem")
+        ax.set_ylabel("accuracy +- SE over problems")
+        settings = raw["settings"]
+        ax.set_title(f"{settings['from_']}: {settings['problems']} held-out problems", fontsize=10)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def draw_stages(recipe: dict[str, dict], path: Path) -> Path:
+    """pass@1, cons@k and pass@k of the evaluated stages, with standard errors."""
+    stages = [(s, r["metrics"]) for s, r in recipe.items() if "pass@1" in r["metrics"]]
+    figure, ax = pyplot().subplots(figsize=(2 + 1.1 * len(stages), 4.5), constrained_layout=True)
+    for i, (key, color) in enumerate([("pass@1", "tab:blue"), ("cons@k", "tab:orange"), ("pass@k", "0.75")]):
+        ax.bar([x + (i - 1) * 0.27 for x in range(len(stages))], [m[key] for _, m in stages], 0.27,
+            color=color, yerr=[m.get(f"{key}_se", 0) for _, m in stages], capsize=3, label=key)
+    ax.set_xticks(range(len(stages)), [re.sub("_", "\n", s) for s, _ in stages])
+    ax.set_ylabel("held out, +- SE over problems")
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3, axis="y")
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def report(folders: list[Path]) -> list[Path]:
+    """report.md and its pictures, of what is there."""
+    recipes, home, pictures = [read_stages(f) for f in folders], folders[0], []
+    stages = recipes[0]
+    if any("pass@1" in r["metrics"] for r in stages.values()):
+        pictures.append(draw_stages(stages, home / "report.png"))
+    runs = [r["dir"] for r in stages.values() if r["dir"] and (r["dir"] / "samples.jsonl").exists()
+        and (r["dir"] / "samples.jsonl").stat().st_size]
+    if runs:
+        pictures.append(draw(runs, AHA_PANELS, "report_evolution.png", home))
+    if spending := [r["dir"] / "eval.json" for r in stages.values() if r["curves"]]:
+        pictures.append(draw_spending(spending, home / "report_curves.png"))
+    return [write_report(folders, recipes, pictures), *pictures]
+
+
 def main():
-    folders = [Path(a) for a in sys.argv[1:]]
-    if not folders or "--help" in sys.argv:
-        raise UserError("usage: python plot.py RUN_FOLDER [RUN_FOLDER ...]")
-    print(f"pictures: {draw(folders)}")
+    kind, words = ("", sys.argv[1:]) if not sys.argv[1:2] or sys.argv[1][:2] != "--" else (sys.argv[1],
+        sys.argv[2:])
+    paths = [Path(word) for word in words]
+    if not paths or kind not in ("", "--aha", "--curves", "--report"):
+        raise UserError("usage: plot.py RUN [RUN ...] | --aha RUN [N] | --curves EVAL.json [...] | --report "
+            "out/CONFIG [...]")
+    if kind == "--aha":
+        drawn = draw_aha(paths[0], int(words[1]) if words[1:] and words[1].isdigit() else None)
+    elif kind == "--curves":
+        drawn = [draw_spending(paths, paths[0].with_suffix(".png"))]
+    else:
+        drawn = report(paths) if kind else [draw(paths)]
+    print("pictures: " + ", ".join(map(str, drawn)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
-from data.tokenizer import for_checkpoint
+from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights, sample_tokens, token_logprobs
 from model import Transformer
 from moe import Routing
@@ -326,7 +326,30 @@ class Config:
     temperature: float = knob(1.0, "0 = greedy")
     top_p: float = knob(1.0, "nucleus sampling")
     seed: int | None = knob(None, "None = different each time")
+    show_thinking: bool = knob(True, "false: only what stands outside of the thinking is printed")
     device: str = knob("cpu", "cpu or cuda")
+
+
+def printer(tokenizer: Tokenizer, show_thinking: bool, inside: bool, write: Callable[[str], None]):
+    """A function that writes tokens as they come, UTF-8 whole, without the end token; without the thinking,
+    its tags and the white space after them if show_thinking is false. inside: the prompt has opened it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    opening, closing = tokenizer.think_ids
+    bare = not show_thinking  # nothing visible yet: white space is not written
+
+    def show(ids: list[int]):
+        nonlocal inside, bare
+        if ids[0] == tokenizer.eos_id:
+            return
+        tag = ids[0] in (opening, closing)
+        inside = ids[0] == opening or inside and not tag
+        if show_thinking or not (inside or tag):
+            text = decoder.decode(tokenizer.encoding.decode_single_token_bytes(ids[0]))
+            text = text.lstrip() if bare else text
+            bare = bare and not text
+            write(text)
+
+    return show
 
 
 def main():
@@ -337,13 +360,8 @@ def main():
         raise UserError(f"{cfg.from_}: the tokenizer has {tokenizer.vocab_size} ids, the model "
             f"{model.cfg.vocab_size}; put the checkpoint's own tokenizer.json beside it")
     for question in [cfg.prompt] if cfg.prompt else map(str.strip, sys.stdin):
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-        def show(ids, decoder=decoder):
-            if ids[0] != tokenizer.eos_id:
-                raw = tokenizer.encoding.decode_single_token_bytes(ids[0])
-                print(decoder.decode(raw), end="", flush=True)
-
+        show = printer(tokenizer, cfg.show_thinking, question.rstrip().endswith("<think>"),
+            lambda text: print(text, end="", flush=True))
         start = time.perf_counter()
         out = generate(model, [tokenizer.encode_prompt(question)], max_new_tokens=cfg.max_new_tokens,
             top_p=cfg.top_p, temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed,

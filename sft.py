@@ -45,6 +45,8 @@ class Config:
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
     warmup: int = knob(20, "steps of linear warm-up")
+    think_tags: str = knob("", "the special tokens around the thinking, two words ('<|startofthought|> "
+        "<|endofthought|>'); empty = those of --init, else <think> </think>; the checkpoint remembers them")
     optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
@@ -183,7 +185,7 @@ def main():
             f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state"
         )
     source = out / "state" if state else cfg.init
-    tokenizer = for_checkpoint(cfg.init) if cfg.init else shipped()
+    tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
     model = (load_model(source, ranks.device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
@@ -191,7 +193,7 @@ def main():
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
-    model.recompute = cfg.recompute
+    model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
     optimizers, views = make_optimizers(model, cfg)
     start, tokens_seen = 0, 0
     if state:

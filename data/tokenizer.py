@@ -4,15 +4,20 @@ file.
 Digits are split one by one. The tags, BOS, EOS and PAD are special tokens: single ids that text never becomes
 unless the caller asks (`encode(text, tags=True)`), so a user's prompt that contains "</think>" or "<|eos|>"
 stays plain text.
+
+Any pair of special tokens can enclose the thinking (`sft.py --think_tags`); a checkpoint remembers it in its
+config.json. Data and rewards are written with <think> and </think> all the same: this file alone puts the
+pair in their place on the way in, and back on the way out.
 """
 
 import base64
 import json
+from itertools import groupby
 from pathlib import Path
 
 import tiktoken
 
-from config import UserError
+from config import UserError, closest, read_json
 
 VOCAB_FILE = Path(__file__).parent / "vocab.tiktoken"
 MERGES = 249
@@ -28,17 +33,22 @@ class TokenizerError(UserError):
 
 
 class Tokenizer:
-    """A `tiktoken.Encoding` with names for the special ids: bos_id, eos_id, pad_id (pad is not eos)."""
+    """A `tiktoken.Encoding` with names for the special ids: bos_id, eos_id, pad_id (pad is not eos), and
+    think_ids, what opens and closes the thinking (-1: the encoding has no such token)."""
 
-    def __init__(self, encoding: tiktoken.Encoding, bos: str, eos: str, pad: str):
+    def __init__(self, encoding: tiktoken.Encoding, bos: str, eos: str, pad: str,
+            think: tuple[str, ...] = TAGS[:2]):
         self.encoding, ids = encoding, encoding._special_tokens
         self.bos_id, self.eos_id, self.pad_id = ids[bos], ids[eos], ids[pad]
-        self.tags = {tag for tag in TAGS if tag in ids}
+        self.think, self.think_ids = think, tuple(ids.get(tag, -1) for tag in think)
+        self.tags = {tag for tag in (*think, *TAGS[2:]) if tag in ids}
         self.vocab_size = encoding.n_vocab
 
     def encode(self, text: str, tags: bool = False) -> list[int]:
         """Token ids of text. With tags=True the four tags become their special tokens; nothing else ever
         does."""
+        for name, tag in zip(TAGS, self.think, strict=False) if tags else ():
+            text = text.replace(name, tag)
         return self.encoding.encode(text, allowed_special=self.tags if tags else set(), disallowed_special=())
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -50,8 +60,14 @@ class Tokenizer:
         return self.encoding.decode(ids)
 
     def decode_completion(self, ids: list[int]) -> str:
-        """The text that the rewards read: everything before the end token."""
-        return self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids)
+        """The text that the rewards read: everything before the end token, <think> and </think> for the tags
+        of the thinking."""
+        ids = ids[:-1] if ids and ids[-1] == self.eos_id else ids
+        names = dict(zip(self.think_ids, TAGS, strict=False))
+        if self.think == TAGS[:2]:
+            return self.decode(ids)
+        parts = ((name, list(part)) for name, part in groupby(ids, names.get))
+        return "".join(name * len(part) if name else self.decode(part) for name, part in parts)
 
 
 def load_ranks(path: str | Path) -> dict[bytes, int]:
@@ -70,12 +86,23 @@ def load_ranks(path: str | Path) -> dict[bytes, int]:
     return ranks
 
 
-def shipped() -> Tokenizer:
-    """The tokenizer of this repository: 512 ids, built by data/build_vocab.py."""
-    ranks = load_ranks(VOCAB_FILE)
-    special = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
+def tag_pair(think_tags: str) -> tuple[str, ...]:
+    """The two tags of --think_tags, <think> and </think> for an empty text. Raises TokenizerError."""
+    pair = tuple(think_tags.split()) or TAGS[:2]
+    if len(set(pair)) != 2 or set(pair) & {*SPECIALS[:3], *TAGS[2:]} or pair == TAGS[1::-1]:
+        raise TokenizerError(f"think_tags {think_tags!r}: expected two different special tokens, such as "
+            "'<|startofthought|> <|endofthought|>'")
+    return pair
+
+
+def shipped(think_tags: str = "") -> Tokenizer:
+    """The tokenizer of this repository: 512 ids, built by data/build_vocab.py. think_tags name the two ids
+    that enclose the thinking."""
+    ranks, think = load_ranks(VOCAB_FILE), tag_pair(think_tags)
+    names = (*SPECIALS[:3], *think, *TAGS[2:])
+    special = {name: len(ranks) + i for i, name in enumerate(names)}
     encoding = tiktoken.Encoding("picor1", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
-    return Tokenizer(encoding, *SPECIALS[:3])
+    return Tokenizer(encoding, *SPECIALS[:3], think)
 
 
 # DeepSeek-V3's rule, as tokenizer.json states it: digits by threes, CJK runs, then words and signs
@@ -93,10 +120,11 @@ def _byte_of_char() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
-def from_tokenizer_json(path: str | Path) -> Tokenizer:
+def from_tokenizer_json(path: str | Path, think_tags: str = "") -> Tokenizer:
     """A DeepSeek-V3-family tokenizer.json (byte-level BPE) as a tiktoken encoding. Ids are the file's;
     merges must be in the order of the ids, which is what tiktoken's ranks mean. Raises TokenizerError
-    otherwise."""
+    otherwise, and for think_tags that are not among its special tokens."""
+    think = tag_pair(think_tags)
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
         model, added = raw["model"], {t["content"]: t["id"] for t in raw["added_tokens"]}
@@ -113,6 +141,9 @@ def from_tokenizer_json(path: str | Path) -> Tokenizer:
         raise TokenizerError(
             f"{path}: its merges are not in the order of its ids; tiktoken cannot express them"
         )
+    missing = [tag for tag in think if think_tags and tag not in added]
+    if missing:
+        raise TokenizerError(f"{path}: think_tags: no special token {missing[0]}{closest(missing[0], added)}")
     missing = [name for name in DEEPSEEK_NAMES[:2] if name not in added]
     if missing:
         raise TokenizerError(f"{path}: no special token {missing[0]}; only DeepSeek's tokenizers are read")
@@ -120,10 +151,13 @@ def from_tokenizer_json(path: str | Path) -> Tokenizer:
     pattern = DEEPSEEK_PATTERN.replace(r"\p{N}{1,3}", digits, 1)
     encoding = tiktoken.Encoding(str(path), pat_str=pattern, mergeable_ranks=ranks, special_tokens=added)
     pad = DEEPSEEK_NAMES[2] if DEEPSEEK_NAMES[2] in added else DEEPSEEK_NAMES[1]
-    return Tokenizer(encoding, DEEPSEEK_NAMES[0], DEEPSEEK_NAMES[1], pad)
+    return Tokenizer(encoding, DEEPSEEK_NAMES[0], DEEPSEEK_NAMES[1], pad, think)
 
 
-def for_checkpoint(dir: str | Path) -> Tokenizer:
-    """The checkpoint's own tokenizer.json if it has one, else the shipped vocabulary."""
-    path = Path(dir) / "tokenizer.json"
-    return from_tokenizer_json(path) if path.exists() else shipped()
+def for_checkpoint(dir: str | Path, think_tags: str = "") -> Tokenizer:
+    """The checkpoint's own tokenizer.json if it has one, else the shipped vocabulary, with the think_tags
+    given or, if none are, those of the checkpoint's config.json."""
+    path, config = Path(dir) / "tokenizer.json", Path(dir) / "config.json"
+    if not think_tags and config.exists():
+        think_tags = read_json(config).get("think_tags", "")
+    return from_tokenizer_json(path, think_tags) if path.exists() else shipped(think_tags)

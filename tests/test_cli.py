@@ -150,6 +150,8 @@ def test_a_run_shows_steps_samples_table_and_writes_its_files(finished):
     assert all(r["loss"] is not None for r in train_rows(dir))  # every step trained
     samples = [json.loads(line) for line in (dir / "samples.jsonl").read_text().splitlines()]
     assert {s["step"] for s in samples} == {0, 2, 4} and len({s["prompt"] for s in samples}) == 8
+    rows = [json.loads(line) for line in (dir / "metrics.jsonl").read_text().splitlines()]
+    assert all({"corrected", "verified", "mixed", "consistency", "reflections"} <= set(r) for r in rows)
     pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
     assert (dir / "curves.png").stat().st_size > 10_000
 
@@ -248,6 +250,58 @@ def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):
         "--max_new_tokens", "5", "--task", "countdown", "--save", str(tmp_path / "e.jsonl"))
     assert judged.returncode == 0 and "pass@1" in judged.stdout
     assert len((tmp_path / "e.jsonl").read_text().splitlines()) == 8
+
+
+def test_the_curves_and_the_search_do_not_depend_on_the_number_of_processes(base, tmp_path):
+    found = []
+    for device in ("cpu:1", "cpu:2"):
+        out = run("eval", "--from", str(base), task=FAST["task"], problems=6, samples=4, max_new_tokens=60,
+            curves="true", budgets="0,8", waits=1, search="mcts", value="agreement", seed=1, device=device,
+            json=tmp_path / device / "eval.json")
+        assert out.returncode == 0, out.stderr
+        found.append(json.loads((tmp_path / device / "eval.json").read_text()))
+    assert found[0]["metrics"] == found[1]["metrics"]
+    for points in zip(*(run["curves"].values() for run in found), strict=True):
+        for a, b in zip(*(sorted(p, key=lambda p: p["name"]) for p in points), strict=True):
+            assert a == pytest.approx(b)
+    names = {way: [p["name"] for p in points] for way, points in found[0]["curves"].items()}
+    assert names["budget"] == ["0", "8", "as it came", "1 x wait"] and names["votes"] == ["1", "2", "4"]
+    assert names["search"][1::2] == ["votes", "mcts, value agreement"]
+    spent = {p["name"]: p["tokens"] for p in found[0]["curves"]["budget"]}
+    assert spent["0"] < spent["as it came"] < spent["1 x wait"]
+
+
+@pytest.mark.parametrize("words,message", [(["--search", "mtcs"], "did you mean mcts"),
+    (["--search", "mcts", "--value", "oracle"], "--value oracle"), (["--budgets", "1,x"], "whole numbers"),
+    (["--search", "mcts", "--task", "arithmetic"], "only Countdown")])
+def test_wrong_knobs_of_the_search_get_one_clear_line(words, message, base):
+    out = run("eval", "--from", str(base), *words)
+    assert out.returncode == 2 and message in out.stderr and len(out.stderr.strip().splitlines()) == 1
+
+
+def test_a_preference_for_long_answers_ranks_the_best_of_k(base, tmp_path):
+    (tmp_path / "mine.py").write_text("def long(completions, **_):\n    return list(map(len, completions))\n")
+    out = run("eval", "--from", str(base), task=FAST["task"], problems=4, samples=4, max_new_tokens=60,
+        curves="true", budgets="4", waits=0, reward=f"{tmp_path}/mine.py:long", device="cpu:1")
+    assert out.returncode == 0 and "best of k" in out.stdout, out.stderr
+
+
+def test_reasoning_tokens_go_from_sft_through_every_script(tmp_path):
+    tags = "<|startofthought|> <|endofthought|>"
+    options = dict(steps=20, batch_size=8, lr=0.02, device="cpu:1", task=FAST["task"], out=tmp_path / "s")
+    out = run("sft", "--config", "tiny", "--think_tags", tags, **options)
+    assert out.returncode == 0, out.stderr
+    out = run("grpo", init=tmp_path / "s", out=tmp_path / "g", device="cpu:1", **FAST | {"steps": 1})
+    assert out.returncode == 0, out.stderr
+    assert json.loads((tmp_path / "g/config.json").read_text())["think_tags"] == tags
+    shown, hidden = (run("sample", "--from", str(tmp_path / "g"), "--prompt", "Use 1 2 3 to make 6.",
+        "--seed", "1", "--max_new_tokens", "60", "--show_thinking", show) for show in ("true", "false"))
+    assert shown.stdout.startswith("<|startofthought|>") and "<think>" not in shown.stdout
+    assert hidden.returncode == 0 and "<|startofthought|>" not in hidden.stdout
+    samples = (tmp_path / "g/samples.jsonl").read_text()
+    assert "<think>" in samples and "startofthought" not in samples  # what the rewards read
+    out = run("sft", "--config", "tiny", "--think_tags", "<a>", **options)
+    assert out.returncode == 2 and "two different special tokens" in out.stderr
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(base, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import ModelConfig
 from data.tasks import (
     TASKS,
     TaskError,
@@ -24,7 +25,15 @@ from data.tasks import (
     training_rows,
     work_out,
 )
-from data.tokenizer import SPECIALS, TAGS, TokenizerError, from_tokenizer_json, load_ranks, shipped
+from data.tokenizer import (
+    SPECIALS,
+    TAGS,
+    TokenizerError,
+    for_checkpoint,
+    from_tokenizer_json,
+    load_ranks,
+    shipped,
+)
 from rewards import score
 
 ROOT = Path(__file__).parent.parent
@@ -211,3 +220,57 @@ def test_chains_do_not_know_the_solution():
     first = [" ok" in TASKS["countdown"].chain(r, random.Random(i)).split("\n")[0] for i,
         r in enumerate(rows)]
     assert 0.02 < sum(first) / len(first) < 0.3
+
+
+# ---------------------------------------------------------------------------------------- reasoning tokens
+
+OTHER = "<|startofthought|> <|endofthought|>"
+
+
+def test_any_tag_pair_encloses_the_thinking_and_rewards_read_the_same_text():
+    tok, text = shipped(OTHER), "<think>1+2=3 ok</think>\n<answer>1+2</answer>"
+    ids = tok.encode(text, tags=True)
+    assert (ids[0], ids.count(tok.think_ids[1])) == (tok.think_ids[0], 1)
+    assert tok.decode(ids).startswith("<|startofthought|>1+2=3 ok<|endofthought|>\n<answer>")
+    assert tok.decode_completion([*ids, tok.eos_id]) == text
+    assert tok.encode(tok.decode(ids), tags=True) == ids  # data may name the pair itself
+    twice = [tok.think_ids[0]] * 2 + ids
+    assert tok.decode_completion(twice) == "<think><think>" + text
+    assert ids == TOK.encode(text, tags=True)  # the same two ids of the shipped vocabulary, other names
+
+
+def test_reasoning_tokens_are_not_reached_by_plain_text():
+    tok = shipped(OTHER)
+    nasty = OTHER + " <think></think>"
+    assert not set(tok.encode(nasty)) & {*tok.think_ids} and tok.decode(tok.encode(nasty)) == nasty
+    assert not set(tok.encode_prompt(nasty)) & {*tok.think_ids}
+
+
+@pytest.mark.parametrize("tags",
+    ["<a>", "<a> <a>", "<a> <answer>", "<|eos|> <b>", "a b c", "</think> <think>"])
+def test_tags_that_are_no_pair_are_refused(tags):
+    with pytest.raises(TokenizerError, match="two different special tokens"):
+        shipped(tags)
+
+
+def test_a_checkpoint_remembers_its_reasoning_tokens(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"think_tags": OTHER}))
+    assert for_checkpoint(tmp_path).think == tuple(OTHER.split())
+    assert for_checkpoint(tmp_path, "<a> <b>").think == ("<a>", "<b>")
+    cfg = ModelConfig(think_tags=OTHER)
+    assert ModelConfig.from_hf(cfg.to_hf()).think_tags == OTHER and "think_tags" not in ModelConfig().to_hf()
+
+
+def test_reasoning_tokens_must_be_in_a_tokenizer_json(tmp_path):
+    from data.tokenizer import DEEPSEEK_NAMES, _byte_of_char
+
+    added = [*DEEPSEEK_NAMES, "<|open|>", "<|close|>"]
+    raw = {"model": {"type": "BPE", "vocab": {c: b for c, b in _byte_of_char().items()}, "merges": []},
+        "added_tokens": [{"content": name, "id": 256 + i} for i, name in enumerate(added)]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    assert for_checkpoint(tmp_path).think_ids == (-1, -1)
+    tok = for_checkpoint(tmp_path, "<|open|> <|close|>")
+    assert tok.think_ids == (259, 260)
+    assert tok.decode_completion(tok.encode("<think>a</think>b", tags=True)) == "<think>a</think>b"
+    with pytest.raises(TokenizerError, match=r"no special token <\|opne\|>; did you mean <\|open\|>"):
+        for_checkpoint(tmp_path, "<|opne|> <|close|>")

@@ -45,6 +45,15 @@ def test_summary_by_hand():
     assert "50.0% +- 28.9%" in table({"x": m})
 
 
+def test_what_a_preference_model_says_is_averaged_over_the_rows_that_it_judges():
+    some = records([[1, 0], [0, 0], [1, 1]])
+    for r in some:
+        r.update({"mixed": 1.0} | ({"helpful": 0.25 * r["problem"]} if r["problem"] else {}))
+    m = summarize(some, 2)
+    assert m["helpful"] == pytest.approx(0.375) and m["mixed"] == 1.0 and "harmless" not in m
+    assert m["helpful_se"] == pytest.approx(0.125)
+
+
 def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
     rows = held_out("countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", 256)
     assert len({(tuple(sorted(r["numbers"])), r["target"]) for r in rows}) == 256

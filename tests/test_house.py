@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "metrics": 0, "sandbox": 0,
     "answers": 0, "data.tokenizer": 0,
     "data.tasks": 0, "data.build_vocab": 0, "rewards": 1, "mla": 1, "moe": 1, "model": 2, "checkpoint": 3,
-    "sample": 4, "eval": 5, "grpo": 6, "sft": 6, "distill": 6, "plot": 7, "bench": 7}
+    "sample": 4, "search": 5, "curves": 6, "eval": 7,
+    "grpo": 8, "sft": 8, "distill": 8, "report": 9, "plot": 10,
+    "bench": 10}
 PACKAGES = {"torch", "numpy", "tiktoken", "safetensors", "tqdm"}
 DEVELOPMENT = {"plot": {"matplotlib"}, "bench": {"transformers", "trl", "datasets", "tokenizers"}}
 FILES = [p for p in [*ROOT.glob("*.py"), *ROOT.glob("data/*.py")] if p.name != "__init__.py"]

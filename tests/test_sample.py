@@ -5,9 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from config import ModelConfig, UserError
+from data.tokenizer import shipped
 from kernels import experts_dense, token_logprobs
 from model import Transformer
-from sample import Rollout, _Engine, generate
+from sample import Rollout, _Engine, generate, printer
 
 SHAPE = dict(vocab_size=60, hidden_size=32, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48,
     moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
@@ -190,3 +191,19 @@ def test_recorded_experts_are_those_of_the_full_forward():
 def test_prompts_that_do_not_fit_are_refused(prompts, new, message):
     with pytest.raises(UserError, match=message):
         generate(model(), prompts, max_new_tokens=new, eos_id=EOS)
+
+
+@pytest.mark.parametrize("tags", ["", "<|startofthought|> <|endofthought|>"])
+def test_hidden_thinking_is_not_printed_and_the_rest_streams_as_it_comes(tags):
+    tok = shipped(tags)
+    ids = tok.encode("<think>1+2=3 \u00e9\nok</think>\n<answer>1 + \u00e9</answer>", tags=True)
+    for show, inside, stream, want in [
+            (False, False, ids, "<answer>1 + \u00e9</answer>"), (True, False, ids, tok.decode(ids)),
+            (False, True, ids[1:], "<answer>1 + \u00e9</answer>"),  # the prompt has opened the thinking
+            (False, True, ids[1:6], ""), (False, False, tok.encode("plain  text"), "plain  text")]:
+        written = []
+        write = printer(tok, show, inside, written.append)
+        for i in [*stream, tok.eos_id]:
+            write([i])
+        assert "".join(written) == want
+        assert len(written) > 3 or not want  # token by token, not in one piece

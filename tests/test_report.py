@@ -1,0 +1,132 @@
+"""The report of stages and the history of one problem, from files written by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config import UserError
+from report import cell, expectations, histories, read_stages, same_problems, stage_table, watch, write_report
+
+ROOT = Path(__file__).parent.parent
+
+
+def stage(folder, name, settings=None, other=None, **metrics):
+    (folder / name).mkdir(parents=True)
+    common = {"task": "countdown", "problems": 64, "samples": 8, "seed": 0, "temperature": 1.0, "top_p": 1.0,
+        "max_new_tokens": 256, "from_": str(folder / name)}
+    whole = {"settings": common | (settings or {}), "metrics": {"pass@1_se": 0.02, "cons@k_se": 0.03,
+        "pass@k": 0.9, "pass@k_se": 0.01, "cons@k": 0.5, "format": 1.0, "length": 60.25, **metrics},
+        "curves": {}} | (other or {})
+    (folder / name / "eval.json").write_text(json.dumps(whole))
+
+
+def row_of(lines, title):
+    return next([c.strip() for c in line.strip("|").split("|")] for line in lines if title in line)
+
+
+def test_the_table_shows_each_stage_and_names_what_is_missing_or_not_evaluated(tmp_path):
+    stage(tmp_path, "base", **{"pass@1": 0.125, "consistency": 0.61})
+    stage(tmp_path, "scenarios", other={"helpfulness": 0.7}, **{"pass@1": 0.6})
+    general = {"metrics": {"harmless": 0.9, "pass@1": 0.1}}
+    (tmp_path / "scenarios/general.json").write_text(json.dumps(general))
+    stage(tmp_path, "cold_start", **{"pass@1": 0.3})  # its other name
+    (tmp_path / "zero").mkdir()
+    lines = stage_table([read_stages(tmp_path)])
+    base = row_of(lines, "0 base")
+    assert base[1:] == ["12.5 +- 2.0", "90.0 +- 1.0", "50.0 +- 3.0", "100.0", "60.2", "61.0", "-", "-"]
+    assert row_of(lines, "5 RL for all")[1:2] + row_of(lines, "5 RL for all")[-2:] == ["60.0 +- 2.0", "70.0",
+        "90.0"]
+    assert row_of(lines, "2 cold")[1] == "30.0 +- 2.0"
+    assert "not evaluated" in row_of(lines, "1 r1-zero")[1] and "eval.py --from" in row_of(lines, "1 r1")[1]
+    assert row_of(lines, "6 distilled")[1] == "missing" and len(lines) == 2 + 9
+
+
+def test_several_runs_give_mean_and_standard_deviation(tmp_path):
+    for i, value in enumerate([0.2, 0.3, 0.4]):
+        stage(tmp_path / str(i), "base", **{"pass@1": value})
+    stage(tmp_path / "0", "zero", **{"pass@1": 0.5})
+    recipes = [read_stages(tmp_path / str(i)) for i in range(3)]
+    assert row_of(stage_table(recipes), "0 base")[1] == "30.0 +- 10.0"
+    assert "(1 of 3 runs)" in row_of(stage_table(recipes), "1 r1-zero")[1]
+
+
+def test_stages_on_other_problems_are_pointed_out(tmp_path):
+    stage(tmp_path, "base", **{"pass@1": 0.1})
+    stage(tmp_path, "zero", **{"pass@1": 0.2})
+    assert same_problems(read_stages(tmp_path)) == []
+    stage(tmp_path, "cold", settings={"seed": 1}, **{"pass@1": 0.2})
+    assert "seed is 0 for base" in same_problems(read_stages(tmp_path))[0]
+
+
+def test_expectations_are_told_with_their_error(tmp_path):
+    stage(tmp_path, "base", **{"pass@1": 0.10, "format": 0.5, "format_se": 0.01})
+    stage(tmp_path, "zero", **{"pass@1": 0.11, "format": 0.9, "format_se": 0.01})
+    stage(tmp_path, "distilled", **{"pass@1": 0.2})
+    stage(tmp_path, "dense_rl", **{"pass@1": 0.4, "cons@k": 0.3})
+    lines = expectations([read_stages(tmp_path)])
+    assert row_of(lines, "gains accuracy")[1:] == ["+1.0 +- 2.8", "not told apart"]
+    assert row_of(lines, "learns the format")[1:] == ["+40.0 +- 1.4", "yes"]
+    assert row_of(lines, "distilled dense beats")[2] == "no" == row_of(lines, "one sample: dense_rl")[2]
+    assert not any("reasoning" in line for line in lines)  # nothing is said of stages that are not there
+
+
+def test_a_missing_number_is_a_dash_and_a_missing_folder_an_error(tmp_path):
+    assert cell(("x", "y"), True, [{"y": 0.5}]) == "50.0" and cell(("x",), True, [{"x": 1.0}, {}]) == "-"
+    with pytest.raises(UserError, match="does not exist"):
+        read_stages(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    text = write_report([tmp_path / "empty"], [read_stages(tmp_path / "empty")], []).read_text()
+    assert "no stage was evaluated" in text and text.count("| missing |") == 9
+
+
+def run_folder(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"step": step, "prompt": f"Use {p} to make 24.", "completion": f"<think>{'7 wait' * (step + p)}\n"
+        f"$x_1$ = 24 ok</think>\n<answer>{p}</answer>", "reward": 1.0, "accuracy": float(step >= 4 * p),
+        "tokens": 20 + step} for step in (0, 4, 8) for p in (1, 0, 2)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    train = [{"kind": "train", "step": s, "accuracy": 0.1 * s, "length": 20.0 + s, "reflections": 1.0,
+        "corrected": 0.1, "verified": 0.0, "mixed": 0.3} for s in range(1, 9)]
+    held = [{"kind": "eval", "step": s, "pass@1": 0.1, "pass@1_se": 0.01, "length": 20, "reflections": 1,
+        "corrected": 0.1, "verified": 0.0, "mixed": 0.3} for s in (0, 4, 8)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train + held))
+
+
+def test_histories_follow_each_problem_and_begin_with_what_was_learnt(tmp_path):
+    run_folder(tmp_path)
+    found = histories(tmp_path)
+    assert [h[0]["prompt"] for h in found] == ["Use 1 to make 24.", "Use 2 to make 24.", "Use 0 to make 24."]
+    assert [r["step"] for r in found[0]] == [0, 4, 8] and [r["accuracy"] for r in found[0]] == [0, 1, 1]
+    text = watch(tmp_path, found).read_text()
+    assert text.index("After step 0: wrong") < text.index("After step 4: right")
+    assert "\n    <think>7 wait" in text
+    (tmp_path / "samples.jsonl").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        histories(tmp_path)
+
+
+def test_pictures_are_drawn_from_a_folder_and_from_a_recipe(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
+    curve = [{"name": str(k), "tokens": 30.0 * k, "accuracy": 0.1 * k, "se": 0.01} for k in (1, 2, 4)]
+    stage(tmp_path, "zero", other={"curves": {"budget": curve, "votes": curve, "search": curve}},
+        **{"pass@1": 0.1})
+    run_folder(tmp_path / "zero")
+
+    def plot(*words):
+        return subprocess.run([sys.executable, ROOT / "plot.py", *map(str, words)], capture_output=True,
+            text=True, timeout=120)
+
+    made = plot("--report", tmp_path)
+    assert made.returncode == 0, made.stderr
+    for name in ("report.png", "report_evolution.png", "report_curves.png"):
+        assert (tmp_path / name).stat().st_size > 5000 and name in (tmp_path / "report.md").read_text()
+    made = plot("--aha", tmp_path / "zero", 2)
+    assert made.returncode == 0, made.stderr
+    assert all((tmp_path / "zero" / n).stat().st_size > 500 for n in ("aha.md", "aha.png", "aha_metrics.png"))
+    for words, message in [(("--aha", tmp_path / "zero", 9), "follows 3 problems"), ((), "usage"),
+            (("--ahah", "x"), "usage"), (("--curves", tmp_path / "none.json"), "does not exist")]:
+        wrong = plot(*words)
+        assert wrong.returncode == 2 and message in wrong.stderr and len(wrong.stderr.splitlines()) == 1
