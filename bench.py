@@ -8,7 +8,8 @@
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
-cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 for 1b.
+cpu:N`; small: one process, whose products are large enough to split), theirs one process with N threads.
+`--device cuda`: one GPU for both, in bfloat16 for 1b.
 "of limit" is the time that the work needs at least, at this machine's own matmul rate and memory bandwidth
 (whichever is longer), over the time that it took.
 """
@@ -120,7 +121,8 @@ def rows_of(prompts, out, group_size: int) -> list[Sample]:
 
 def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[[int, int], int]:
     """job(number of prompts, new tokens) -> tokens generated or trained, over all ranks."""
-    optimizer = torch.optim.AdamW(keep_masters(model), lr=1e-6, fused=True)
+    trained = keep_masters(model) if work.kind != "rollout" else model.parameters()
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     tokenizer = shipped()
 
     def rollout(count, new):
@@ -144,7 +146,7 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
                 hidden, targets = model.hidden(tokens[rows][:, :-1]), tokens[rows][:, 1:]
                 logprobs, _ = token_logprobs(hidden, model.lm_head.weight, targets)
                 logprobs.sum().backward()
-            model.zero_grad()
+            model.zero_grad(set_to_none=False)
             return tokens.numel()
         mine, out = rollout(count, new)
         if work.kind == "step":
@@ -310,8 +312,9 @@ def wait(device: str):
 def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
-    ranks = setup(f"cpu:{cfg.threads}" if (cfg.once, cfg.device) == ("ours", "cpu") else cfg.device)
-    if cfg.once == "theirs":
+    split = cfg.once == "ours" and cfg.device == "cpu" and work.shape is not SMALL
+    ranks = setup(f"cpu:{cfg.threads}" if split else cfg.device)
+    if not split:
         torch.set_num_threads(cfg.threads)
     sample.CUDA_GRAPHS = cfg.graphs
     model, prompts, eos = build(work, cfg.from_, ranks.device)
@@ -496,6 +499,8 @@ def main():
     names = cfg.work.split(",")
     if cfg.device not in ("cpu", "cuda"):
         raise UserError(f"--device {cfg.device}: expected cpu or cuda (--threads N for N cores)")
+    if cfg.device != "cpu" and (cfg.profile or cfg.work == "scaling"):
+        raise UserError("--profile and --work scaling look at the CPU; leave --device out")
     for name in names if cfg.work not in ("scaling", "memory") else []:
         if name not in WORKS:
             raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
@@ -513,6 +518,8 @@ def main():
         scaling(cfg)
     else:
         rates = limits(cfg)
+        if cfg.device == "cuda":
+            torch.cuda.empty_cache()  # the measurements are other processes
         print(f"{cfg.device}, {cfg.threads} threads, matmul {rates['matmul'] / 1e9:,.0f} GFLOP/s, memory "
             f"{rates['read'] / 1e9:,.0f} GB/s, torch {torch.__version__}", flush=True)
         rows = []

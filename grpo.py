@@ -334,8 +334,8 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
     stop, state = StopSignal(), load_state(out / "state")
-    model.recompute = not fits(model, max(cfg.micro_tokens, cfg.max_new_tokens), cfg.max_new_tokens,
-        cfg.kl_coef > 0, ranks)
+    longest = cfg.max_new_tokens + max(len(tokenizer.encode_prompt(r["prompt"])) for r in eval_rows)
+    model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)

@@ -64,7 +64,7 @@ def mla_attention(q, kv, k_rot, freqs, scale: float, hidden=None):
 
     q (B, T, H, n+R), the last R numbers not rotated yet, with their freqs (T, R/2) or (B, T, R/2); kv
     (B, S, H, n+w): keys without their rotary part, values; k_rot (B, S, R), rotated, for all heads. S >= T:
-    query t sees the keys up to S-T+t, but not the `hidden` (B, S-T) ones -> (B, T, H, w).
+    query t sees the keys up to S-T+t, but not the `hidden` (B, S-T) ones, given if S > T -> (B, T, H, w).
 
     In float32 on a CPU, blocks of queries see only their past, by batched matmuls with the gradient by hand:
     1.6 times as fast as torch's fused kernel there at 160 to 512 tokens. Elsewhere, and for long sequences,
@@ -163,13 +163,14 @@ def experts_plain(x, gate_up, down, weights, indices):
 def experts_grouped(x, gate_up, down, weights, indices, packed=None):
     """Same as `experts_plain`, with the token-expert pairs sorted by expert and multiplied group by group.
 
-    On CUDA in bfloat16 the groups go through `torch._grouped_mm` (no host synchronisation); elsewhere each
+    On CUDA in bfloat16 the groups go through `torch._grouped_mm` where that does not wait; elsewhere each
     expert's contiguous rows are one matmul, written into its place, with the gradient by hand. `packed`: the
     experts' weights as `pack` gives them, for decoding. Decoding on CUDA in other dtypes: `experts_dense`."""
     if packed is not None:
         return _experts_packed(x, packed, weights, indices)
-    if not use_grouped_mm(x):
-        if x.is_cuda and torch.is_inference_mode_enabled() and len(x) <= FEW_TOKENS:
+    if not use_grouped_mm(x, down):
+        if x.is_cuda and (torch.is_inference_mode_enabled() and len(x) <= FEW_TOKENS
+                or torch.cuda.is_current_stream_capturing()):
             return experts_dense(x, gate_up, down, weights, indices)
         return _Experts.apply(x, gate_up, down, weights, indices)
     token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
@@ -180,7 +181,7 @@ def experts_grouped(x, gate_up, down, weights, indices, packed=None):
     return y[inverse].sum(1)
 
 
-FEW_TOKENS = 1024
+FEW_TOKENS = 1024  # a decoding step, not a prompt: below it a GPU waits for the host more than for products
 
 
 def experts_dense(x, gate_up, down, weights, indices):
@@ -272,10 +273,11 @@ def matmul_transposed_segments(a, b, counts: list[int]):
     return out
 
 
-def use_grouped_mm(x: torch.Tensor) -> bool:
-    """torch._grouped_mm is a CUDA bfloat16 kernel (compute capability 8.0 and up) that needs 16-byte rows."""
-    return (x.is_cuda and x.dtype == torch.bfloat16 and x.shape[-1] % 8 == 0 and hasattr(torch, "_grouped_mm")
-        and torch.cuda.get_device_capability(x.device) >= (8, 0))
+def use_grouped_mm(x: torch.Tensor, down: torch.Tensor) -> bool:
+    """torch._grouped_mm has a bfloat16 kernel for compute capabilities 9 and 10 (elsewhere it reads the sizes
+    of the groups back to the host) that needs rows of 16 bytes: D and F divisible by 8."""
+    return (x.is_cuda and x.dtype == torch.bfloat16 and not (down.shape[1] % 8 or down.shape[2] % 8)
+        and hasattr(torch, "_grouped_mm") and torch.cuda.get_device_capability(x.device)[0] in (9, 10))
 
 
 # ---------------------------------------------------------------------------- weights prepared for a rollout
@@ -374,7 +376,10 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         hidden, weight, targets, kept = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        grad_hidden, grad_weight = torch.empty_like(hidden), gradient_in_place(weight)
+        in_place = grad_weight is not None
+        if not in_place:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad = grad / ctx.temperature  # d logprob / d logit = (1[target] - softmax) / temperature
         for s in range(0, targets.numel(), ctx.chunk):
             part = slice(s, s + ctx.chunk)
@@ -388,7 +393,37 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
             else:
                 grad_weight += (g.T @ hidden[part]).float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, None if in_place else grad_weight.to(weight.dtype), None, None, None
+
+
+def gradient_in_place(weight):
+    """The .grad that a float32 leaf already has, to add to directly, or None. A vocabulary's gradient (V, D)
+    is often the largest tensor of a training pass: autograd would make a new one each time, and add it. For
+    `backward()` only: hooks on the leaf do not see it, and `torch.autograd.grad` would get None."""
+    return weight.grad if weight.is_leaf and weight.dtype == torch.float32 else None
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tokens, weight):
+        ctx.save_for_backward(tokens, weight)
+        return F.embedding(tokens, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        tokens, weight = ctx.saved_tensors
+        total = gradient_in_place(weight)
+        if total is None or grad.numel() > weight.numel() // 8:  # many tokens: one dense sum is faster
+            dense = torch.ops.aten.embedding_dense_backward
+            return None, dense(grad.contiguous(), tokens, len(weight), -1, False)
+        total.index_add_(0, tokens.flatten(), grad.flatten(0, -2))
+        return None, None
+
+
+def embed(tokens, weight):
+    """tokens (...) -> rows of weight (V, D): (..., D). Its gradient costs what the tokens cost, not what the
+    vocabulary does, once weight.grad is there."""
+    return _Embedding.apply(tokens, weight)
 
 
 def _logits(hidden, weight, temperature: float):
@@ -452,4 +487,6 @@ def _invert_cdf(weights, point):
     cdf = weights.cumsum(-1)
     point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
     place = torch.searchsorted(cdf, point, right=True)  # the first cdf > point
+    if weights.is_cuda:  # a parallel sum's rounding can let it pass the point at a weight of 0
+        place = torch.where(weights.gather(1, place) > 0, place, weights.argmax(-1, keepdim=True))
     return place, (point - cdf.gather(1, place) + weights.gather(1, place)).clamp(min=0)

@@ -156,7 +156,8 @@ class SharedPrompts(NamedTuple):
     def split(self, x):
         """(P*S + B*T, ...) -> (P, S, ...), (B, T, ...)."""
         prompts, completions = x.split([len(self.lengths) * self.S, len(self.owner) * self.T])
-        return prompts.unflatten(0, (-1, self.S)), completions.unflatten(0, (-1, self.T))
+        shapes = (len(self.lengths), self.S), (len(self.owner), self.T)  # T = 0: one token per completion
+        return prompts.unflatten(0, shapes[0]), completions.unflatten(0, shapes[1])
 
     def rows(self, x):
         """Each completion behind its prompt: (P*S + B*T, ...) -> (B, S+T, ...)."""
@@ -261,7 +262,7 @@ class MLA(nn.Module):
         cache = cohort.caches[layer]
         cache.append(cohort.t, latent)
         past = cohort.t + 1 if cohort.seen is None else cohort.seen
-        prefix, suffix = cache.prefix, cache.suffix[:, :past]  # (P, S, C+R), (N, t+1, C+R)
+        prefix, suffix = cache.prefix, cache.suffix[:, :past]  # (P, S, C+R), (N, past, C+R)
         S, q_grid = prefix.shape[1], cohort.gather(q)  # (P, G, H, C+R)
         on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
         on_prefix = cohort.scatter(on_prefix.masked_fill_(cohort.padding, float("-inf")))  # (N, H, S)

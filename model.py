@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig, UserError
-from kernels import Linear
+from kernels import LONGEST_BLOCKED, Linear, embed
 from mla import MLA, Cohort, RMSNorm, SharedPrompts, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
 from parallel import Ranks, free_bytes
@@ -107,7 +107,8 @@ class Transformer(nn.Module):
         tokens, see SharedPrompts."""
         shared = SharedPrompts(lengths, owner, prompts.shape[1], completions.shape[1])
         self.check_length(shared.S + shared.T)
-        x = self.embed_tokens(torch.cat([prompts.flatten(), completions.flatten()]))  # (P*S + B*T, D)
+        tokens = torch.cat([prompts.flatten(), completions.flatten()])  # (P*S + B*T,)
+        x = embed(tokens, self.embed_tokens.weight)
         freqs = self.freqs(shared.positions())
         if routing is not None:
             routing.rows = shared.rows
@@ -122,7 +123,7 @@ class Transformer(nn.Module):
 
     def _run(self, tokens, routing, keep_latents=False):
         self.check_length(tokens.shape[1])
-        x, latents = self.embed_tokens(tokens), []  # (B, T, D)
+        x, latents = embed(tokens, self.embed_tokens.weight), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
             x, latent = self._block()(layer, x, freqs, routing)
@@ -197,6 +198,6 @@ def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: R
     """Whether the activations of a training pass over `tokens` tokens, in rows of `length`, and a quarter
     more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
     needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
-    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(),
-        length if ranks.device == "cpu" else 0)
+    kept = length if ranks.device == "cpu" and length <= LONGEST_BLOCKED else 0
+    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(), kept)
     return needed + 1.25 * activations <= free_bytes(ranks)

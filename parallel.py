@@ -1,10 +1,10 @@
 """One process or many: set-up for torchrun or for N processes on this machine's CPU, and the few collectives
 we use.
 
-`--device cpu:2` starts two processes of one thread each (operations this small do not split over threads,
-batches do), `--device cpu` is one process with all threads;
-under `torchrun --nproc_per_node=8 grpo.py ...` the same code runs with one process per GPU. Nothing else
-differs: every rank holds the whole rollout, and the micro-batches are dealt out (see `share`)."""
+`--device cpu:2` starts two processes of one thread each (operations of a small model do not split over
+threads, batches do), `--device cpu` is one process with all threads; under `torchrun --nproc_per_node=8
+grpo.py ...` the same code runs with one process per GPU. Nothing else differs: every rank holds the whole
+rollout, and the micro-batches are dealt out (see `share`)."""
 
 import atexit
 import ctypes
@@ -144,12 +144,15 @@ def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
 def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
     """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
     alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
-    master's, in float32, and freed. Returns what the optimizers step: `master_of` each parameter."""
+    master's, in float32, and freed. Every other parameter gets its gradient's memory now, for kernels that
+    add to it in place. Returns what the optimizers step: `master_of` each parameter."""
     saved = (state or {}).get("masters", {})
     for name, p in model.named_parameters():
-        if p.dtype == torch.bfloat16:
+        if p.dtype == torch.bfloat16 and p.requires_grad:
             p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
             p.register_post_accumulate_grad_hook(_add_to_master)
+        elif p.requires_grad and p.grad is None:
+            p.grad = torch.zeros_like(p)
     return [master_of(p) for p in model.parameters()]
 
 
@@ -182,24 +185,27 @@ def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
     """This rank's share of the rows, as lists of row numbers of at most `budget` tokens after padding (or one
     longer row). Rows are sorted by length and dealt out in turn, so that all ranks get the same work.
 
-    prompts: (prompt, its length) of each row, where a list computes each prompt once. If that costs fewer
-    tokens, whole groups of rows with the same prompt are dealt out instead."""
-    def cost(rows):  # tokens after padding
-        if not prompts:
-            return len(rows) * max(lengths[i] for i in rows)
-        S, T = max(prompts[i][1] for i in rows), max(lengths[i] - prompts[i][1] for i in rows)
+    prompts: (prompt, its length) of each row, where a list computes each prompt once. If fewer tokens are
+    computed so, whole groups of rows with the same prompt are dealt out instead. The budget counts whole
+    rows: attention keeps a prompt's keys for each of them."""
+    def longest(rows):
+        starts = [prompts[i][1] for i in rows] if prompts else [0]
+        return max(starts), max(lengths[i] - (prompts[i][1] if prompts else 0) for i in rows)
+
+    def computed(rows):
+        S, T = longest(rows)
         return len({prompts[i] for i in rows}) * S + len(rows) * T
 
     def cut(rows):
         batches: list[list[int]] = []
         for i in rows:
-            if not batches or cost([*batches[-1], i]) > budget:
+            if not batches or (len(batches[-1]) + 1) * sum(longest([*batches[-1], i])) > budget:
                 batches.append([])
             batches[-1].append(i)
         return batches
 
     def slowest(plan):
-        return max(sum(map(cost, batches)) for batches in plan)
+        return max(sum(map(computed, batches)) for batches in plan)
 
     everyone = [ranks._replace(rank=r) for r in range(ranks.world)]
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])

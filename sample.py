@@ -26,6 +26,7 @@ from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights, sample_tokens, token_logprobs
 from model import Transformer
 from moe import Routing
+from parallel import setup
 
 ROWS_AT_ONCE = 512  # rows decoded together; further prompts wait for half of them to finish
 LOOK_EVERY = 8  # steps on CUDA between two looks at which rows have finished: a look waits for the GPU
@@ -131,7 +132,7 @@ class _Engine:
                 self.advance(c)
                 if on_step:
                     on_step(self.out[c.rows, c.count - 1].tolist())
-                if c.count == self.T or c.count % LOOK_EVERY == 0:
+                if on_step or c.count == self.T or c.count % LOOK_EVERY == 0:
                     self.shrink(c)
             cohorts = [c for c in cohorts if len(c.rows)]
 
@@ -142,7 +143,7 @@ class _Engine:
             c.graph.replay()
         else:
             self.fixed_step(c)  # this one runs; what it allocates and selects is ready for the recording
-            if self.device.type == "cuda" and CUDA_GRAPHS:
+            if self.device.type == "cuda" and CUDA_GRAPHS and self.T - c.count > LOOK_EVERY:
                 c.graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(c.graph):
                     self.fixed_step(c)
@@ -354,7 +355,7 @@ def printer(tokenizer: Tokenizer, show_thinking: bool, inside: bool, write: Call
 
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
-    model = load_model(cfg.from_, cfg.device)
+    model = load_model(cfg.from_, setup(cfg.device).device)
     tokenizer = for_checkpoint(cfg.from_)
     if tokenizer.vocab_size > model.cfg.vocab_size:
         raise UserError(f"{cfg.from_}: the tokenizer has {tokenizer.vocab_size} ids, the model "

@@ -253,13 +253,23 @@ def test_shared_prompts_give_the_gradient_of_whole_sequences(router, monkeypatch
     assert sums["entropy"] == pytest.approx(entropies, rel=1e-5)
 
 
+def test_completions_of_one_token_train():
+    """Of nothing but EOS: no completion token is an input."""
+    model, samples = sampled()
+    ends = [s._replace(tokens=s.tokens[: s.start + 1], old_logprobs=s.old_logprobs[:1],
+        routing=s.routing[: s.start]) for s in samples]
+    sums = micro_step(model, None, ends, len(ends), len(ends), Config(kl_coef=0.0), shipped().pad_id, "cpu")
+    assert sums["tokens"] == len(ends) and sums["mismatch"] < 1e-4 and sums["agree"] == sums["routed"]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_rows_of_a_long_prompt_stay_together_and_others_go_by_length(world):
     """100 prompt tokens + 4: whole groups share. 1 prompt token: sorted by length, padding costs more."""
     lengths = [104, 105, 106, 104] * 4
     groups = [(i // 4, 100) for i in range(16)]
-    parts = [micro_batches(Ranks(r, world, "cpu"), lengths, 300, groups) for r in range(world)]
-    assert all(len({groups[i] for i in part}) <= 2 for rank in parts for part in rank)
+    parts = [micro_batches(Ranks(r, world, "cpu"), lengths, 430, groups) for r in range(world)]
+    assert all(len({groups[i] for i in part}) == 1 and len(part) == 4 for rank in parts for part in rank)
     assert sorted(i for rank in parts for part in rank for i in part) == list(range(16))
     lengths = [2, 90, 3, 80] * 4
     short = [(i // 4, 1) for i in range(16)]

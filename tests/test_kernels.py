@@ -58,6 +58,22 @@ def test_entropy_is_that_of_the_distribution_not_the_sampled_nll():
     torch.testing.assert_close(uniform, torch.tensor([9.0]).log())
 
 
+@pytest.mark.parametrize("V", [40, 5])
+def test_the_vocabularys_gradients_are_added_in_place_where_there_is_one(V):
+    """Embedding and head of one tied matrix, over two passes; few tokens of 40 ids, many of 5."""
+    weight, tied = (torch.nn.Parameter(torch.randn(V, 6, generator=torch.Generator().manual_seed(V)))
+        for _ in range(2))
+    weight.grad = torch.zeros_like(weight)
+    place = weight.grad.data_ptr()
+    for seed in range(2):
+        g = torch.Generator().manual_seed(seed)
+        tokens = torch.randint(0, min(V, 4), (1, 4), generator=g)
+        kernels.token_logprobs(kernels.embed(tokens, weight), weight, tokens, chunk=3)[0].sum().backward()
+        token_logprobs_plain(torch.nn.functional.embedding(tokens, tied), tied, tokens)[0].sum().backward()
+    torch.testing.assert_close(weight.grad, tied.grad, rtol=1e-4, atol=1e-5)
+    assert weight.grad.data_ptr() == place
+
+
 @pytest.mark.parametrize("N,K,E", [(1, 1, 4), (17, 2, 5), (6, 3, 9), (64, 4, 4)])
 def test_grouped_experts_equal_the_loop(N, K, E):
     torch.manual_seed(N)
