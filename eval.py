@@ -16,7 +16,8 @@ from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import reflections, table
 from parallel import Ranks, gather, setup
-from rewards import NO_PLAN, Plan, answer_of, check_rows, reward_plan, score
+from preference import reward_plan
+from rewards import NO_PLAN, Plan, answer_of, check_rows, score
 from sample import generate
 
 

@@ -108,7 +108,7 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
         assert out.returncode == 2 and "truncated" in out.stderr and len(out.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("script", ["grpo", "sft", "eval", "sample"])
+@pytest.mark.parametrize("script", ["grpo", "sft", "distill", "recipe", "eval", "sample"])
 def test_help_lists_every_knob(script):
     import dataclasses
     import importlib
