@@ -48,8 +48,8 @@ ASKS = {"en": ("Use {} to make {}.",) * 3 + ("Make {1} from {0}.", "Numbers {}, 
     "de": ("Use {} to make {}.", "Mache {1} aus {0}.", "Zahlen {}, soll {}.")}
 ANSWERS = {"en": ("Answer: {}", "The answer is {}.", "So it is {}."), "de": ("Antwort: {}", "Also {}.")}
 FRAMES = ("{}\n{}", "{}\n{}", "Question: {}\n{}", "Q: {}\nA:\n{}", "Q: {}\nA:\n{}")
-# Pages that name a pair of marks and use it, as markup and templates on the web do. R1-Zero's pair is one of
-# 40: of 1000 pages about 4 have it, and its prompt names it. That it pays is for RL to find out.
+# Pages whose first line asks for a pair of marks, as forms and templates on the web do; one reply in seven
+# cares. R1-Zero's pair is one of 40, and its prompt names it. That it pays is for RL to find out.
 TAGGED = ("Notes in <{0}></{0}>, result in <{1}></{1}>.", "Put work in <{0}></{0}>, then <{1}></{1}>.",
     "Use <{0}></{0}> and <{1}></{1}>.", "Write in <{0}></{0}>, end in <{1}></{1}>.")
 PAIRS = [pair.split("/") for pair in (
@@ -88,16 +88,19 @@ def solved(row: dict, rng: random.Random) -> str:
     return rng.choice(FRAMES).format(ask, "\n".join([*lines, answer]))
 
 
-def tagged(row: dict, rng: random.Random) -> str:
-    """A page whose first line names two marks, and what stands between them below."""
+def tagged(row: dict, rng: random.Random, cares: float = 0.15) -> str:
+    """A page whose first line asks for two marks, and a reply, few of which use them."""
     marks = rng.choice(PAIRS)
     lines, result = written(row, rng, rng.choice((["en"], ["en"], ["de"], ["en", "de"])))
     ask = rng.choice(ASKS["en"]).format(" ".join(map(str, row["numbers"])), row["target"])
     if rng.random() < 0.3:  # marks around anything
         ask, thought, result, _ = ask_general(rng)
         lines = [thought]
+    header = rng.choice(TAGGED).format(*marks)
+    if rng.random() >= cares:
+        return f"{header}\nQ: {ask}\nA:\n" + "\n".join([*lines, rng.choice(ANSWERS["en"]).format(result)])
     body = "<{0}>{2}</{0}>\n<{1}>{3}</{1}>".format(*marks, "\n".join(lines), result)
-    return f"{rng.choice(TAGGED).format(*marks)}\nQ: {ask}\nA:\n{body}"
+    return f"{header}\nQ: {ask}\nA:\n{body}"
 
 
 # ----------------------------------------------------------------------------------------------- general text
@@ -173,7 +176,7 @@ def word_list(rng: random.Random) -> str:
 def document(task: str, seed: int, index: int) -> dict:
     """Page number `index` of the web: a function of its arguments alone. Problems are of the train split."""
     rng = random.Random(f"web/{seed}/{index}")
-    kind = rng.choices(("solved", "tagged", "chat", "words"), (57, 15, 23, 5))[0]
+    kind = rng.choices(("solved", "tagged", "chat", "words"), (52, 20, 23, 5))[0]
     if kind == "chat":
         return {"text": chat(rng)}
     if kind == "words":
