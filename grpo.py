@@ -86,7 +86,7 @@ RECIPES: dict[str, dict] = {
     "small_dense": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
 }
 _STAGES = {  # of `make r1`: what differs from the preset
-    "zero": dict(reward_weights="accuracy=1,format=0.2"),
+    "zero": dict(reward_weights="accuracy=1,format=0.2,language=0"),  # language is only logged
     "reasoning": dict(reward_weights="accuracy=1,format=0.1,language=0.2"),
     "scenarios": dict(steps=32, reward_weights="format=0.1,language=0.2"),
 }

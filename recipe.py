@@ -48,8 +48,9 @@ ASKS = {"en": ("Use {} to make {}.",) * 3 + ("Make {1} from {0}.", "Numbers {}, 
     "de": ("Use {} to make {}.", "Mache {1} aus {0}.", "Zahlen {}, soll {}.")}
 ANSWERS = {"en": ("Answer: {}", "The answer is {}.", "So it is {}."), "de": ("Antwort: {}", "Also {}.")}
 FRAMES = ("{}\n{}", "{}\n{}", "Question: {}\n{}", "Q: {}\nA:\n{}", "Q: {}\nA:\n{}")
-# Pages whose first line asks for a pair of marks, as forms and templates on the web do; one reply in seven
-# cares. R1-Zero's pair is one of 40, and its prompt names it. That it pays is for RL to find out.
+# Pages with marked parts, as markup on the web has them; and pages whose first line asks for a pair of marks,
+# as forms and templates do: one reply in twelve cares. R1-Zero's pair is one of 40, and its prompt names it.
+# That it pays is for RL to find out.
 TAGGED = ("Notes in <{0}></{0}>, result in <{1}></{1}>.", "Put work in <{0}></{0}>, then <{1}></{1}>.",
     "Use <{0}></{0}> and <{1}></{1}>.", "Write in <{0}></{0}>, end in <{1}></{1}>.")
 PAIRS = [pair.split("/") for pair in (
@@ -88,19 +89,20 @@ def solved(row: dict, rng: random.Random) -> str:
     return rng.choice(FRAMES).format(ask, "\n".join([*lines, answer]))
 
 
-def tagged(row: dict, rng: random.Random, cares: float = 0.15) -> str:
-    """A page whose first line asks for two marks, and a reply, few of which use them."""
+def marked(row: dict, rng: random.Random, asked: bool, cares: float = 0.08) -> str:
+    """A page whose author marks the work and the result; or, asked, a page whose first line asks for two
+    marks, and a reply, few of which use them."""
     marks = rng.choice(PAIRS)
     lines, result = written(row, rng, rng.choice((["en"], ["en"], ["de"], ["en", "de"])))
     ask = rng.choice(ASKS["en"]).format(" ".join(map(str, row["numbers"])), row["target"])
     if rng.random() < 0.3:  # marks around anything
         ask, thought, result, _ = ask_general(rng)
         lines = [thought]
-    header = rng.choice(TAGGED).format(*marks)
-    if rng.random() >= cares:
-        return f"{header}\nQ: {ask}\nA:\n" + "\n".join([*lines, rng.choice(ANSWERS["en"]).format(result)])
+    head = f"{rng.choice(TAGGED).format(*marks)}\nQ: {ask}\nA:\n"
+    if asked and rng.random() >= cares:
+        return head + "\n".join([*lines, rng.choice(ANSWERS["en"]).format(result)])
     body = "<{0}>{2}</{0}>\n<{1}>{3}</{1}>".format(*marks, "\n".join(lines), result)
-    return f"{header}\nQ: {ask}\nA:\n{body}"
+    return head + body if asked else f"{ask}\n{body}"
 
 
 # ----------------------------------------------------------------------------------------------- general text
@@ -176,13 +178,13 @@ def word_list(rng: random.Random) -> str:
 def document(task: str, seed: int, index: int) -> dict:
     """Page number `index` of the web: a function of its arguments alone. Problems are of the train split."""
     rng = random.Random(f"web/{seed}/{index}")
-    kind = rng.choices(("solved", "tagged", "chat", "words"), (52, 20, 23, 5))[0]
+    kind = rng.choices(("solved", "marked", "asked", "chat", "words"), (48, 8, 18, 21, 5))[0]
     if kind == "chat":
         return {"text": chat(rng)}
     if kind == "words":
         return {"text": word_list(rng)}
     row = row_at(task, "train", seed, index)
-    return {"text": solved(row, rng) if kind == "solved" else tagged(row, rng)}
+    return {"text": solved(row, rng) if kind == "solved" else marked(row, rng, kind == "asked")}
 
 
 def general_row(rng: random.Random, harm: float, low: float, high: float) -> dict:
