@@ -15,15 +15,17 @@ tiny: .venv/dev
 # ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
 # A stage's file config.json is written last. Settings: the rows CONFIG/STAGE of RECIPES in sft.py and grpo.py.
 # Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
+# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS.
 DATA := $(OUT)/data
 WEB ?= $(DATA)/web.jsonl
 COLD ?= $(DATA)/cold.jsonl
 GENERAL ?= $(DATA)/general.jsonl
 PAIRS ?= $(DATA)/pairs.jsonl
 SCENARIOS ?= $(DATA)/scenarios.jsonl
-MAKE_DATA = $(PY) recipe.py --config $(CONFIG) --seed $(SEED) --out $@
-SFT = $(PY) sft.py --seed $(SEED) --out $(@D) --config
-GRPO = $(PY) grpo.py --seed $(SEED) --out $(@D) --config
+MAKE_DATA = $(PY) recipe.py $(DATA_FLAGS) --config $(CONFIG) --seed $(SEED) --out $@
+SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
+GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
+DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
 DONE = config.json
 
 r1: $(OUT)/report.md
@@ -42,7 +44,7 @@ $(OUT)/reasoning/$(DONE): $(OUT)/cold/$(DONE)
 	$(GRPO) $(CONFIG)/reasoning --init $(OUT)/cold
 # 4 rejection sampling from 3, general data, and SFT of base on both
 $(DATA)/rejection.jsonl: $(OUT)/reasoning/$(DONE) $(GENERAL)
-	$(PY) distill.py --config $(CONFIG) --from $(OUT)/reasoning --add $(GENERAL) --seed $(SEED) --out $@
+	$(DISTILL) $(CONFIG) --from $(OUT)/reasoning --add $(GENERAL)
 $(OUT)/rejection/$(DONE): $(OUT)/base/$(DONE) $(DATA)/rejection.jsonl
 	$(SFT) $(CONFIG)/rejection --init $(OUT)/base --task $(DATA)/rejection.jsonl
 # 5 preference model, and RL for all scenarios: rules where they decide, it where not
