@@ -6,6 +6,7 @@ CONFIG ?= tiny
 SEED ?= 0
 OUT ?= out/$(CONFIG)
 
+.SECONDARY:  # keep what is made on the way
 .PHONY: tiny r1 test lint bench setup clean
 
 tiny: .venv/dev
@@ -15,7 +16,7 @@ tiny: .venv/dev
 # ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
 # A stage's file config.json is written last. Settings: the rows CONFIG/STAGE of RECIPES in sft.py and grpo.py.
 # Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
-# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS.
+# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, EVAL_FLAGS.
 DATA := $(OUT)/data
 WEB ?= $(DATA)/web.jsonl
 COLD ?= $(DATA)/cold.jsonl
@@ -26,7 +27,12 @@ MAKE_DATA = $(PY) recipe.py $(DATA_FLAGS) --config $(CONFIG) --seed $(SEED) --ou
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
 GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
+EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
 DONE = config.json
+STAGES := base zero cold reasoning rejection scenarios dense_base distilled dense_rl
+TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
+TASK_small := countdown:n=4
+TASK ?= $(TASK_$(CONFIG))
 
 r1: $(OUT)/report.md
 
@@ -59,9 +65,12 @@ $(OUT)/distilled/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
 	$(SFT) $(CONFIG)_dense/distilled --init $(OUT)/dense_base --task $(DATA)/rejection.jsonl
 $(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE)
 	$(GRPO) $(CONFIG)_dense/zero --init $(OUT)/dense_base
-# 7 report
-$(OUT)/report.md: $(foreach stage,base zero cold reasoning rejection reward scenarios dense_base distilled dense_rl,\
-		$(OUT)/$(stage)/$(DONE)) $(DATA)/held.jsonl
+# 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
+$(OUT)/%/eval.json: $(OUT)/%/$(DONE)
+	$(EVAL) --task "$(TASK)"
+$(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(DATA)/held.jsonl
+	$(EVAL) --task $(DATA)/held.jsonl --reward preference:$(OUT)/reward
+$(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
 	$(PY) plot.py --report $(OUT)
 
 $(DATA)/%.jsonl: | .venv/dev
