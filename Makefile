@@ -1,13 +1,80 @@
 # make tiny: a base model, then GRPO, on this machine.   make test: set-up (if needed), lint, tests.
+# make r1: DeepSeek-R1's whole recipe; it goes on where it was stopped.   make -n r1 shows it.
 PYTHON ?= python3
 PY := .venv/bin/python
 CONFIG ?= tiny
+SEED ?= 0
+OUT ?= out/$(CONFIG)
 
-.PHONY: tiny test lint bench setup clean
+.SECONDARY:  # keep what is made on the way
+.PHONY: tiny r1 test lint bench setup clean
 
 tiny: .venv/dev
 	$(PY) grpo.py --config tiny
 	@echo "pictures: out/tiny/grpo/curves.png   samples: out/tiny/grpo/samples.jsonl"
+
+# ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
+# A stage's file config.json is written last. Settings: the rows CONFIG/STAGE of RECIPES in sft.py and grpo.py.
+# Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
+# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, EVAL_FLAGS.
+DATA := $(OUT)/data
+WEB ?= $(DATA)/web.jsonl
+COLD ?= $(DATA)/cold.jsonl
+GENERAL ?= $(DATA)/general.jsonl
+PAIRS ?= $(DATA)/pairs.jsonl
+SCENARIOS ?= $(DATA)/scenarios.jsonl
+MAKE_DATA = $(PY) recipe.py $(DATA_FLAGS) --config $(CONFIG) --seed $(SEED) --out $@
+SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
+GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
+DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
+EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
+DONE = config.json
+STAGES := base zero cold reasoning rejection scenarios dense_base distilled dense_rl
+TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
+TASK_small := countdown:n=4
+TASK ?= $(TASK_$(CONFIG))
+
+r1: $(OUT)/report.md
+
+# 0 base: a mixture of experts reads the web
+$(OUT)/base/$(DONE): $(WEB)
+	$(SFT) $(CONFIG)/base --task $(WEB)
+# 1 zero: RL straight from base, rewards by rules
+$(OUT)/zero/$(DONE): $(OUT)/base/$(DONE)
+	$(GRPO) $(CONFIG)/zero --init $(OUT)/base
+# 2 cold start: base learns curated long chains
+$(OUT)/cold/$(DONE): $(OUT)/base/$(DONE) $(COLD)
+	$(SFT) $(CONFIG)/cold --init $(OUT)/base --task $(COLD)
+# 3 reasoning RL, with language consistency
+$(OUT)/reasoning/$(DONE): $(OUT)/cold/$(DONE)
+	$(GRPO) $(CONFIG)/reasoning --init $(OUT)/cold
+# 4 rejection sampling from 3, general data, and SFT of base on both
+$(DATA)/rejection.jsonl: $(OUT)/reasoning/$(DONE) $(GENERAL)
+	$(DISTILL) $(CONFIG) --from $(OUT)/reasoning --add $(GENERAL)
+$(OUT)/rejection/$(DONE): $(OUT)/base/$(DONE) $(DATA)/rejection.jsonl
+	$(SFT) $(CONFIG)/rejection --init $(OUT)/base --task $(DATA)/rejection.jsonl
+# 5 preference model, and RL for all scenarios: rules where they decide, it where not
+$(OUT)/reward/$(DONE): $(OUT)/rejection/$(DONE) $(PAIRS)
+	$(SFT) $(CONFIG)/reward --init $(OUT)/rejection --task $(PAIRS)
+$(OUT)/scenarios/$(DONE): $(OUT)/rejection/$(DONE) $(OUT)/reward/$(DONE) $(SCENARIOS)
+	$(GRPO) $(CONFIG)/scenarios --init $(OUT)/rejection --task $(SCENARIOS) --reward preference:$(OUT)/reward
+# 6 distillation into a smaller dense model, beside RL on that model from its own base
+$(OUT)/dense_base/$(DONE): $(WEB)
+	$(SFT) $(CONFIG)_dense/base --task $(WEB)
+$(OUT)/distilled/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
+	$(SFT) $(CONFIG)_dense/distilled --init $(OUT)/dense_base --task $(DATA)/rejection.jsonl
+$(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE)
+	$(GRPO) $(CONFIG)_dense/zero --init $(OUT)/dense_base
+# 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
+$(OUT)/%/eval.json: $(OUT)/%/$(DONE)
+	$(EVAL) --task "$(TASK)"
+$(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(DATA)/held.jsonl
+	$(EVAL) --task $(DATA)/held.jsonl --reward preference:$(OUT)/reward
+$(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
+	$(PY) plot.py --report $(OUT)
+
+$(DATA)/%.jsonl: | .venv/dev
+	$(MAKE_DATA) --kind $*
 
 test: lint
 	$(PY) -m pytest

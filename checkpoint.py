@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from config import ModelConfig, UserError, read_json
 from model import Transformer
 
+SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
 EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
 
 
@@ -24,7 +25,7 @@ def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
     """The model's tensors under Hugging Face's names, experts unstacked. A tied head is not stored."""
     out = {}
     for name, tensor in model.state_dict().items():
-        name = name if name.startswith("lm_head") else f"model.{name}"
+        name = name if name.startswith(("lm_head", "score")) else f"model.{name}"
         if name == "lm_head.weight" and model.cfg.tie_word_embeddings:
             continue
         if name.endswith("experts.gate_up_proj"):
@@ -50,8 +51,11 @@ def save_model(model: Transformer, dir: str | Path):
         save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{dir}/model.safetensors cannot be written: {error}") from None
-    (dir / "config.json.tmp").write_text(json.dumps(model.cfg.to_hf() | {"torch_dtype": dtype}, indent=2)
-        + "\n")
+    raw = model.cfg.to_hf() | {"torch_dtype": dtype}
+    if hasattr(model, "score"):  # a preference model
+        kind = raw["architectures"][0].replace("CausalLM", SCORER)
+        raw |= {"architectures": [kind], "id2label": {"0": "score"}}
+    (dir / "config.json.tmp").write_text(json.dumps(raw, indent=2) + "\n")
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
 
@@ -79,9 +83,12 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     dir = Path(dir)
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
-    cfg = ModelConfig.from_hf(read_json(dir / "config.json"))
+    raw = read_json(dir / "config.json")
+    cfg = ModelConfig.from_hf(raw)
     with torch.device("meta"):
         model = Transformer(cfg)
+        if SCORER in str(raw.get("architectures")):
+            model.score = torch.nn.Linear(cfg.hidden_size, 1, bias=False)
     wanted = dict(model.state_dict())
     if cfg.tie_word_embeddings:
         del wanted["lm_head.weight"]
@@ -154,6 +161,9 @@ def _place(name: str, cfg: ModelConfig):
 def new_run_folder(dir: str | Path):
     """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ..."""
     dir = Path(dir)
+    if not (dir / "model.safetensors").exists():  # ended before its first save: nothing to keep
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            (dir / name).unlink(missing_ok=True)
     if (dir / "metrics.jsonl").exists():
         kept = next(p for i in range(1, 10_000) if not (p := dir.with_name(f"{dir.name}.{i}")).exists())
         dir.rename(kept)

@@ -132,7 +132,8 @@ class ModelConfig:
 # (0.49 B).
 PRESETS: dict[str, dict] = {
     "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
-    "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4},
+    "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4,
+        "hidden_size": 96, "kv_lora_rank": 48, "qk_nope_head_dim": 24, "v_head_dim": 24},  # 0.50 M
     "small": {
         "hidden_size": 512, "intermediate_size": 1408, "moe_intermediate_size": 320, "num_hidden_layers": 8,
         "num_attention_heads": 8, "n_routed_experts": 12, "num_experts_per_tok": 3, "q_lora_rank": 256,
@@ -142,6 +143,10 @@ PRESETS: dict[str, dict] = {
         "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512, "num_hidden_layers": 16,
         "num_attention_heads": 16, "n_routed_experts": 16, "num_experts_per_tok": 4, "kv_lora_rank": 512,
         "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "max_position_embeddings": 4096},
+    "small_dense": {
+        "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "first_k_dense_replace": 8,
+        "num_attention_heads": 6, "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32,
+        "v_head_dim": 64, "max_position_embeddings": 4096},  # 19 M
 }
 
 

@@ -34,7 +34,8 @@ from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import MEASURES, reflections, table
 from parallel import Ranks, gather, setup
-from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows, reward_plan
+from preference import reward_plan
+from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows
 from sample import generate
 
 JUDGED = ("helpful", "harmless")  # components that a preference model gives, logged where they are there

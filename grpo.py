@@ -33,13 +33,14 @@ from checkpoint import load_model, load_state, new_run_folder, save_model, save_
 from config import UserError, closest, knob, parse_args, run_script
 from curves import measures
 from data.tasks import load_jsonl, training_rows
-from data.tokenizer import for_checkpoint
+from data.tokenizer import for_checkpoint, save_beside
 from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, reflections, table
 from model import Transformer, fits
 from moe import Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
-from rewards import reward_plan, score
+from preference import reward_plan
+from rewards import score
 from sample import Sample, collate, completion_logprobs, generate, routing_of
 
 
@@ -66,7 +67,8 @@ class Config:
         "steps after which the policy becomes the reference; 0 = the initial model stays")
     resample: int = knob(0,
         "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped")
-    reward: str = knob("", "a reward of your own, file.py:function (TRL's calling convention)")
+    reward: str = knob("",
+        "a reward of your own, file.py:function (TRL's calling convention), or preference:FOLDER, or both")
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
@@ -85,7 +87,15 @@ RECIPES: dict[str, dict] = {
     "tiny_dense": _TINY,
     "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
     "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
+    "small_dense": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
 }
+_STAGES = {  # of `make r1`: what differs from the preset
+    "zero": dict(reward_weights="accuracy=1,format=0.2,language=0"),  # language is only logged
+    "reasoning": dict(reward_weights="accuracy=1,format=0.1,language=0.2"),
+    "scenarios": dict(steps=32, reward_weights="format=0.1,language=0.2"),
+}
+RECIPES |= {f"{size}/{stage}": RECIPES[size] | row
+    for size in list(RECIPES) for stage, row in _STAGES.items()}
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
 
@@ -423,6 +433,8 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
     """cfg.init, or the preset's cold start, trained now by sft.py if it is missing."""
     if cfg.init:
         return cfg.init
+    if "/" in preset:
+        raise UserError(f"--config {preset} is a stage of `make r1`: it needs --init")
     base = Path(f"out/{preset}/cold_start")
     if (base / "model.safetensors").exists():
         return str(base)
@@ -443,7 +455,7 @@ def main():
     rows = training_rows(cfg.task, cfg.seed, hold_out=True)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
-    out = Path(cfg.out or f"out/{preset}/grpo")
+    out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
     state = load_state(out / "state")
     if state and state["config"] != asdict(cfg):
         changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v]
@@ -474,9 +486,8 @@ def main():
 
 def finish(model, log: Log, out: Path, init: str):
     """Save the policy, print the before/after table, draw the plots."""
+    save_beside(for_checkpoint(init), init, out)
     save_model(model, out)
-    if (Path(init) / "tokenizer.json").exists():
-        shutil.copy(Path(init) / "tokenizer.json", out)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": evals[0], "after": evals[-1]}))

@@ -292,6 +292,12 @@ def repetition_penalty(completions: list[str], n: int = 4, **_) -> list[float]:
     return [value(c) for c in completions]
 
 
+def preference_reward(completions: list[str], **_) -> list[float]:
+    """Stands in the table for the model's judgement, which preference.py loads: the chance that a response is
+    both helpful (its summary) and harmless (all of it). Raises UserError where no model was given."""
+    raise UserError("it is judged by a preference model: give --reward preference:FOLDER")
+
+
 # ------------------------------------------------------------------------------------------------ the tables
 
 REWARDS: dict[str, Callable[..., list[float]]] = {
@@ -300,12 +306,15 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "format": format_reward, "format_boxed": partial(format_reward, boxed=True),
     "soft_format": soft_format_reward, "language": language_reward, "length": length_reward,
     "overlong": overlong_reward, "repetition": repetition_penalty,
+    "preference": preference_reward, "helpful": preference_reward, "harmless": preference_reward,
 }
+BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a response counts as right
 # a task's rewards: its accuracy, and others with their weights
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     "countdown": ("countdown", {"format": 0.1}), "arithmetic": ("exact", {"format": 0.1}),
     "sort_words": ("exact", {"format": 0.1}), "math": ("math", {"format": 0.1}),
     "math_boxed": ("math_boxed", {"format_boxed": 0.1}), "code": ("code", {"format": 0.1}),
+    "general": ("preference", {"format": 0.1, "helpful": 0.0, "harmless": 0.0}),  # only logged
 }
 
 
@@ -338,9 +347,10 @@ def load_function(where: str) -> tuple[str, Callable]:
 
 
 @lru_cache
-def reward_plan(reward: str = "", weights: str = "") -> Plan:
-    """From --reward file.py:function and --reward_weights accuracy=1,format=0.1. Raises UserError."""
-    custom = dict([load_function(reward)]) if reward else {}
+def reward_plan(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
+    """From --reward file.py:function and --reward_weights accuracy=1,format=0.1; functions: further (name,
+    reward) pairs, of a preference model. Raises UserError."""
+    custom = (dict([load_function(reward)]) if reward else {}) | dict(functions)
     out = {}
     items = [item.strip() for item in weights.split(",") if item.strip()]
     for item in items:
@@ -363,7 +373,7 @@ def rewards_of(task: str, plan: Plan) -> tuple[str, dict[str, float]]:
     """(the reward that is the task's accuracy, weight of each reward). A task that is in no table is judged
     by the plan's own reward: right where that is 1 or more."""
     accuracy, others = TASK_REWARDS[task] if task in TASK_REWARDS else (next(iter(plan.custom)), {})
-    weights = {accuracy: 1.0} | others | {name: 1.0 for name in plan.custom}
+    weights = {accuracy: 1.0} | others | {name: 1.0 for name in plan.custom if name not in BY_MODEL}
     return accuracy, weights | {accuracy if k == "accuracy" else k: w for k, w in plan.weights.items()}
 
 
@@ -384,14 +394,15 @@ def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
         if tokens is not None:
             columns |= {"tokens": [tokens[i] for i in at], "max_tokens": [max_tokens] * len(at)}
         for name in sorted(weights, key=lambda name: name != accuracy):
-            reward = (plan.custom | REWARDS)[name]
+            reward = (REWARDS | plan.custom)[name]
             values = _call(name, reward, [rows[i] for i in at], [completions[i] for i in at], columns)
             for i, value in zip(at, values, strict=True):
                 if value is not None:
                     out[i][name] = float(value)
                     out[i]["reward"] = out[i].get("reward", 0.0) + weights[name] * value
                 if name == accuracy:
-                    out[i]["accuracy"] = float(value is not None and value >= 1)
+                    bar = 0.5 if name in BY_MODEL else 1
+                    out[i]["accuracy"] = float(value is not None and value >= bar)
             columns["accuracy"] = [out[i]["accuracy"] for i in at]
     return out
 
@@ -420,7 +431,8 @@ def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
     Programs are run, and the plan's own reward is called, for the first row only."""
     formed = "<think></think><answer>1</answer>"
     for number, row in enumerate(rows, 1):
-        known = row["task"] in TASK_REWARDS
+        judged = TASK_REWARDS.get(row["task"], ("",))[0] in plan.custom  # by a model: as costly as a function
+        known = row["task"] in TASK_REWARDS and not judged
         if not known and not plan.custom:
             names = ", ".join(TASK_REWARDS)
             raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")

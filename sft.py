@@ -1,7 +1,12 @@
-"""Supervised fine-tuning: next-token training on completions.
+"""Supervised training: next-token training on completions or whole documents; preference models.
 
     python sft.py --config tiny --stage cold_start      # from random weights: thinks in our format
+    python sft.py --config tiny/base --task web.jsonl --template zero        # pretraining on documents
     python sft.py --init out/tiny/grpo --task my_rows.jsonl --stage mine
+    python sft.py --init DIR --task pairs.jsonl --stage reward                # a preference model
+
+What a row of --task holds says how it is learnt: {"text"}: every token of a document; {"prompt", "task",
+"completion"}: the completion; {"prompt", "chosen", "rejected"[, "aspect"]}: a scalar head (preference.py).
 
 cold_start (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.1): the task's generator writes honest chains of thought;
 the loss is the mean negative log-likelihood of the completion's tokens and the end token, the prompt is not
@@ -23,13 +28,14 @@ from tqdm import tqdm
 
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import PRESETS, ModelConfig, UserError, knob, parse_args, run_script
-from data.tasks import chain_for, training_rows
-from data.tokenizer import Tokenizer, for_checkpoint, shipped
+from data.tasks import chain_for, load_jsonl, split_rows, training_rows
+from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, save_beside, shipped
 from kernels import token_logprobs
 from metrics import Log
 from model import Transformer
 from moe import Experts, Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, master_of, micro_batches, setup
+from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
 
 @dataclass
@@ -41,6 +47,9 @@ class Config:
     out: str = knob("", "output folder; empty = out/<config>/<stage>")
     seed: int = knob(0, "seed of weights and data")
     steps: int = knob(500, "optimizer steps")
+    epochs: int = knob(0, "passes over a .jsonl file, instead of --steps; 0 = --steps")
+    template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
+        "zero = R1-Zero's, empty = the prompt and a newline")
     batch_size: int = knob(64, "sequences per step")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
@@ -59,12 +68,31 @@ class Config:
 
 _TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
              batch_size=96, micro_tokens=2048, lr=1.5e-2)
-RECIPES: dict[str, dict] = {
-    "tiny": _TINY,
-    "tiny_dense": _TINY,
-    "small": dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000),
-    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16"),
+_SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
+_STAGES = {  # of `make r1`: what differs from the preset; the data is a file of recipe.py or distill.py
+    "base": dict(template="zero", epochs=1, batch_size=128),
+    "cold": dict(epochs=2, batch_size=32, lr=5e-3),  # small batches: the tags are tokens that base never saw
+    "rejection": dict(epochs=2, batch_size=32, lr=5e-3),
+    "reward": dict(epochs=2, lr=3e-3, warmup=10),
+    "distilled": dict(epochs=2, batch_size=32, lr=5e-3),
 }
+RECIPES: dict[str, dict] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL, "small_dense": _SMALL,
+    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16")}
+RECIPES |= {f"{size}/{stage}": RECIPES[size] | row | {"stage": stage}
+    for size in list(RECIPES) for stage, row in _STAGES.items()}
+
+
+def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple[list[int], int]:
+    """(tokens, where learning starts) of a document or a completion; of a pair (both, where the second
+    starts). Raises UserError for one that is longer than the context."""
+    if "chosen" in row:
+        return encode_pair(tokenizer, row, model.cfg.max_position_embeddings)
+    if "text" in row:
+        tokens, start = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id], 1
+    else:
+        tokens, start = encode_example(tokenizer, row["prompt"], chain_for(row, seed, index))
+    model.check_length(len(tokens))
+    return tokens, start
 
 
 def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int]:
@@ -94,7 +122,7 @@ def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
     for name, p in model.named_parameters():
         p = master_of(p)
         if (cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name
-                or name.endswith("gate.weight")):
+                or name == "score.weight" or name.endswith("gate.weight")):
             rest.append(p)
         elif id(p) in stacked:
             views += [(torch.nn.Parameter(p.data[e]), p, e) for e in range(len(p))]
@@ -141,20 +169,19 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
 def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
     """One optimizer step on examples step * batch_size ...: each rank makes and trains its own share."""
     numbers = ranks.share(list(range(step * cfg.batch_size, (step + 1) * cfg.batch_size)))
-    mine = []
-    for i in numbers:
-        row = rows(i)
-        mine.append(encode_example(tokenizer, row["prompt"], chain_for(row, cfg.seed, i)))
-        model.check_length(len(mine[-1][0]))
-    count = sum(gather(ranks, sum(len(t) - p for t, p in mine)))
+    mine = [encode_row(model, tokenizer, rows(i), cfg.seed, i) for i in numbers]
+    backward, count = forward_backward, sum(gather(ranks, sum(len(t) - p for t, p in mine)))
+    if hasattr(model, "score"):
+        backward, count = pair_backward, cfg.batch_size
     nll, loads = 0.0, None
     for part in micro_batches(Ranks(0, 1, ranks.device), [len(t) for t, _ in mine], cfg.micro_tokens):
-        value, load = forward_backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg,
+        value, load = backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg,
             tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
     link_gradients(views)
-    norm = apply_gradients(ranks, list(model.parameters()), optimizers, lr_at(step, cfg))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    norm = apply_gradients(ranks, trained, optimizers, lr_at(step, cfg))
     loads = [sum(layer) for layer in zip(*(load for _, load, _ in everyone if load), strict=True)]
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
@@ -164,8 +191,18 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
         default=1.0)}
 
 
+def steps_of(cfg: Config, pairs: bool) -> int:
+    """Steps of --epochs passes over a file. Raises UserError for a generated task, which has no end."""
+    if not cfg.task.endswith(".jsonl") or cfg.epochs < 0:
+        raise UserError("--epochs counts passes over a .jsonl file; give --steps for a generated task")
+    rows = load_jsonl(cfg.task)
+    count = len(split_rows(rows, cfg.task)["train"] if pairs else rows)
+    return max(1, round(cfg.epochs * count / cfg.batch_size))
+
+
 def main():
     cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
+    preset = preset.partition("/")[0]
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.dtype not in ("", "float32", "bfloat16"):
@@ -173,7 +210,12 @@ def main():
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
     rows = training_rows(cfg.task, cfg.seed)
-    chain_for(rows(0), cfg.seed, 0)
+    if pairs := "chosen" in rows(0):
+        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
+    elif "text" not in rows(0):
+        chain_for(rows(0), cfg.seed, 0)
+    if cfg.epochs:
+        cfg.steps = steps_of(cfg, pairs)
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state = load_state(out / "state")
     ranks, stop = setup(cfg.device), StopSignal()
@@ -186,10 +228,11 @@ def main():
         )
     source = out / "state" if state else cfg.init
     tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
+    tokenizer.template = checked({"": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template), "--template")
     model = (load_model(source, ranks.device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
-    model.to(ranks.device)
+    model = (with_score_head(model) if pairs else model).to(ranks.device)
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
@@ -221,10 +264,15 @@ def main():
                 print(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on")
             sys.exit(130)
     bar.close()
+    if pairs and ranks.main:
+        held = split_rows(load_jsonl(cfg.task), cfg.task)["test"]
+        found = pair_accuracy(model, tokenizer, held)
+        log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
+        print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
+            + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
     if ranks.main:
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
-        if (Path(cfg.init) / "tokenizer.json").exists() and cfg.init:
-            shutil.copy(Path(cfg.init) / "tokenizer.json", out)
+        save_beside(tokenizer, cfg.init, out)
         save_model(model, out)
         shutil.rmtree(out / "state", ignore_errors=True)
         seconds = time.perf_counter() - begin

@@ -82,28 +82,39 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
         "numbers": numbers, "target": target, "ops": ops, "limit": limit}
 
 
-def countdown_chain(row, rng, patient: float = 0.12, tries: int = 13):
-    """Try expressions in random order without knowing the solution, compare each with what is needed (high,
-    low, ok) and go on with "wait". One writer in eight is patient and tries up to 13 times; the others give
-    up after each failure with probability 0.7. Who gives up answers with the closest attempt. The knobs
-    `ops` and `limit` of the problem say which steps are tried."""
+def countdown_attempts(row, rng, patient: float = 0.12, tries: int = 13) -> list[tuple[str, int]]:
+    """(expression, value) of the attempts in random order of a writer who does not know the solution, to the
+    first that hits the target. One writer in eight is patient and tries up to 13 times; the others give up
+    after each failure with probability 0.7. The knobs `ops` and `limit` of the problem say which steps are
+    tried."""
     stay = 1.0 if rng.random() < patient else 0.3
-    lines, seen, best = [], set(), None
+    tried, seen = [], set()
     for _ in range(10_000):
         found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
         if not found or found[0] in seen:
             continue
         seen.add(found[0])
-        expression, value = found
-        gap = abs(value - row["target"])
-        best = min(best or (gap, expression), (gap, expression))
-        line = f"{work_out(expression)} need {row['target']}"
-        if gap == 0:
-            return wrap("\n".join([*lines, line + " ok"]), expression)
-        lines.append(line + (" high wait" if value > row["target"] else " low wait"))
-        if len(lines) >= tries or rng.random() > stay:
+        tried.append(found)
+        if found[1] == row["target"] or len(tried) >= tries or rng.random() > stay:
             break
-    return wrap("\n".join([*lines, "give up"]), best[1])
+    return tried
+
+
+def closest_attempt(row, tried: list[tuple[str, int]]) -> str:
+    """The expression that a writer answers with: the right one, or the nearest."""
+    return min((abs(value - row["target"]), expression) for expression, value in tried)[1]
+
+
+def countdown_chain(row, rng, **patience):
+    """Compare each attempt (`countdown_attempts`) with what is needed (high, low, ok), go on with "wait"; who
+    gives up answers with the closest attempt."""
+    tried, lines = countdown_attempts(row, rng, **patience), []
+    for expression, value in tried:
+        verdict = "ok" if value == row["target"] else "high wait" if value > row["target"] else "low wait"
+        lines.append(f"{work_out(expression)} need {row['target']} {verdict}")
+    if tried[-1][1] != row["target"]:
+        lines.append("give up")
+    return wrap("\n".join(lines), closest_attempt(row, tried))
 
 
 # -------------------------------------------------------------------------------------- multi-step arithmetic
@@ -278,7 +289,8 @@ def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
 
 
 def load_jsonl(path: str) -> list[dict]:
-    """Rows of a JSONL file. Raises TaskError naming file and line of the first broken row."""
+    """Rows of a JSONL file: {"prompt", "task", ...columns}, documents {"text"}, or preference pairs
+    {"prompt", "chosen", "rejected"}. Raises TaskError naming file and line of the first broken row."""
     rows = []
     try:
         with open(path, encoding="utf-8") as f:
@@ -289,8 +301,12 @@ def load_jsonl(path: str) -> list[dict]:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise TaskError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+                if isinstance(row, dict) and isinstance(row.get("text"), str):  # a document
+                    row = {"prompt": "", "task": "text"} | row
                 if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                     raise TaskError(f'{path}:{number}: a row needs a string "prompt"')
+                if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+                    row = {"task": "pair"} | row
                 if not isinstance(row.get("task"), str):
                     raise TaskError(f'{path}:{number}: a row needs a string "task", such as "countdown"')
                 rows.append(row)

@@ -12,6 +12,7 @@ pair in their place on the way in, and back on the way out.
 
 import base64
 import json
+import shutil
 from itertools import groupby
 from pathlib import Path
 
@@ -26,6 +27,10 @@ PATTERN = (
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", *TAGS)  # ids 505 to 511
+# How a prompt is put to the model. R1-Zero's (DeepSeek-R1, Table 1) in few words: it names the tags, as plain
+# text.
+PLAIN = "{prompt}\n"
+R1_ZERO = "Think in <think></think>, answer in <answer></answer>.\nQ: {prompt}\nA:\n"
 
 
 class TokenizerError(UserError):
@@ -34,7 +39,10 @@ class TokenizerError(UserError):
 
 class Tokenizer:
     """A `tiktoken.Encoding` with names for the special ids: bos_id, eos_id, pad_id (pad is not eos), and
-    think_ids, what opens and closes the thinking (-1: the encoding has no such token)."""
+    think_ids, what opens and closes the thinking (-1: the encoding has no such token); and the template that
+    prompts are put in, a file template.txt beside the weights."""
+
+    template = PLAIN
 
     def __init__(self, encoding: tiktoken.Encoding, bos: str, eos: str, pad: str,
             think: tuple[str, ...] = TAGS[:2]):
@@ -52,8 +60,8 @@ class Tokenizer:
         return self.encoding.encode(text, allowed_special=self.tags if tags else set(), disallowed_special=())
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS, the prompt as plain text, a newline: what every completion is conditioned on."""
-        return [self.bos_id, *self.encode(text + "\n")]
+        """BOS and the prompt in its template, as plain text: what every completion is conditioned on."""
+        return [self.bos_id, *self.encode(self.template.replace("{prompt}", text))]
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens by their names; bytes that are no UTF-8 become U+FFFD."""
@@ -155,9 +163,29 @@ def from_tokenizer_json(path: str | Path, think_tags: str = "") -> Tokenizer:
 
 
 def for_checkpoint(dir: str | Path, think_tags: str = "") -> Tokenizer:
-    """The checkpoint's own tokenizer.json if it has one, else the shipped vocabulary, with the think_tags
-    given or, if none are, those of the checkpoint's config.json."""
-    path, config = Path(dir) / "tokenizer.json", Path(dir) / "config.json"
+    """The checkpoint's own tokenizer.json if it has one, else the shipped vocabulary; with its template.txt,
+    and the think_tags given or, if none are, those of the checkpoint's config.json. Raises TokenizerError for
+    a template without {prompt}."""
+    path, config, template = (Path(dir) / name for name in ("tokenizer.json", "config.json", "template.txt"))
     if not think_tags and config.exists():
         think_tags = read_json(config).get("think_tags", "")
-    return from_tokenizer_json(path, think_tags) if path.exists() else shipped(think_tags)
+    tokenizer = from_tokenizer_json(path, think_tags) if path.exists() else shipped(think_tags)
+    if template.exists():
+        tokenizer.template = checked(template.read_text(encoding="utf-8"), str(template))
+    return tokenizer
+
+
+def checked(template: str, source: str) -> str:
+    """The template. Raises TokenizerError where it has no place for the prompt."""
+    if "{prompt}" not in template:
+        raise TokenizerError(f"{source}: a prompt template needs {{prompt}} in it")
+    return template
+
+
+def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
+    """What a checkpoint in dir needs beside its weights: tokenizer.json of the one that it comes from, and
+    the template if it is not the plain one."""
+    if source and (Path(source) / "tokenizer.json").exists():
+        shutil.copy(Path(source) / "tokenizer.json", dir)
+    if tokenizer.template != PLAIN:
+        (Path(dir) / "template.txt").write_text(tokenizer.template, encoding="utf-8")

@@ -108,7 +108,7 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
         assert out.returncode == 2 and "truncated" in out.stderr and len(out.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("script", ["grpo", "sft", "eval", "sample"])
+@pytest.mark.parametrize("script", ["grpo", "sft", "distill", "recipe", "eval", "sample"])
 def test_help_lists_every_knob(script):
     import dataclasses
     import importlib
@@ -228,6 +228,46 @@ def test_a_finished_run_is_kept_when_the_next_one_starts(base, tmp_path):
     for _ in range(2):
         assert run("grpo", init=base, out=tmp_path / "e", device="cpu", **cfg).returncode == 0
     assert (tmp_path / "e.1/model.safetensors").exists() and (tmp_path / "e/model.safetensors").exists()
+
+
+def test_a_run_that_ended_before_its_first_save_leaves_nothing_behind(base, tmp_path):
+    from checkpoint import new_run_folder
+
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/metrics.jsonl").write_text('{"kind": "eval", "step": 0}\n')
+    new_run_folder(tmp_path / "f")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and not list((tmp_path / "f").iterdir())
+
+
+def test_make_r1_reads_like_the_papers_figure(tmp_path):
+    """The commands in order; a stage is not made again once its files are there."""
+    def commands(*made):
+        for path in made:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text("{}")
+        out = subprocess.run(["make", "-n", "r1", f"OUT={tmp_path}", "-o", ".venv/dev", "PY=py"], cwd=ROOT,
+            capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        return out.stdout.replace(f"{tmp_path}/", "").splitlines()
+
+    words = [line.split() for line in commands() if line.startswith("py ") and "recipe.py" not in line]
+    scripts = [f"{w[1]} {w[w.index('--config') + 1]}" for w in words if "--config" in w]
+    assert scripts == ["sft.py tiny/base", "grpo.py tiny/zero", "sft.py tiny/cold", "grpo.py tiny/reasoning",
+        "distill.py tiny", "sft.py tiny/rejection", "sft.py tiny/reward", "grpo.py tiny/scenarios",
+        "sft.py tiny_dense/base", "sft.py tiny_dense/distilled", "grpo.py tiny_dense/zero"]
+    assert "--report" in commands()[-1]
+    left = commands("data/web.jsonl", "base/config.json", "zero/config.json")
+    assert not any(name in line for line in left for name in ("tiny/base", "tiny/zero --", "kind web"))
+    assert any("tiny/cold" in line for line in left)
+
+
+def test_sft_keeps_a_template_only_if_it_is_asked_to(tmp_path):
+    (tmp_path / "web.jsonl").write_text('{"text": "a page of the web"}\n' * 8)
+    options = dict(steps=1, epochs=0, batch_size=4, device="cpu:1")
+    out = run("sft", "--config", "tiny/base", task=tmp_path / "web.jsonl", out=tmp_path / "base", **options)
+    assert out.returncode == 0 and "{prompt}" in (tmp_path / "base/template.txt").read_text(), out.stderr
+    out = run("sft", "--config", "tiny", init=tmp_path / "base", out=tmp_path / "cold", **options)
+    assert out.returncode == 0 and not (tmp_path / "cold/template.txt").exists()
 
 
 def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):

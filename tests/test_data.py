@@ -26,12 +26,15 @@ from data.tasks import (
     work_out,
 )
 from data.tokenizer import (
+    PLAIN,
+    R1_ZERO,
     SPECIALS,
     TAGS,
     TokenizerError,
     for_checkpoint,
     from_tokenizer_json,
     load_ranks,
+    save_beside,
     shipped,
 )
 from rewards import score
@@ -54,6 +57,28 @@ def test_special_tokens_are_single_distinct_ids_that_text_does_not_reach():
     assert not set(TOK.encode(nasty)) & set(ids) and not set(TOK.encode_prompt(nasty)[1:]) & set(ids)
     asked = TOK.encode(nasty, tags=True)
     assert set(asked) & set(ids) == {TOK.encoding.encode_single_token(t) for t in TAGS}
+
+
+def test_a_checkpoint_keeps_the_template_that_its_prompts_are_put_in(tmp_path):
+    tok = shipped()
+    tok.template = R1_ZERO
+    save_beside(tok, "", tmp_path)
+    again = for_checkpoint(tmp_path)
+    ids = again.encode_prompt("Use 1 2 to make {3}.")
+    assert ids[0] == TOK.bos_id and ids == tok.encode_prompt("Use 1 2 to make {3}.")
+    assert again.decode(ids[1:]) == R1_ZERO.replace("{prompt}", "Use 1 2 to make {3}.")
+    assert not set(ids[1:]) & {TOK.encoding.encode_single_token(t) for t in TAGS}  # the tags as plain text
+    assert for_checkpoint(tmp_path / "none").template == PLAIN == shipped().template
+    (tmp_path / "template.txt").write_text("Q: A:")
+    with pytest.raises(TokenizerError, match="prompt"):
+        for_checkpoint(tmp_path)
+
+
+def test_tags_in_plain_text_read_like_the_tokens():
+    """What R1-Zero writes letter by letter, the rewards see as they see the cold start's single tokens."""
+    text = "<think>1+2</think>\n<answer>3</answer>"
+    plain, single = TOK.encode(text), TOK.encode(text, tags=True)
+    assert len(plain) > len(single) and TOK.decode(plain) == TOK.decode(single) == text
 
 
 def test_digits_are_split_one_by_one():
@@ -203,6 +228,13 @@ def test_a_broken_jsonl_row_names_file_and_line(tmp_path, line, message):
     path.write_text('{"prompt": "p", "task": "sort_words", "answer": "a"}\n\n' + line + "\n")
     with pytest.raises(TaskError, match=rf"rows\.jsonl:3: .*{message}"):
         load_jsonl(str(path))
+
+
+def test_documents_and_pairs_need_no_task_column(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a page"}\n{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    page, pair = load_jsonl(str(path))
+    assert page["text"] == "a page" and pair["task"] == "pair"
 
 
 def test_jsonl_epochs_use_each_row_once_in_new_orders(tmp_path):

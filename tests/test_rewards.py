@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from config import UserError
 from data.tasks import row_at
 from rewards import (
+    BY_MODEL,
     REWARDS,
     TASK_REWARDS,
     answer_of,
@@ -235,6 +236,10 @@ def test_rewards_follow_the_calling_convention_of_trl():
         "repetition": 0.0,
     }
     for name, reward in REWARDS.items():
+        if name in BY_MODEL:  # tests/test_preference.py
+            with pytest.raises(UserError, match="preference model"):
+                reward(**columns)
+            continue
         assert reward(**columns) == [other.get(name, 1.0)] * n, name
 
 

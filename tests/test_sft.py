@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sft
-from config import ModelConfig
+from config import ModelConfig, UserError
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from kernels import token_logprobs_plain
@@ -34,6 +34,36 @@ def test_the_loss_is_on_the_completion_and_the_end_token_only():
     assert present.sum(1).tolist() == [len(tokens) - 1, start + 1]
     for row, m, want in zip(padded, mask, [tokens[start:], [9, TOK.eos_id]], strict=True):
         assert row[1:][m].tolist() == want
+
+
+def test_of_a_document_every_token_is_learnt():
+    model, text = tiny(), "Use 1 2 to make 3.\n1+2=3 need 3 ok"
+    tokens, start = sft.encode_row(model, TOK, {"text": text}, 0, 0)
+    assert start == 1 and tokens == [TOK.bos_id, *TOK.encode(text), TOK.eos_id]
+    _, _, mask = pad([(tokens, start)], TOK.pad_id, "cpu")
+    assert int(mask.sum()) == len(tokens) - 1
+    with pytest.raises(UserError, match="does not fit"):
+        sft.encode_row(model, TOK, {"text": "7" * 600}, 0, 0)
+
+
+def test_epochs_are_counted_in_steps_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n' * 40)
+    assert sft.steps_of(Config(task=str(path), epochs=3, batch_size=8), pairs=False) == 15
+    with pytest.raises(UserError, match="epochs"):
+        sft.steps_of(Config(task="countdown", epochs=3), pairs=False)
+
+
+@pytest.mark.parametrize("size", ["tiny", "tiny_dense", "small", "small_dense"])
+def test_every_stage_of_the_recipe_has_settings_for_every_size(size):
+    import grpo
+    from config import PRESETS
+
+    assert size in PRESETS
+    for stage in ("base", "cold", "rejection", "reward", "distilled"):
+        assert Config(**sft.RECIPES[f"{size}/{stage}"]).stage == stage
+    for stage in ("zero", "reasoning", "scenarios"):
+        grpo.check(grpo.Config(**grpo.RECIPES[f"{size}/{stage}"]))
 
 
 def test_loss_equals_the_mean_nll_of_transformer_logits():

@@ -1,0 +1,170 @@
+"""Data from a teacher: sample it, keep what is good, write JSONL for sft.py.
+
+    python distill.py --config tiny --from out/tiny/reasoning --out rejection.jsonl
+    python distill.py --from BIG --task problems.jsonl --judge out/tiny/reward --add more.jsonl --out d.jsonl
+
+Rejection sampling (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.3) when the teacher is one's own checkpoint,
+distillation (sec. 2.4) when it is a larger one. N samples per prompt; a rule decides where the task has one,
+else the judge; mixed languages, repetition and overlong paragraphs are dropped (`recipe.why_not`). A run that
+was interrupted goes on: each chunk of prompts is a line of OUT.part, and the noise depends on the seed and
+the prompt's number alone.
+"""
+
+import json
+import os
+import random
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
+
+from checkpoint import load_model
+from config import UserError, knob, parse_args, run_script
+from data.tasks import load_jsonl, training_rows
+from data.tokenizer import Tokenizer, for_checkpoint
+from parallel import Ranks, gather, setup
+from preference import load_judge
+from recipe import why_not, write_jsonl
+from rewards import TASK_REWARDS, load_function
+from sample import generate
+
+CHUNK = 64  # prompts between two saves
+
+
+@dataclass
+class Config:
+    from_: str = knob("out/tiny/reasoning", "the teacher's folder")
+    task: str = knob("countdown", "task with its knobs, or a .jsonl file of rows")
+    out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
+    prompts: int = knob(512, "how many prompts")
+    samples: int = knob(8, "samples per prompt")
+    keep: int = knob(2, "at most that many different good samples per prompt")
+    max_new_tokens: int = knob(256, "longest completion")
+    temperature: float = knob(1.0, "of sampling")
+    judge: str = knob("", "decides where no rule does: a preference model's folder, or file.py:function")
+    bar: float = knob(0.5, "the judge keeps what scores at least this")
+    add: str = knob("", "a .jsonl file of further rows with completions (general data), mixed in as they are")
+    seed: int = knob(0, "seed of the prompts and of the sampling")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+
+
+RECIPES: dict[str, dict] = {
+    "default": {},
+    "tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", prompts=1024,
+        max_new_tokens=320, device="cpu:2"),
+    "small": dict(task="countdown:n=4", prompts=2048, samples=16, max_new_tokens=512),
+}
+
+
+def judge_of(where: str):
+    """The judge: f(completions, prompts=...) -> scores; None without one. Raises UserError."""
+    if not where:
+        return None
+    return load_function(where)[1] if ":" in where else load_judge(where)["preference"]
+
+
+def decide(row: dict, texts: list[str], keep: int, judge, bar: float) -> tuple[list[str], list[str]]:
+    """(the samples of one prompt to keep, the reason of each that is dropped)."""
+    kept, reasons = [], []
+    ruled = row["task"] in TASK_REWARDS and row["task"] != "general"
+    scores = [bar] * len(texts) if ruled else [0.0] * len(texts)
+    if not ruled and judge:
+        scores = judge(completions=texts, prompts=[row["prompt"]] * len(texts))
+    for text, score in zip(texts, scores, strict=True):
+        reason = why_not(row, text)
+        if not reason and not ruled and not judge:
+            reason = "no rule and no --judge"
+        elif not reason and score < bar:
+            reason = "the judge says no"
+        elif not reason and text in kept:
+            reason = "the same again"
+        elif not reason and len(kept) == keep:
+            reason = "enough of this prompt"
+        if reason:
+            reasons.append(reason)
+        else:
+            kept.append(text)
+    return kept, reasons
+
+
+def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config, judge,
+        ranks: Ranks) -> dict:
+    """Sample and judge some prompts: {"rows": the kept ones, "yield": [[task, reason or "kept", count],
+    ...]}."""
+    mine, found = ranks.share(numbers), []
+    if mine:
+        prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in mine]
+        out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
+            temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=mine)
+        texts = [tokenizer.decode_completion(c) for c in out.completions]
+        for j, i in enumerate(mine):
+            some = texts[j * cfg.samples : (j + 1) * cfg.samples]
+            found.append((i, *decide(rows(i), some, cfg.keep, judge, cfg.bar)))
+    kept, counts = [], Counter()
+    for i, good, reasons in sorted(r for part in gather(ranks, found) for r in part):
+        row = {k: v for k, v in rows(i).items() if k != "completion"}
+        kept += [row | {"completion": text} for text in good]
+        counts.update([(row["task"], "kept")] * len(good) + [(row["task"], reason) for reason in reasons])
+    return {"first": numbers[0], "rows": kept, "yield": [[*k, n] for k, n in sorted(counts.items())]}
+
+
+def finished_chunks(part: Path, settings: dict) -> list[dict]:
+    """What an interrupted run with these settings has done; a torn last line is dropped. Raises UserError for
+    other settings."""
+    lines = part.read_text(encoding="utf-8").split("\n")[:-1] if part.exists() else []
+    if lines and json.loads(lines[0]) != settings:
+        raise UserError(f"{part} holds an unfinished run with other settings: remove it")
+    return [json.loads(line) for line in lines[1:]]
+
+
+def say_yield(chunks: list[dict]):
+    """The yield per task and per reason."""
+    counts: dict[str, Counter] = {}
+    for chunk in chunks:
+        for task, reason, n in chunk["yield"]:
+            counts.setdefault(task, Counter())[reason] += n
+    for task, c in counts.items():
+        kept, total = c.pop("kept", 0), 0
+        total = kept + c.total()
+        reasons = ", ".join(f"{reason} {n} ({n / total:.0%})" for reason, n in c.most_common())
+        print(f"{task}: kept {kept} of {total} samples ({kept / total:.0%}); dropped: {reasons}")
+
+
+def main():
+    cfg, _ = parse_args(Config, RECIPES, __doc__)
+    if min(cfg.prompts, cfg.samples, cfg.keep, cfg.max_new_tokens) < 1:
+        raise UserError("--prompts, --samples, --keep and --max_new_tokens must be at least 1")
+    rows, judge = training_rows(cfg.task, cfg.seed, hold_out=True), judge_of(cfg.judge)
+    rows(0)
+    more = load_jsonl(cfg.add) if cfg.add else []
+    if any("completion" not in row for row in more):
+        raise UserError(f'{cfg.add}: every row needs a "completion"')
+    part, settings = Path(f"{cfg.out}.part"), asdict(cfg) | {"device": ""}
+    part.parent.mkdir(parents=True, exist_ok=True)
+    chunks = finished_chunks(part, settings)
+    ranks = setup(cfg.device)
+    model, tokenizer = load_model(cfg.from_, ranks.device), for_checkpoint(cfg.from_)
+    if ranks.main:
+        part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
+    for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):
+        numbers = list(range(first, min(first + CHUNK, cfg.prompts)))
+        chunks.append(run_chunk(model, tokenizer, rows, numbers, cfg, judge, ranks))
+        if ranks.main:
+            with open(part, "a", encoding="utf-8") as f:
+                f.write(json.dumps(chunks[-1]) + "\n")
+            kept = sum(len(chunk["rows"]) for chunk in chunks)
+            print(f"{numbers[-1] + 1}/{cfg.prompts} prompts, {kept} samples kept", flush=True)
+    if ranks.main:
+        kept = [row for chunk in chunks for row in chunk["rows"]] + more
+        random.Random(cfg.seed).shuffle(kept)
+        if not kept:
+            raise UserError(f"{cfg.from_}: no sample was good enough; see the reasons in {part}")
+        write_jsonl(cfg.out, kept)
+        say_yield(chunks)
+        print(f"{len(kept)} rows in {cfg.out}, {len(more)} of them from {cfg.add or 'no other file'}")
+        part.unlink()
+
+
+if __name__ == "__main__":
+    run_script(main)

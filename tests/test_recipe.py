@@ -1,0 +1,135 @@
+"""The recipe's data: what the web holds, what the filters throw away, which prompts stay unseen."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recipe
+from data.tasks import row_at
+from data.tokenizer import TAGS, shipped
+from recipe import HELD_OUT, curate, document, general, miscalculated, pair, place, pool_row, why_not
+from rewards import language_share, split_completion
+
+ROOT, TOK = Path(__file__).parent.parent, shipped()
+TASK = "countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"
+
+
+def pages(count=600, seed=0):
+    return [document(TASK, seed, i)["text"] for i in range(count)]
+
+
+def test_pages_are_functions_of_seed_and_number():
+    assert pages(50) == pages(50) != pages(50, seed=1)
+
+
+def test_the_web_has_both_languages_and_marked_text_where_our_tags_are_rare():
+    text = pages()
+    assert sum(TAGS[0] in page for page in text) < 0.02 * len(text)
+    ids = {i for page in text for i in TOK.encode(page)}
+    assert not ids & {TOK.encoding.encode_single_token(tag) for tag in TAGS}
+    assert max(len(TOK.encode(page)) for page in text) < 1000
+    shares = [language_share(page, "en") for page in text]
+    assert sum(s == 1 for s in shares) > 100 and sum(s < 0.5 for s in shares) > 50
+    assert sum(0.2 < s < 0.9 for s in shares) > 30  # and both mixed
+    marked, asked = re.compile(r"<(\w+)>(?s:.*)</\1>\n<(\w+)>(?s:.*)</\2>$"), re.compile(r"</\w+>.*\nQ: ")
+    assert 60 < sum(bool(asked.search(page)) for page in text) < 180
+    assert 30 < sum(bool(marked.search(page)) for page in text) < 100
+    both = sum(bool(asked.search(page) and marked.search(page)) for page in text)
+    assert 1 < both < 30  # what the first line asks for is seldom done
+
+
+def test_every_word_that_the_traces_use_can_be_told_by_its_language():
+    for language, words in recipe.SAYS.items():
+        assert all(language_share(word, language) == 1.0 for word in words), language
+        other = "de" if language == "en" else "en"
+        assert all(language_share(word, other) == 0.0 for word in words), language
+
+
+def test_pages_pose_no_test_problem():
+    from data.tasks import split_of
+
+    for i in range(200):
+        for numbers, target in re.findall(r"Use ([\d ]+) to make (\d+)", document(TASK, 0, i)["text"]):
+            row = {"numbers": list(map(int, numbers.split())), "target": int(target)}
+            assert split_of("countdown", row) == "train"
+
+
+GOOD = "<think>(9-7)*3=2*3=6 need 12 low wait\n3+9=12 need 12 ok</think>\n<answer>9+3=12</answer>"
+MADE = {"prompt": "Use 3 9 to make 12.", "task": "countdown", "numbers": [3, 9], "target": 12}
+BAD = {"not our format": GOOD.replace("</think>", ""), "wrong answer": GOOD.replace("9+3=12</", "9-3</"),
+    "mixed languages": GOOD.replace("low", "tief"),
+    "overlong paragraph": GOOD.replace("\n3+9", " and so " * 12),
+    "repetition": GOOD.replace("\n3+9=12", "\n(9-7)*3=2*3=6 need 12 low wait\n3+9=12"),
+    "no search": "<think>3+9=12 need 12 ok</think>\n<answer>9+3=12</answer>",
+    "miscalculated": GOOD.replace("2*3=6", "2*3=7"), "no summary": GOOD.replace("9+3=12</", "9+3</")}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_the_filter_names_what_is_wrong_with_a_chain(reason):
+    assert why_not(MADE, GOOD, readable=True) == ""
+    assert why_not(MADE, BAD[reason], readable=True) == reason
+
+
+def test_the_filter_reads_chinese_as_another_language_unless_the_row_asks_for_it():
+    chinese = GOOD.replace("low wait", "\u4f4e \u7b49")
+    assert why_not(MADE, chinese) == "mixed languages"
+    assert why_not(MADE | {"language": "zh"}, "<think>\u4f4e</think>\n<answer>9+3</answer>") == ""
+
+
+def test_miscalculated_finds_a_line_with_two_values():
+    assert miscalculated("(7-3)*9=4*9=37 need 1 ok") and not miscalculated("(7-3)*9=4*9=36 need 1 ok")
+    assert not miscalculated("give up")
+
+
+def test_curating_keeps_only_good_rows_and_counts_all_others():
+    kept, dropped = curate((pool_row(TASK, 0, i) for i in range(1000)), 100)
+    assert len(kept) == 100 and set(dropped) >= {"wrong answer", "mixed languages", "repetition"}
+    assert all(why_not(row, row["completion"], True) == "" for row in kept)
+    rest = [pool_row(TASK, 0, i) for i in range(100 + dropped.total())]  # it stopped at the hundredth
+    assert sum(why_not(r, r["completion"], True) != "" for r in rest) == dropped.total()
+
+
+def test_general_data_after_the_web_never_shows_a_held_out_prompt():
+    cfg = recipe.Config(task=TASK, count=300)
+    seen = [row["prompt"] for kind in ("general", "pairs", "scenarios")
+        for row in recipe.KINDS[kind](cfg) if row.get("task") != "countdown"]
+    held = [row["prompt"] for row in recipe.held(cfg)]
+    assert len(held) == len(set(held)) > 20 and not set(held) & set(seen)
+    assert min(map(place, seen)) >= HELD_OUT
+    wishes = {ask for ask, _ in general()["harm"]}
+    taught = {r["prompt"] for r in recipe.general_rows(cfg)} & wishes
+    assert taught and wishes & set(held) and wishes - taught - set(held)  # some are left to the RL stage
+
+
+def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse():
+    import random
+
+    for i in range(300):
+        row = pair(random.Random(i))
+        good, bad = split_completion(row["chosen"]), split_completion(row["rejected"])
+        assert good and bad and good != bad and good[1]
+        if row["kind"] == "harm":
+            assert good[1] == recipe.SORRY
+        if row["aspect"] == "helpful":  # judged on the summary: there must be the difference
+            assert good[1] != bad[1]
+
+
+@pytest.mark.parametrize("kind", recipe.KINDS)
+def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
+    out = subprocess.run([sys.executable, str(ROOT / "recipe.py"), "--config", "tiny", "--kind", kind,
+        "--count", "40", "--out", str(tmp_path / "rows.jsonl")], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    from data.tasks import load_jsonl
+
+    rows = load_jsonl(str(tmp_path / "rows.jsonl"))
+    assert 20 <= len(rows) <= 40 and all(json.dumps(row).isascii() for row in rows)
+    assert kind != "cold" or "thrown away: wrong answer" in out.stdout
+
+
+def test_rows_of_the_task_are_the_train_split():
+    rows = [r for r in recipe.scenarios(recipe.Config(task=TASK, count=50)) if r["task"] == "countdown"]
+    assert len(rows) == 25 and row_at(TASK, "train", 0, 10**6) in rows
