@@ -8,8 +8,7 @@
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
-cpu:N`; small: one process, whose products are large enough to split), theirs one process with N threads.
-`--device cuda`: one GPU for both, in bfloat16 for 1b.
+cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 for 1b.
 "of limit" is the time that the work needs at least, at this machine's own matmul rate and memory bandwidth
 (whichever is longer), over the time that it took.
 """
@@ -312,9 +311,8 @@ def wait(device: str):
 def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
-    split = cfg.once == "ours" and cfg.device == "cpu" and work.shape is not SMALL
-    ranks = setup(f"cpu:{cfg.threads}" if split else cfg.device)
-    if not split:
+    ranks = setup(f"cpu:{cfg.threads}" if (cfg.once, cfg.device) == ("ours", "cpu") else cfg.device)
+    if cfg.once == "theirs":
         torch.set_num_threads(cfg.threads)
     sample.CUDA_GRAPHS = cfg.graphs
     model, prompts, eos = build(work, cfg.from_, ranks.device)
