@@ -29,7 +29,7 @@ GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
 EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
 DONE = config.json
-STAGES := base zero cold reasoning rejection scenarios dense_base distilled dense_rl
+STAGES := base zero cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
 TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
 TASK_small := countdown:n=4
 TASK ?= $(TASK_$(CONFIG))
@@ -70,7 +70,8 @@ $(OUT)/%/eval.json: $(OUT)/%/$(DONE)
 	$(EVAL) --task "$(TASK)"
 $(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(DATA)/held.jsonl
 	$(EVAL) --task $(DATA)/held.jsonl --reward preference:$(OUT)/reward
-$(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
+$(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/$(DONE)) \
+		$(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
 	$(PY) plot.py --report $(OUT)
 
 $(DATA)/%.jsonl: | .venv/dev
