@@ -374,7 +374,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         say("   " + (eval_rows[0]["prompt"] + "\n" + records[0]["text"]).replace("\n", "\n   "))
 
     if start == 0:
-        look(0, *FINAL_EVAL)
+        look(0, *EVAL)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         clock = [time.perf_counter()]
@@ -480,17 +480,21 @@ def main():
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks)
+    # only now, so that the first step comes soon: what the last evaluation is compared with
+    before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
+        max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
+    log.write("before", 0, **before)
     if ranks.main:
-        finish(model, log, out, init)
+        finish(model, before, log, out, init)
 
 
-def finish(model, log: Log, out: Path, init: str):
+def finish(model, before: dict, log: Log, out: Path, init: str):
     """Save the policy, print the before/after table, draw the plots."""
     save_beside(for_checkpoint(init), init, out)
     save_model(model, out)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
-        + table({"before": evals[0], "after": evals[-1]}))
+        + table({"before": before, "after": evals[-1]}))
     shutil.rmtree(out / "state", ignore_errors=True)
     if importlib.util.find_spec("matplotlib"):
         subprocess.run([sys.executable, Path(__file__).parent / "plot.py", out], check=True)
