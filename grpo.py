@@ -35,7 +35,7 @@ from curves import measures
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint, save_beside
 from eval import evaluate, held_out
-from metrics import Log, diagnosis, progress_line, reflections, table
+from metrics import Log, diagnosis, progress_line, table
 from model import Transformer, fits
 from moe import Routing
 from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
@@ -218,9 +218,9 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             reward_plan(cfg.reward, cfg.reward_weights), list(map(len, out.completions)), cfg.max_new_tokens)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
+            how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
-                         scores[j] | measures(mine[j // cfg.group_size], text, scores[j]["accuracy"]),
-                         reflections(text))
+                         scores[j] | how, how["reflections"])
             groups.setdefault(numbers[j // cfg.group_size], []).append(one)
     everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]
