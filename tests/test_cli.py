@@ -245,8 +245,8 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
         for path in made:
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text("{}")
-        out = subprocess.run(["make", "-n", "r1", f"OUT={tmp_path}", "-o", ".venv/dev", "PY=py"], cwd=ROOT,
-            capture_output=True, text=True)
+        out = subprocess.run(["make", "-n", "--no-print-directory", "r1", f"OUT={tmp_path}", "-o", ".venv/dev",
+            "PY=py"], cwd=ROOT, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr
         return out.stdout.replace(f"{tmp_path}/", "").splitlines()
 
