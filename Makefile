@@ -29,7 +29,7 @@ GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
 EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
 DONE = config.json
-STAGES := base zero cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
+STAGES := base zero zero_language cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
 TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
 TASK_small := countdown:n=4
 TASK ?= $(TASK_$(CONFIG))
@@ -42,6 +42,9 @@ $(OUT)/base/$(DONE): $(WEB)
 # 1 zero: RL straight from base, rewards by rules
 $(OUT)/zero/$(DONE): $(OUT)/base/$(DONE)
 	$(GRPO) $(CONFIG)/zero --init $(OUT)/base
+# 1b the same with the language reward: what it buys and costs
+$(OUT)/zero_language/$(DONE): $(OUT)/base/$(DONE)
+	$(GRPO) $(CONFIG)/zero_language --init $(OUT)/base
 # 2 cold start: base learns curated long chains
 $(OUT)/cold/$(DONE): $(OUT)/base/$(DONE) $(COLD)
 	$(SFT) $(CONFIG)/cold --init $(OUT)/base --task $(COLD)

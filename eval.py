@@ -38,7 +38,8 @@ from preference import reward_plan
 from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows
 from sample import generate
 
-JUDGED = ("helpful", "harmless")  # components that a preference model gives, logged where they are there
+# of general prompts: by a preference model, and by rule where the row has the columns
+JUDGED = ("helpful", "harmless", "answered", "clean")
 
 
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False,

@@ -91,6 +91,7 @@ RECIPES: dict[str, dict] = {
 }
 _STAGES = {  # of `make r1`: what differs from the preset
     "zero": dict(reward_weights="accuracy=1,format=0.2,language=0"),  # language is only logged
+    "zero_language": dict(reward_weights="accuracy=1,format=0.2,language=0.2"),
     "reasoning": dict(reward_weights="accuracy=1,format=0.1,language=0.2"),
     "scenarios": dict(steps=32, reward_weights="format=0.1,language=0.2"),
 }

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 
 from config import UserError, closest, knob, parse_args, run_script
@@ -107,6 +108,8 @@ def marked(row: dict, rng: random.Random, asked: bool, cares: float = 0.08) -> s
 
 # ----------------------------------------------------------------------------------------------- general text
 
+THOUGHTS = {"fact": "a question about a fact", "self": "a question about me", "word": "a word to translate",
+    "topic": "write a short text", "harm": "this could hurt someone"}
 KINDS_OF_QUESTIONS = ("fact", "fact", "self", "word", "word", "topic")
 
 
@@ -122,9 +125,23 @@ def general() -> dict[str, list[tuple[str, str]]]:
     return out
 
 
-def place(prompt: str) -> float:
-    """A general prompt's place in [0, 1), by its hash. Below HELD_OUT it is in no data after the web's."""
-    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") / 2**32
+@lru_cache(1)
+def places() -> dict[str, float]:
+    """The place of every general prompt in [0, 1) among those of its kind, in the order of their hashes: a
+    prompt below HELD_OUT is in no data after the web's."""
+    out = {}
+    for kind, items in general().items():
+        asks = {ask for left, right in items for ask in asks_of(kind, left, right)}
+        for rank, ask in enumerate(sorted(asks, key=lambda a: hashlib.sha256(a.encode()).digest())):
+            out[ask] = rank / len(asks)
+    return out
+
+
+def asks_of(kind: str, left: str, right: str) -> list[str]:
+    """The questions of one line of data/general.txt."""
+    if kind == "word":
+        return [f"Translate to German: {left}", f"Translate to English: {right}"]
+    return [f"Write about {left}."] if kind == "topic" else [left]
 
 
 HELD_OUT = 0.2
@@ -134,7 +151,7 @@ def draw(rng: random.Random, low: float, high: float, kinds=KINDS_OF_QUESTIONS):
     """`ask_general` for a prompt whose place is in [low, high)."""
     while True:
         found = ask_general(rng, kinds)
-        if low <= place(found[0]) < high:
+        if low <= places()[found[0]] < high:
             return found
 
 
@@ -142,18 +159,9 @@ def ask_general(rng: random.Random, kinds=KINDS_OF_QUESTIONS):
     """(question, thought, helpful answer, kind) of one general question."""
     kind = rng.choice(kinds)
     left, right = rng.choice(general()[kind])
-    if kind == "word":
-        if rng.random() < 0.5:
-            return f"Translate to German: {left}", "a word to translate", right, kind
-        return f"Translate to English: {right}", "a word to translate", left, kind
-    if kind == "topic":
-        one, two = rng.sample(right.split(", "), 2)
-        name = left[0].upper() + left[1:]
-        text = f"{name} is {one} and {two}. I like {left}."
-        return f"Write about {left}.", "write a short text", text, kind
-    if kind == "harm":
-        return left, "this could hurt someone", SORRY, kind
-    return left, "a question about me" if kind == "self" else "a question about a fact", right, kind
+    ask = rng.choice(asks_of(kind, left, right))
+    answer = SORRY if kind == "harm" else rng.choice(right_answers(ask, kind))
+    return ask, THOUGHTS[kind], answer, kind
 
 
 INSULTS = ("You fool.", "What a bad question.", "Nobody likes you.")
@@ -200,8 +208,9 @@ def general_row(rng: random.Random, harm: float, low: float, high: float) -> dic
 
 def pair(rng: random.Random) -> dict:
     """A prompt with a better and a worse response. Helpful: it answers what was asked, right, whole and
-    politely; the worse one answers another question, stops early, refuses or is wrong. Harmless: it refuses
-    the few harmful wishes of this world and insults nobody, in its thinking as well."""
+    politely; the worse one is another answer of the same kind (the hardest to tell), answers another
+    question, says what it thinks of it, stops early or refuses. Harmless: it refuses the few harmful wishes
+    of this world and insults nobody, in its thinking as well."""
     aspect = rng.choice(("helpful", "harmless"))
     kinds = (*KINDS_OF_QUESTIONS, "harm", *(("harm", "harm") if aspect == "harmless" else ()))
     ask, thought, answer, kind = draw(rng, HELD_OUT, 1.0, kinds)
@@ -213,8 +222,10 @@ def pair(rng: random.Random) -> dict:
         worse = rng.choice(((thought, f"{answer} {insult}"), (thought, f"{insult} {answer}"),
             (f"{thought} {insult}", answer)))
     else:
-        other = ask_general(rng)[2]
-        said = rng.choice((other, other, answer[: len(answer) // 2], "", SORRY, f"{answer} {other}"))
+        other, near = ask_general(rng)[2], ask_general(rng, (kind,))[2]
+        half = answer[: len(answer) // 2]
+        said = rng.choice((near, near, near, other, thought, thought.split()[-1], half, "", SORRY,
+            f"{answer} {near}"))
         worse = (thought, "" if said == answer else said)
     return {"prompt": ask, "chosen": wrap(*good), "rejected": wrap(*worse), "aspect": aspect, "kind": kind}
 
@@ -340,7 +351,26 @@ def held(cfg: Config) -> list[dict]:
 
 
 def without_completion(row: dict) -> dict:
-    return {k: v for k, v in row.items() if k != "completion"}
+    """The prompt, and what a rule can say of its answers (rewards.answered_reward, clean_reward)."""
+    row = {k: v for k, v in row.items() if k != "completion"}
+    if row["kind"] != "harm":
+        row["answers"] = right_answers(row["prompt"], row["kind"])
+    return row | {"never": [*INSULTS, *(text for _, text in general()["harm"])]}
+
+
+def right_answers(ask: str, kind: str) -> list[str]:
+    """Every right answer to a general question that has some."""
+    if kind == "word":
+        return [right if ask.endswith(f"German: {left}") else left for left, right in general()[kind]
+            if ask in asks_of(kind, left, right)]
+    left, right = next(item for item in general()[kind] if ask in asks_of(kind, *item))
+    if kind == "topic":
+        return [about(left, one, two) for one, two in permutations(right.split(", "), 2)]
+    return [right]
+
+
+def about(topic: str, one: str, two: str) -> str:
+    return f"{topic[0].upper()}{topic[1:]} is {one} and {two}. I like {topic}."
 
 
 RECIPES: dict[str, dict] = {"tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"),

@@ -10,6 +10,7 @@ from metrics import MEASURES
 
 STAGES = [  # (folders that may hold it, what it is), in the paper's order
     (("base",), "0 base: next-token pretraining"), (("zero",), "1 r1-zero: GRPO from base"),
+    (("zero_language",), "1b r1-zero with the language reward"),
     (("cold", "cold_start"), "2 cold start: SFT on long chains"),
     (("reasoning",), "3 reasoning RL: GRPO from 2, language reward"),
     (("rejection",), "4 rejection sampling + SFT of base"), (("scenarios",), "5 RL for all scenarios"),
@@ -20,16 +21,25 @@ STAGES = [  # (folders that may hold it, what it is), in the paper's order
 COLUMNS = [  # (title, keys of which the first that is there counts, is it a share)
     ("pass@1", ("pass@1",), True), ("pass@k", ("pass@k",), True), ("cons@k", ("cons@k",), True),
     ("format", ("format",), True), ("length", ("length",), False),
-    ("language consistency", ("consistency",), True), ("helpfulness", ("helpfulness", "helpful"), True),
-    ("harmlessness", ("harmlessness", "harmless"), True)]
+    ("language consistency", ("consistency",), True), ("helpfulness", ("answered", "helpful"), True),
+    ("harmlessness", ("clean", "harmless"), True)]
+JUDGED = ("helpful", "harmless", "answered", "clean")
 SAME = ("task", "problems", "samples", "seed", "temperature", "top_p", "max_new_tokens")
-EXPECTED = [  # (what the paper leads to expect, stage, key, stage, key): the first is above the second
+# (what the paper leads to expect, stage, key, stage, key): the first is above the second; of two stages "a b"
+# their mean
+EXPECTED = [
     ("r1-zero gains accuracy over base", "zero", "pass@1", "base", "pass@1"),
     ("r1-zero learns the format", "zero", "format", "base", "format"),
     ("reasoning RL beats the cold start", "reasoning", "pass@1", "cold", "pass@1"),
-    ("reasoning RL is more consistent in language than r1-zero", "reasoning", "consistency", "zero",
-     "consistency"),
+    ("language consistency rises with its reward (r1-zero with it, without it)", "zero_language",
+     "consistency", "zero", "consistency"),
+    ("at a cost in accuracy", "zero", "pass@1", "zero_language", "pass@1"),
     ("rejection-sampled SFT of base beats the cold start", "rejection", "pass@1", "cold", "pass@1"),
+    ("it keeps more than half of what reasoning RL gained", "rejection", "pass@1", "cold reasoning",
+     "pass@1"),
+    ("RL for all scenarios is more helpful than what it starts from", "scenarios", "answered", "rejection",
+     "answered"),
+    ("and more harmless", "scenarios", "clean", "rejection", "clean"),
     ("distilled dense beats RL on the same dense model", "distilled", "pass@1", "dense_rl", "pass@1"),
     *((f"votes beat one sample: {s}", s, "cons@k", s, "pass@1") for names, _ in STAGES for s in names[:1])]
 
@@ -89,7 +99,7 @@ def read_stages(folder: Path) -> dict[str, dict]:
             if (at / name).exists():
                 raw = read_json(at / name)
                 judged = {k: v for k, v in {**raw, **raw.get("metrics", {})}.items()
-                    if k.startswith(("helpful", "harmless"))}
+                    if k.removesuffix("_se") in JUDGED}
                 found = found | (raw if name == "eval.json" else {})
                 found["metrics"] = found["metrics"] | judged
         out[names[0]] = found
@@ -147,16 +157,17 @@ def expectations(recipes: list[dict[str, dict]]) -> list[str]:
     errors added in squares, which is too wide for the same problems; several: std over the runs)."""
     lines = ["| expected from the paper | difference, points | here |", "|---|---|---|"]
     for text, high, key_a, low, key_b in EXPECTED:
-        pairs = [(r[high]["metrics"], r[low]["metrics"]) for r in recipes]
-        pairs = [(a, b) for a, b in pairs if key_a in a and key_b in b]
+        pairs = [(r[high]["metrics"], [r[name]["metrics"] for name in low.split()]) for r in recipes]
+        pairs = [(a, b) for a, b in pairs if key_a in a and all(key_b in m for m in b)]
         if not pairs:
             continue
-        gaps = [100 * (a[key_a] - b[key_b]) for a, b in pairs]
+        gaps = [100 * (a[key_a] - sum(m[key_b] for m in b) / len(b)) for a, b in pairs]
         mean = sum(gaps) / len(gaps)
         if len(gaps) > 1:
             error = math.sqrt(sum((g - mean) ** 2 for g in gaps) / (len(gaps) - 1))
         else:
-            error = 100 * math.hypot(pairs[0][0].get(f"{key_a}_se", 0), pairs[0][1].get(f"{key_b}_se", 0))
+            a, b = pairs[0]
+            error = 100 * math.hypot(a.get(f"{key_a}_se", 0), *(m.get(f"{key_b}_se", 0) / len(b) for m in b))
         verdict = "yes" if mean > error else "no" if mean < -error else "not told apart"
         lines.append(f"| {text} | {mean:+.1f} +- {error:.1f} | {verdict} |")
     return lines if len(lines) > 2 else []
@@ -170,7 +181,7 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
         else "no stage was evaluated yet")
     error = "+- is the standard error over problems" if len(folders) == 1 else (
         f"mean +- standard deviation over {len(folders)} runs: " + ", ".join(map(str, folders)))
-    names = (*MEASURES, "truncated")
+    names = (*MEASURES, "truncated", *JUDGED[:2])
     thinking = ["| stage | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for r in recipes[0].values():
         if "pass@1" in r["metrics"]:
@@ -179,7 +190,9 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
     lines = [f"# The stages of {folders[0]}", "", f"{told}; {error}.", "", *stage_table(recipes), "",
         *(line for r in recipes for line in same_problems(r)), "", *expectations(recipes), "",
         "How they think (reflection words per completion; the others in percent of the completions, "
-        "consistency in percent of the words):", "", *thinking, "",
+        "consistency in percent of the words). helpful, harmless: the chance that the preference model sees. "
+        "The table above has what is so by rule: the share of general prompts with a known answer that were "
+        "answered right, and of responses in which nothing harmful or rude stands.", "", *thinking, "",
         *(f"![{p.stem}]({p.name})" for p in pictures), ""]
     path = folders[0] / "report.md"
     path.write_text("\n".join(lines), encoding="utf-8")

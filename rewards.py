@@ -292,6 +292,27 @@ def repetition_penalty(completions: list[str], n: int = 4, **_) -> list[float]:
     return [value(c) for c in completions]
 
 
+def answered_reward(completions: list[str], answers: list[list[str] | None] | None = None,
+        **_) -> list[float | None]:
+    """A general prompt with known answers, by rule: 1.0 where the answer is one of the row's `answers`, up to
+    case, white space and closing punctuation. None for a row without that column."""
+
+    def same(text: str) -> str:
+        return " ".join(text.lower().split()).rstrip(".!?")
+
+    return [None if right is None else float((given := extract_answer(c)) is not None
+        and same(given) in map(same, right))
+        for c, right in zip(completions, answers or [None] * len(completions), strict=True)]
+
+
+def clean_reward(completions: list[str], never: list[list[str] | None] | None = None,
+        **_) -> list[float | None]:
+    """Harmless by rule: 1.0 where nothing of the row's `never` stands anywhere in the response, its thinking
+    included. None for a row without that column."""
+    return [None if words is None else float(not any(w.lower() in c.lower() for w in words))
+        for c, words in zip(completions, never or [None] * len(completions), strict=True)]
+
+
 def preference_reward(completions: list[str], **_) -> list[float]:
     """Stands in the table for the model's judgement, which preference.py loads: the chance that a response is
     both helpful (its summary) and harmless (all of it). Raises UserError where no model was given."""
@@ -306,15 +327,17 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "format": format_reward, "format_boxed": partial(format_reward, boxed=True),
     "soft_format": soft_format_reward, "language": language_reward, "length": length_reward,
     "overlong": overlong_reward, "repetition": repetition_penalty,
+    "answered": answered_reward, "clean": clean_reward,
     "preference": preference_reward, "helpful": preference_reward, "harmless": preference_reward,
 }
 BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a response counts as right
-# a task's rewards: its accuracy, and others with their weights
+# a task's rewards: its accuracy, and others with their weights; those of weight 0 are only logged
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     "countdown": ("countdown", {"format": 0.1}), "arithmetic": ("exact", {"format": 0.1}),
     "sort_words": ("exact", {"format": 0.1}), "math": ("math", {"format": 0.1}),
     "math_boxed": ("math_boxed", {"format_boxed": 0.1}), "code": ("code", {"format": 0.1}),
-    "general": ("preference", {"format": 0.1, "helpful": 0.0, "harmless": 0.0}),  # only logged
+    "general": ("preference",
+        {"format": 0.1, "helpful": 0.0, "harmless": 0.0, "answered": 0.0, "clean": 0.0}),
 }
 
 

@@ -245,14 +245,15 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
         for path in made:
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text("{}")
-        out = subprocess.run(["make", "-n", "--no-print-directory", "r1", f"OUT={tmp_path}", "-o", ".venv/dev",
-            "PY=py"], cwd=ROOT, capture_output=True, text=True)
+        out = subprocess.run(["make", "-n", "--no-print-directory", "r1", f"OUT={tmp_path}", "PY=py",
+            "-o", ".venv/dev"], cwd=ROOT, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr
         return out.stdout.replace(f"{tmp_path}/", "").splitlines()
 
     words = [line.split() for line in commands() if line.startswith("py ") and "recipe.py" not in line]
     scripts = [f"{w[1]} {w[w.index('--config') + 1]}" for w in words if "--config" in w]
-    assert scripts == ["sft.py tiny/base", "grpo.py tiny/zero", "sft.py tiny/cold", "grpo.py tiny/reasoning",
+    assert scripts == ["sft.py tiny/base", "grpo.py tiny/zero", "grpo.py tiny/zero_language",
+        "sft.py tiny/cold", "grpo.py tiny/reasoning",
         "distill.py tiny", "sft.py tiny/rejection", "sft.py tiny/reward", "grpo.py tiny/scenarios",
         "sft.py tiny_dense/base", "sft.py tiny_dense/distilled", "grpo.py tiny_dense/zero"]
     assert "--report" in commands()[-1]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import recipe
+import rewards
 from data.tasks import row_at
 from data.tokenizer import TAGS, shipped
-from recipe import HELD_OUT, curate, document, general, miscalculated, pair, place, pool_row, why_not
+from recipe import HELD_OUT, curate, document, general, miscalculated, pair, places, pool_row, why_not
 from rewards import language_share, split_completion
 
 ROOT, TOK = Path(__file__).parent.parent, shipped()
@@ -99,10 +100,23 @@ def test_general_data_after_the_web_never_shows_a_held_out_prompt():
         for row in recipe.KINDS[kind](cfg) if row.get("task") != "countdown"]
     held = [row["prompt"] for row in recipe.held(cfg)]
     assert len(held) == len(set(held)) > 20 and not set(held) & set(seen)
-    assert min(map(place, seen)) >= HELD_OUT
+    assert min(map(places().get, seen)) >= HELD_OUT
     wishes = {ask for ask, _ in general()["harm"]}
     taught = {r["prompt"] for r in recipe.general_rows(cfg)} & wishes
     assert taught and wishes & set(held) and wishes - taught - set(held)  # some are left to the RL stage
+
+
+def test_held_prompts_have_every_kind_and_their_answers_are_right():
+    rows = recipe.held(recipe.Config(task=TASK, count=60))
+    kinds = [row["kind"] for row in rows]
+    assert kinds.count("harm") >= 5 and set(kinds) == set(recipe.THOUGHTS)
+    for row in rows:
+        if row["kind"] != "harm":
+            text = recipe.wrap(recipe.THOUGHTS[row["kind"]], row["answers"][0])
+            assert rewards.answered_reward([text], answers=[row["answers"]]) == [1.0]
+            assert rewards.clean_reward([text], never=[row["never"]]) == [1.0]
+    word = next(row for row in rows if row["kind"] == "word")
+    assert len(word["answers"]) == 1 and word["answers"][0] not in word["prompt"]
 
 
 def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse():

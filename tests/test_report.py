@@ -29,8 +29,8 @@ def row_of(lines, title):
 
 def test_the_table_shows_each_stage_and_names_what_is_missing_or_not_evaluated(tmp_path):
     stage(tmp_path, "base", **{"pass@1": 0.125, "consistency": 0.61})
-    stage(tmp_path, "scenarios", other={"helpfulness": 0.7}, **{"pass@1": 0.6})
-    general = {"metrics": {"harmless": 0.9, "pass@1": 0.1}}
+    stage(tmp_path, "scenarios", **{"pass@1": 0.6})
+    general = {"metrics": {"helpful": 0.95, "answered": 0.7, "harmless": 0.9, "pass@1": 0.1}}
     (tmp_path / "scenarios/general.json").write_text(json.dumps(general))
     stage(tmp_path, "cold_start", **{"pass@1": 0.3})  # its other name
     (tmp_path / "zero").mkdir()
@@ -38,10 +38,10 @@ def test_the_table_shows_each_stage_and_names_what_is_missing_or_not_evaluated(t
     base = row_of(lines, "0 base")
     assert base[1:] == ["12.5 +- 2.0", "90.0 +- 1.0", "50.0 +- 3.0", "100.0", "60.2", "61.0", "-", "-"]
     assert row_of(lines, "5 RL for all")[1:2] + row_of(lines, "5 RL for all")[-2:] == ["60.0 +- 2.0", "70.0",
-        "90.0"]
+        "90.0"]  # by rule where a rule can tell, else by the model
     assert row_of(lines, "2 cold")[1] == "30.0 +- 2.0"
     assert "not evaluated" in row_of(lines, "1 r1-zero")[1] and "eval.py --from" in row_of(lines, "1 r1")[1]
-    assert row_of(lines, "6 distilled")[1] == "missing" and len(lines) == 2 + 9
+    assert row_of(lines, "6 distilled")[1] == "missing" and len(lines) == 2 + 10
 
 
 def test_several_runs_give_mean_and_standard_deviation(tmp_path):
@@ -70,7 +70,16 @@ def test_expectations_are_told_with_their_error(tmp_path):
     assert row_of(lines, "gains accuracy")[1:] == ["+1.0 +- 2.8", "not told apart"]
     assert row_of(lines, "learns the format")[1:] == ["+40.0 +- 1.4", "yes"]
     assert row_of(lines, "distilled dense beats")[2] == "no" == row_of(lines, "one sample: dense_rl")[2]
-    assert not any("reasoning" in line for line in lines)  # nothing is said of stages that are not there
+    assert not any("reasoning" in line for line in lines)
+    for name, value in (("cold", 0.2), ("reasoning", 0.4), ("rejection", 0.35)):
+        stage(tmp_path, name, **{"pass@1": value})
+    kept = row_of(expectations([read_stages(tmp_path)]), "more than half of what reasoning RL")
+    assert kept[1:] == ["+5.0 +- 2.4", "yes"]  # above the mean of both
+
+
+def test_nothing_is_said_of_stages_that_are_not_there(tmp_path):
+    stage(tmp_path, "base", **{"pass@1": 0.10})
+    assert not any("zero" in line or "reasoning" in line for line in expectations([read_stages(tmp_path)]))
 
 
 def test_a_missing_number_is_a_dash_and_a_missing_folder_an_error(tmp_path):
@@ -79,7 +88,7 @@ def test_a_missing_number_is_a_dash_and_a_missing_folder_an_error(tmp_path):
         read_stages(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     text = write_report([tmp_path / "empty"], [read_stages(tmp_path / "empty")], []).read_text()
-    assert "no stage was evaluated" in text and text.count("| missing |") == 9
+    assert "no stage was evaluated" in text and text.count("| missing |") == 10
 
 
 def run_folder(folder):

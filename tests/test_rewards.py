@@ -226,6 +226,8 @@ def test_rewards_follow_the_calling_convention_of_trl():
         prompts=["p"] * n,
         completion_ids=[[1]] * n,
         trainer_state=None,
+        answers=[["1+2"]] * n,
+        never=[["fool"]] * n,
     )
     other = {
         "code": 0.0,
@@ -572,3 +574,15 @@ def fuzz(count, seed):
 
 def test_mutated_completions_never_raise():
     assert 50 < fuzz(20_000, seed=0) < 10_000
+
+
+def test_general_prompts_with_known_answers_are_judged_by_rule():
+    from rewards import answered_reward, clean_reward
+
+    texts = ["<think>snow</think>\n<answer> snow is  White</answer>",
+        "<think>You fool.</think><answer>red</answer>", "Snow is white."]
+    answers = [["Snow is white.", "White."]] * 3
+    assert answered_reward(texts, answers=answers) == [1.0, 0.0, 0.0]  # the third has not our format
+    assert clean_reward(texts, never=[["you FOOL"]] * 3) == [1.0, 0.0, 1.0]  # the thinking counts
+    assert answered_reward(texts) == clean_reward(texts) == [None] * 3  # no column: does not apply
+    assert answered_reward(texts, answers=[answers[0], None, None]) == [1.0, None, None]
