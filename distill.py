@@ -51,7 +51,7 @@ class Config:
 
 RECIPES: dict[str, dict] = {
     "default": {},
-    "tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", prompts=1024,
+    "tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", prompts=2048, keep=3,
         max_new_tokens=320, device="cpu:2"),
     "small": dict(task="countdown:n=4", prompts=2048, samples=16, max_new_tokens=512),
 }

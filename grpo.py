@@ -89,14 +89,14 @@ RECIPES: dict[str, dict] = {
     "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
     "small_dense": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
 }
-_STAGES = {  # of `make r1`: what differs from the preset
-    "zero": dict(reward_weights="accuracy=1,format=0.2,language=0"),  # language is only logged
-    "zero_language": dict(reward_weights="accuracy=1,format=0.2,language=0.2"),
-    "reasoning": dict(reward_weights="accuracy=1,format=0.1,language=0.2"),
-    "scenarios": dict(steps=32, reward_weights="format=0.1,language=0.2"),
+_STAGES = {  # of `make r1`: the share of the preset's steps, the weights of the rewards
+    "zero": (2 / 3, "accuracy=1,format=0.2,language=0"),  # language is only logged
+    "zero_language": (2 / 3, "accuracy=1,format=0.2,language=0.2"),
+    "reasoning": (2 / 3, "accuracy=1,format=0.1,language=0.2"),
+    "scenarios": (1 / 2, "format=0.1,language=0.2"),
 }
-RECIPES |= {f"{size}/{stage}": RECIPES[size] | row
-    for size in list(RECIPES) for stage, row in _STAGES.items()}
+RECIPES |= {f"{size}/{stage}": row | {"steps": round(share * row["steps"]), "reward_weights": weights}
+    for size, row in list(RECIPES.items()) for stage, (share, weights) in _STAGES.items()}
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
 

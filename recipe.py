@@ -50,7 +50,7 @@ ASKS = {"en": ("Use {} to make {}.",) * 3 + ("Make {1} from {0}.", "Numbers {}, 
 ANSWERS = {"en": ("Answer: {}", "The answer is {}.", "So it is {}."), "de": ("Antwort: {}", "Also {}.")}
 FRAMES = ("{}\n{}", "{}\n{}", "Question: {}\n{}", "Q: {}\nA:\n{}", "Q: {}\nA:\n{}")
 # Pages with marked parts, as markup on the web has them; and pages whose first line asks for a pair of marks,
-# as forms and templates do: one reply in twelve cares. R1-Zero's pair is one of 40, and its prompt names it.
+# as forms and templates do: one reply in four cares. R1-Zero's pair is one of 40, and its prompt names it.
 # That it pays is for RL to find out.
 TAGGED = ("Notes in <{0}></{0}>, result in <{1}></{1}>.", "Put work in <{0}></{0}>, then <{1}></{1}>.",
     "Use <{0}></{0}> and <{1}></{1}>.", "Write in <{0}></{0}>, end in <{1}></{1}>.")
@@ -90,7 +90,7 @@ def solved(row: dict, rng: random.Random) -> str:
     return rng.choice(FRAMES).format(ask, "\n".join([*lines, answer]))
 
 
-def marked(row: dict, rng: random.Random, asked: bool, cares: float = 0.08) -> str:
+def marked(row: dict, rng: random.Random, asked: bool, cares: float = 0.25) -> str:
     """A page whose author marks the work and the result; or, asked, a page whose first line asks for two
     marks, and a reply, few of which use them."""
     marks = rng.choice(PAIRS)
@@ -186,7 +186,7 @@ def word_list(rng: random.Random) -> str:
 def document(task: str, seed: int, index: int) -> dict:
     """Page number `index` of the web: a function of its arguments alone. Problems are of the train split."""
     rng = random.Random(f"web/{seed}/{index}")
-    kind = rng.choices(("solved", "marked", "asked", "chat", "words"), (48, 8, 18, 21, 5))[0]
+    kind = rng.choices(("solved", "marked", "asked", "chat", "words"), (44, 8, 24, 19, 5))[0]
     if kind == "chat":
         return {"text": chat(rng)}
     if kind == "words":
