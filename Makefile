@@ -69,8 +69,10 @@ $(OUT)/distilled/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
 $(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE)
 	$(GRPO) $(CONFIG)_dense/zero --init $(OUT)/dense_base
 # 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
+# and for one of them what more tokens buy, by longer thinking, by votes, by search
+$(OUT)/reasoning/eval.json: CURVES = --curves true --search mcts
 $(OUT)/%/eval.json: $(OUT)/%/$(DONE)
-	$(EVAL) --task "$(TASK)"
+	$(EVAL) --task "$(TASK)" $(CURVES)
 $(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(DATA)/held.jsonl
 	$(EVAL) --task $(DATA)/held.jsonl --reward preference:$(OUT)/reward
 $(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/$(DONE)) \
