@@ -173,6 +173,24 @@ def expectations(recipes: list[dict[str, dict]]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def cost_table(recipe: dict[str, dict]) -> list[str]:
+    """What each stage cost, from its metrics.jsonl, in tokens and in forward passes of one token: training
+    on a token counts as three, sampling one and the reference's look at a trained one as one."""
+    lines = ["| stage | steps | M tokens trained | M tokens sampled | M forward passes |",
+        "|---|---|---|---|---|"]
+    for r in recipe.values():
+        path = r["dir"] and r["dir"] / "metrics.jsonl"
+        if not path or not path.exists():
+            continue
+        rows = [row for row in read_rows(path) if row["kind"] == "train"]
+        trained = sum(row.get("tokens", row.get("trained_tokens", 0)) for row in rows) / 1e6
+        sampled = sum(row.get("generated", 0) for row in rows) / 1e6
+        reference = sum(row.get("trained_tokens", 0) for row in rows if "kl" in row) / 1e6
+        lines.append(f"| {r['title']} | {len(rows)} | {trained:.2f} | {sampled:.2f} | "
+            f"{3 * trained + sampled + reference:.2f} |")
+    return lines if len(lines) > 2 else []
+
+
 def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: list[Path]) -> Path:
     """Write report.md into the first folder."""
     settings = next((r["settings"] for r in recipes[0].values() if r["settings"]), {})
@@ -193,6 +211,8 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
         "consistency in percent of the words). helpful, harmless: the chance that the preference model sees. "
         "The table above has what is so by rule: the share of general prompts with a known answer that were "
         "answered right, and of responses in which nothing harmful or rude stands.", "", *thinking, "",
+        "What training them cost (distillation: without its teacher and its base; the dense models have the "
+        "same size):", "", *cost_table(recipes[0]), "",
         *(f"![{p.stem}]({p.name})" for p in pictures), ""]
     path = folders[0] / "report.md"
     path.write_text("\n".join(lines), encoding="utf-8")

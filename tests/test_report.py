@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from config import UserError
-from report import cell, expectations, histories, read_stages, same_problems, stage_table, watch, write_report
+from report import (
+    cell,
+    cost_table,
+    expectations,
+    histories,
+    read_stages,
+    same_problems,
+    stage_table,
+    watch,
+    write_report,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,6 +99,18 @@ def test_a_missing_number_is_a_dash_and_a_missing_folder_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     text = write_report([tmp_path / "empty"], [read_stages(tmp_path / "empty")], []).read_text()
     assert "no stage was evaluated" in text and text.count("| missing |") == 10
+
+
+def test_the_cost_of_a_stage_is_counted_from_its_steps(tmp_path):
+    rows = {"distilled": [{"kind": "train", "step": i, "tokens": 10**6} for i in (1, 2)],
+        "dense_rl": [{"kind": "train", "step": 1, "trained_tokens": 10**6, "generated": 2 * 10**6, "kl": 0.1},
+            {"kind": "eval", "step": 1, "tokens": 9}]}
+    for name, some in rows.items():
+        stage(tmp_path, name, **{"pass@1": 0.1})
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
+    lines = cost_table(read_stages(tmp_path))
+    assert row_of(lines, "6 distilled")[1:] == ["2", "2.00", "0.00", "6.00"]
+    assert row_of(lines, "6c")[1:] == ["1", "1.00", "2.00", "6.00"] and len(lines) == 4
 
 
 def run_folder(folder):
