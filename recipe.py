@@ -375,7 +375,7 @@ def about(topic: str, one: str, two: str) -> str:
 
 RECIPES: dict[str, dict] = {"tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"),
     "small": dict(task="countdown:n=4")}
-COUNTS = {"web": 60_000, "cold": 3000, "general": 1000, "pairs": 4000, "scenarios": 2000, "held": 60}
+COUNTS = {"web": 60_000, "cold": 1500, "general": 1000, "pairs": 4000, "scenarios": 2000, "held": 60}
 KINDS = {"web": web, "cold": cold, "general": general_rows, "pairs": pairs, "scenarios": scenarios,
     "held": held}
 
