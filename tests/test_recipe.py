@@ -62,7 +62,7 @@ def test_pages_pose_no_test_problem():
 
 GOOD = "<think>(9-7)*3=2*3=6 need 12 low wait\n3+9=12 need 12 ok</think>\n<answer>9+3=12</answer>"
 MADE = {"prompt": "Use 3 9 to make 12.", "task": "countdown", "numbers": [3, 9], "target": 12}
-BAD = {"not our format": GOOD.replace("</think>", ""), "wrong answer": GOOD.replace("9+3=12</", "9-3</"),
+BAD = {"not our format": GOOD.replace("</think>", ""),
     "mixed languages": GOOD.replace("low", "tief"),
     "overlong paragraph": GOOD.replace("\n3+9", " and so " * 12),
     "repetition": GOOD.replace("\n3+9=12", "\n(9-7)*3=2*3=6 need 12 low wait\n3+9=12"),
@@ -74,6 +74,12 @@ BAD = {"not our format": GOOD.replace("</think>", ""), "wrong answer": GOOD.repl
 def test_the_filter_names_what_is_wrong_with_a_chain(reason):
     assert why_not(MADE, GOOD, readable=True) == ""
     assert why_not(MADE, BAD[reason], readable=True) == reason
+
+
+def test_rejection_sampling_keeps_right_answers_the_cold_start_true_ones():
+    honest, false = GOOD.replace("9+3=12</", "9-3=6</"), GOOD.replace("9+3=12</", "9-3=12</")
+    assert why_not(MADE, honest) == why_not(MADE, false) == "wrong answer" and why_not(MADE, GOOD) == ""
+    assert why_not(MADE, honest, readable=True) == "" and why_not(MADE, false, readable=True) == "miscalculated"
 
 
 def test_the_filter_reads_chinese_as_another_language_unless_the_row_asks_for_it():
@@ -89,7 +95,7 @@ def test_miscalculated_finds_a_line_with_two_values():
 
 def test_curating_keeps_only_good_rows_and_counts_all_others():
     kept, dropped = curate((pool_row(TASK, 0, i) for i in range(1000)), 100)
-    assert len(kept) == 100 and set(dropped) >= {"wrong answer", "mixed languages", "repetition"}
+    assert len(kept) == 100 and set(dropped) >= {"no search", "mixed languages", "repetition"}
     assert all(why_not(row, row["completion"], True) == "" for row in kept)
     rest = [pool_row(TASK, 0, i) for i in range(100 + dropped.total())]  # it stopped at the hundredth
     assert sum(why_not(r, r["completion"], True) != "" for r in rest) == dropped.total()
@@ -142,7 +148,7 @@ def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
 
     rows = load_jsonl(str(tmp_path / "rows.jsonl"))
     assert 20 <= len(rows) <= 40 and all(json.dumps(row).isascii() for row in rows)
-    assert kind != "cold" or "thrown away: wrong answer" in out.stdout
+    assert kind != "cold" or "thrown away: no search" in out.stdout
 
 
 def test_rows_of_the_task_are_the_train_split():
