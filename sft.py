@@ -72,9 +72,9 @@ _SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
 _STAGES = {  # of `make r1`: what differs from the preset; the data is a file of recipe.py or distill.py
     "base": dict(template="zero", epochs=1, batch_size=128),
     "cold": dict(epochs=2, batch_size=32, lr=5e-3),  # small batches: the tags are tokens that base never saw
-    "rejection": dict(epochs=2, batch_size=32, lr=5e-3),
+    "rejection": dict(epochs=2, batch_size=32, lr=1.5e-3),  # at 5e-3 base forgets the facts that it knew
     "reward": dict(epochs=2, lr=3e-3, warmup=10),
-    "distilled": dict(epochs=2, batch_size=32, lr=5e-3),
+    "distilled": dict(epochs=2, batch_size=32, lr=2e-3),
 }
 RECIPES: dict[str, dict] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL, "small_dense": _SMALL,
     "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16")}
