@@ -271,7 +271,8 @@ def miscalculated(line: str) -> bool:
 
 def pool_row(task: str, seed: int, index: int) -> dict:
     """A candidate for the cold start: most writers write English and summarise, one in three is patient; some
-    mix languages, slip, repeat a line, write it all in one paragraph, without a summary or in another format."""
+    mix languages, slip, repeat a line, write it all in one paragraph, without a summary or in another
+    format."""
     rng = random.Random(f"pool/{seed}/{index}")
     row, fault = row_at(task, "train", seed, index), rng.random()
     lines, best = written(row, rng, ["en", "de"] if fault < 0.1 else ["en"], slips=0.03, patient=0.3)

@@ -69,17 +69,20 @@ class Config:
 _TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
              batch_size=96, micro_tokens=2048, lr=1.5e-2)
 _SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
-_STAGES = {  # of `make r1`: what differs from the preset; the data is a file of recipe.py or distill.py
-    "base": dict(template="zero", epochs=1, batch_size=128),
-    "cold": dict(epochs=2, batch_size=32, lr=5e-3),  # small batches: the tags are tokens that base never saw
-    "rejection": dict(epochs=2, batch_size=32, lr=1.5e-3),  # at 5e-3 base forgets the facts that it knew
-    "reward": dict(epochs=2, lr=3e-3, warmup=10),
-    "distilled": dict(epochs=2, batch_size=32, lr=2e-3),
+# Of `make r1`: what the preset's lr is divided by, its batch_size multiplied by, and what else differs. The
+# data is a file of recipe.py or distill.py.
+_STAGES = {
+    "base": (1, 4 / 3, dict(template="zero", epochs=1)),
+    "cold": (3, 1 / 3, dict(epochs=2)),  # small batches, many steps: base never saw the tags' tokens
+    "rejection": (10, 1 / 3, dict(epochs=2)),  # with a third of lr, base forgets the facts that it knew
+    "reward": (5, 1, dict(epochs=2, warmup=10)),
+    "distilled": (7.5, 1 / 3, dict(epochs=2)),
 }
 RECIPES: dict[str, dict] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL, "small_dense": _SMALL,
     "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16")}
-RECIPES |= {f"{size}/{stage}": RECIPES[size] | row | {"stage": stage}
-    for size in list(RECIPES) for stage, row in _STAGES.items()}
+RECIPES |= {f"{size}/{stage}": row | other | {"stage": stage, "lr": row["lr"] / slower,
+    "batch_size": round(row["batch_size"] * share)}
+    for size, row in list(RECIPES.items()) for stage, (slower, share, other) in _STAGES.items()}
 
 
 def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple[list[int], int]:

@@ -79,7 +79,8 @@ def test_the_filter_names_what_is_wrong_with_a_chain(reason):
 def test_rejection_sampling_keeps_right_answers_the_cold_start_true_ones():
     honest, false = GOOD.replace("9+3=12</", "9-3=6</"), GOOD.replace("9+3=12</", "9-3=12</")
     assert why_not(MADE, honest) == why_not(MADE, false) == "wrong answer" and why_not(MADE, GOOD) == ""
-    assert why_not(MADE, honest, readable=True) == "" and why_not(MADE, false, readable=True) == "miscalculated"
+    assert why_not(MADE, honest, readable=True) == ""
+    assert why_not(MADE, false, readable=True) == "miscalculated"
 
 
 def test_the_filter_reads_chinese_as_another_language_unless_the_row_asks_for_it():
