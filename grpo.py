@@ -357,7 +357,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
             reference.load_state_dict(state["reference"])
-    log, say = Log(out, start, ranks.main), print if ranks.main else lambda *a, **k: None
+    log, say = Log(out, start, ranks.main, cfg.steps), print if ranks.main else lambda *a, **k: None
     if model.recompute:
         say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
             "backward pass (a smaller --micro_tokens may be faster)")

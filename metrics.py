@@ -48,17 +48,22 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
 
 
 class Log:
-    """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops the
-    rows after the step that it goes on from, so that no step stands twice. Only rank 0 writes."""
+    """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops what it
+    will write again: the rows after the step that it goes on from, and those that follow the last of `steps`
+    steps (that state is saved before it is evaluated). Only rank 0 writes."""
 
-    def __init__(self, dir: str | Path, after_step: int, main: bool):
+    def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1):
         self.dir, self.main, self.rows = Path(dir), main, []
         for name in ("metrics", "samples") if main else ():
-            self._keep(self.dir / f"{name}.jsonl", after_step)
+            self._keep(self.dir / f"{name}.jsonl", after_step, steps)
 
-    def _keep(self, path: Path, after_step: int):
+    def _keep(self, path: Path, after_step: int, steps: int):
+        def stays(row: dict) -> bool:
+            at_the_end = row["step"] == steps and row.get("kind") != "train" or row.get("kind") == "before"
+            return row["step"] <= after_step and not at_the_end
+
         kept = [line for line in (path.read_text().splitlines() if path.exists() else [])
-            if line.endswith("}") and json.loads(line)["step"] <= after_step]
+            if line.endswith("}") and stays(json.loads(line))]
         path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
         os.replace(path.with_suffix(".tmp"), path)
         if path.name == "metrics.jsonl":

@@ -113,3 +113,14 @@ def test_a_resumed_log_drops_the_rows_after_the_step_it_goes_on_from(tmp_path):
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4] == [r["step"] for r in again.rows]
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_killed_during_its_last_evaluations_writes_them_once(tmp_path):
+    log = Log(tmp_path, 0, True, 2)
+    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("before", 0)]:
+        log.write(kind, step)
+        log.sample(step, text=kind)
+    again = Log(tmp_path, 2, True, 2)  # the state of step 2 was saved: both evaluations are made again
+    assert [(r["kind"], r["step"]) for r in again.rows] == [("eval", 0), ("train", 1), ("train", 2)]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert 2 not in steps and 1 in steps
