@@ -107,6 +107,7 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    split: str = knob("all", "rows of a .jsonl file: all, or test = the fifth that training on it held out")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
     max_new_tokens: int = knob(256, "longest completion")
@@ -138,6 +139,7 @@ def check(cfg: Config, tokenizer: Tokenizer):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
         (cfg.samples >= 1 and cfg.problems >= 1, "--problems and --samples must be at least 1"),
+        (cfg.split in ("all", "test"), f"--split {cfg.split}: expected all or test"),
         (cfg.search in ("", "mcts"), f"--search {cfg.search}{closest(cfg.search, ['mcts'])}"),
         (not (cfg.curves or cfg.search) or min(tokenizer.think_ids) >= 0,
          f"{cfg.from_}: its tokenizer has no special tokens {' '.join(tokenizer.think)}: the thinking cannot "
@@ -154,7 +156,7 @@ def main():
     run_file = Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
     plan = reward_plan(cfg.reward)
-    rows = held_out(task, cfg.problems, cfg.seed, whole_file=True, plan=plan)
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=cfg.split == "all", plan=plan)
     value_function(cfg.value, rows if cfg.search else [], plan)  # says now what is wrong with --value
     ranks = setup(cfg.device)
     model = load_model(cfg.from_, ranks.device)

@@ -35,6 +35,7 @@ from data.tasks import (
     load_jsonl,
     parse_task,
     row_at,
+    training_rows,
     work_out,
     wrap,
 )
@@ -302,7 +303,7 @@ def curate(pool: Iterator[dict], count: int, readable: bool = True) -> tuple[lis
 @dataclass
 class Config:
     kind: str = knob("web", "web, cold, general, pairs, scenarios or held")
-    task: str = knob("countdown", "the reasoning task")
+    task: str = knob("countdown", "the reasoning task, or (scenarios) a .jsonl file of problems")
     count: int = knob(0, "rows; 0 = as many as `make r1` uses")
     pool: str = knob("", "kind cold: filter the rows of this .jsonl file instead of generated ones")
     seed: int = knob(0, "seed of the data")
@@ -338,7 +339,8 @@ def pairs(cfg: Config) -> list[dict]:
 def scenarios(cfg: Config) -> list[dict]:
     """Half reasoning prompts, half general ones, a quarter of these to be refused; no completions."""
     rng = random.Random(f"scenarios/{cfg.seed}")
-    some = [row_at(cfg.task, "train", cfg.seed, 10**6 + i) for i in range(cfg.count - cfg.count // 2)]
+    problem = training_rows(cfg.task, cfg.seed, hold_out=True)
+    some = [problem(10**6 + i) for i in range(cfg.count - cfg.count // 2)]
     some += [without_completion(general_row(rng, 0.25, HELD_OUT, 1.0)) for _ in range(cfg.count // 2)]
     rng.shuffle(some)
     return some
@@ -400,8 +402,10 @@ def main():
     if cfg.count < 0:
         raise UserError("--count must not be negative")
     cfg.count = cfg.count or COUNTS[cfg.kind]
-    if parse_task(cfg.task)[0] != "countdown" and cfg.kind in ("web", "cold") and not cfg.pool:
-        raise UserError(f"--task {cfg.task}: only countdown's are generated; give .jsonl files of your own")
+    ours = not cfg.task.endswith(".jsonl") and parse_task(cfg.task)[0] == "countdown"
+    if not ours and cfg.kind in ("web", "cold") and not cfg.pool:
+        raise UserError(f"--task {cfg.task}: {cfg.kind} is generated for countdown only; give a .jsonl file "
+            f"of your own (make r1 {cfg.kind.upper()}=FILE)")
     rows = KINDS[cfg.kind](cfg)
     write_jsonl(cfg.out, rows)
     print(f"{cfg.kind}: {len(rows)} rows in {cfg.out}")

@@ -262,6 +262,28 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
     assert any("tiny/cold" in line for line in left)
 
 
+def test_own_files_replace_all_generated_data(tmp_path):
+    files = {name: tmp_path / f"{name}.jsonl"
+        for name in ("WEB", "COLD", "GENERAL", "PAIRS", "SCENARIOS", "HELD", "PROBLEMS")}
+    for path in files.values():
+        path.write_text("{}")
+    out = subprocess.run(["make", "-n", "--no-print-directory", "r1", f"OUT={tmp_path}/out", "PY=py",
+        "-o", ".venv/dev", *(f"{k}={v}" for k, v in files.items())], cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode == 0 and "recipe.py" not in out.stdout, out.stderr
+    lines = out.stdout.splitlines()
+    for stage, name in {"tiny/base": "WEB", "tiny/zero": "PROBLEMS", "tiny/cold": "COLD",
+            "tiny/reasoning": "PROBLEMS", "tiny/reward": "PAIRS", "tiny/scenarios": "SCENARIOS",
+            "tiny_dense/zero": "PROBLEMS"}.items():
+        line = next(line for line in lines if f"--config {stage} " in line)
+        assert f"--task {files[name]}" in line, line
+    distill = next(line for line in lines if "distill.py" in line)
+    assert f"--task {files['PROBLEMS']}" in distill and f"--add {files['GENERAL']}" in distill
+    evals = [line for line in lines if "eval.py" in line]
+    held = [line for line in evals if f"{files['HELD']}" in line]
+    assert len(evals) == 2 * len(held) == 20 and not any("--split" in line for line in held)
+    assert sum(f'--task "{files["PROBLEMS"]}" --split test' in line for line in evals) == 10
+
+
 def test_sft_keeps_a_template_only_if_it_is_asked_to(tmp_path):
     (tmp_path / "web.jsonl").write_text('{"text": "a page of the web"}\n' * 8)
     options = dict(steps=1, epochs=0, batch_size=4, device="cpu:1")

@@ -10,7 +10,7 @@ import pytest
 
 import recipe
 import rewards
-from data.tasks import row_at
+from data.tasks import row_at, split_rows
 from data.tokenizer import TAGS, shipped
 from recipe import HELD_OUT, curate, document, general, miscalculated, pair, places, pool_row, why_not
 from rewards import language_share, split_completion
@@ -150,6 +150,15 @@ def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
     rows = load_jsonl(str(tmp_path / "rows.jsonl"))
     assert 20 <= len(rows) <= 40 and all(json.dumps(row).isascii() for row in rows)
     assert kind != "cold" or "thrown away: no search" in out.stdout
+
+
+def test_scenarios_mix_the_problems_of_a_file_and_never_those_it_holds_out(tmp_path):
+    problems = [{"prompt": f"Say {i}.", "task": "arithmetic", "answer": str(i)} for i in range(20)]
+    path = str(tmp_path / "problems.jsonl")
+    recipe.write_jsonl(path, problems)
+    mixed = recipe.scenarios(recipe.Config(task=path, count=100))
+    seen = {r["prompt"] for r in mixed if r["task"] == "arithmetic"}
+    assert seen == {r["prompt"] for r in split_rows(problems, path)["train"]} and len(seen) == 16
 
 
 def test_rows_of_the_task_are_the_train_split():
