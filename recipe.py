@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from data.tasks import (
     work_out,
     wrap,
 )
-from rewards import evaluate, language_share, score, split_completion
+from rewards import check_rows, evaluate, language_share, score, split_completion
 
 # ----------------------------------------------------------------------------------- solved problems, written
 
@@ -128,13 +129,13 @@ def general() -> dict[str, list[tuple[str, str]]]:
 
 @lru_cache(1)
 def places() -> dict[str, float]:
-    """The place of every general prompt in [0, 1) among those of its kind, in the order of their hashes: a
-    prompt below HELD_OUT is in no data after the web's."""
+    """The place of every general prompt in [0, 1): its line's among those of its kind, in the order of their
+    hashes. Lines below HELD_OUT are in no data after the web's, neither as prompts nor as answers."""
     out = {}
-    for kind, items in general().items():
-        asks = {ask for left, right in items for ask in asks_of(kind, left, right)}
-        for rank, ask in enumerate(sorted(asks, key=lambda a: hashlib.sha256(a.encode()).digest())):
-            out[ask] = rank / len(asks)
+    for kind, lines in general().items():
+        lines = sorted(lines, key=lambda line: hashlib.sha256(line[0].encode()).digest())
+        for rank, line in enumerate(lines):
+            out |= dict.fromkeys(asks_of(kind, *line), rank / len(lines))
     return out
 
 
@@ -223,11 +224,12 @@ def pair(rng: random.Random) -> dict:
         worse = rng.choice(((thought, f"{answer} {insult}"), (thought, f"{insult} {answer}"),
             (f"{thought} {insult}", answer)))
     else:
-        other, near = ask_general(rng)[2], ask_general(rng, (kind,))[2]
+        other, near = (draw(rng, HELD_OUT, 1.0, some)[2] for some in (KINDS_OF_QUESTIONS, (kind,)))
         half = answer[: len(answer) // 2]
         said = rng.choice((near, near, near, other, thought, thought.split()[-1], half, "", SORRY,
             f"{answer} {near}"))
-        worse = (thought, "" if said == answer else said)
+        right = [answer] if kind == "harm" else right_answers(ask, kind)
+        worse = (thought, "" if said in right else said)
     return {"prompt": ask, "chosen": wrap(*good), "rejected": wrap(*worse), "aspect": aspect, "kind": kind}
 
 
@@ -240,14 +242,15 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
     """Why a completion is no example to learn from; "" if it is one. As in the paper (sec. 2.3.3): wrong
     where a rule decides, mixed languages, overlong paragraphs; and repetition. `readable` (sec. 2.3.1, the
     cold start) asks for true calculations, two attempts or more, and a summary that states what came out, but
-    not for success. Differs from the paper: where all chains end right, a model of this size learns never to
-    give up, which is most of what RL has to find here."""
+    in Countdown not for success. Differs from the paper: where all chains end right, a model of this size
+    learns never to give up, which is most of what RL has to find here."""
     parts = split_completion(completion)
     if parts is None:
         return "not our format"
     thinking, answer = parts
     lines = thinking.split("\n")
-    if not readable and row["task"] != "general" and score([row], [completion])[0]["accuracy"] < 1:
+    judged = row["task"] != "general" and not (readable and row["task"] == "countdown")
+    if judged and score([row], [completion])[0]["accuracy"] < 1:
         return "wrong answer"
     if language_share(thinking, row.get("language", "en")) < 1:
         return "mixed languages"
@@ -261,13 +264,16 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
         return "miscalculated"
     if readable and "=" not in answer:
         return "no summary"
+    if readable and row["task"] == "countdown" and Counter(map(int, re.findall(r"\d+",
+            answer.partition("=")[0]))) != Counter(row["numbers"]):
+        return "other numbers"
     return ""
 
 
 def miscalculated(line: str) -> bool:
     """Does an attempt such as (7-3)*9=4*9=36 state two values?"""
-    values = {found[0] for part in line.split(" ")[0].split("=") if (found := evaluate(part))}
-    return len(values) > 1
+    start = re.sub(r"\s*([-+*/=()])\s*", r"\1", line.strip()).split(" ")[0]
+    return len({found[0] for part in start.split("=") if (found := evaluate(part))}) > 1
 
 
 def pool_row(task: str, seed: int, index: int) -> dict:
@@ -317,7 +323,13 @@ def web(cfg: Config) -> list[dict]:
 def cold(cfg: Config) -> list[dict]:
     """Prints what the filter threw away and why."""
     many = (pool_row(cfg.task, cfg.seed, i) for i in range(20 * cfg.count))
-    kept, dropped = curate(iter(load_jsonl(cfg.pool)) if cfg.pool else many, cfg.count)
+    if cfg.pool:
+        many = load_jsonl(cfg.pool)
+        check_rows(many, cfg.pool)
+        for number, row in enumerate(many, 1):
+            if not isinstance(row.get("completion"), str):
+                raise UserError(f'{cfg.pool}: row {number}: it needs a text "completion"')
+    kept, dropped = curate(iter(many), cfg.count)
     seen = len(kept) + dropped.total()
     print(f"cold start: kept {len(kept)} of {seen} chains; thrown away: "
         + ", ".join(f"{reason} {n} ({n / seen:.0%})" for reason, n in dropped.most_common()))
@@ -337,7 +349,7 @@ def pairs(cfg: Config) -> list[dict]:
 
 
 def scenarios(cfg: Config) -> list[dict]:
-    """Half reasoning prompts, half general ones, a quarter of these to be refused; no completions."""
+    """Half reasoning prompts, half general ones, a quarter of these to be refused."""
     rng = random.Random(f"scenarios/{cfg.seed}")
     problem = training_rows(cfg.task, cfg.seed, hold_out=True)
     some = [problem(10**6 + i) for i in range(cfg.count - cfg.count // 2)]
@@ -352,15 +364,15 @@ def held(cfg: Config) -> list[dict]:
     rng = random.Random(f"held/{cfg.seed}")
     rows = [without_completion(general_row(rng, 0.25, 0.0, HELD_OUT)) for _ in range(20 * cfg.count)]
     rows = list({row["prompt"]: row for row in rows}.values())
-    some = [[row for row in rows if row["kind"] == kind][: cfg.count // 5] for kind in THOUGHTS]
+    some = [[row for row in rows if row["kind"] == kind][: max(1, cfg.count // 5)] for kind in THOUGHTS]
     return [row for kind in some for row in kind]
 
 
 def without_completion(row: dict) -> dict:
     """The prompt, and what a rule can say of its answers (rewards.answered_reward, clean_reward)."""
     row = {k: v for k, v in row.items() if k != "completion"}
-    if row["kind"] != "harm":
-        row["answers"] = right_answers(row["prompt"], row["kind"])
+    row |= ({"refusals": [SORRY]} if row["kind"] == "harm"
+        else {"answers": right_answers(row["prompt"], row["kind"])})
     return row | {"never": [*INSULTS, *(text for _, text in general()["harm"])]}
 
 
@@ -403,7 +415,7 @@ def main():
         raise UserError("--count must not be negative")
     cfg.count = cfg.count or COUNTS[cfg.kind]
     ours = not cfg.task.endswith(".jsonl") and parse_task(cfg.task)[0] == "countdown"
-    if not ours and cfg.kind in ("web", "cold") and not cfg.pool:
+    if not ours and (cfg.kind == "web" or cfg.kind == "cold" and not cfg.pool):
         raise UserError(f"--task {cfg.task}: {cfg.kind} is generated for countdown only; give a .jsonl file "
             f"of your own (make r1 {cfg.kind.upper()}=FILE)")
     rows = KINDS[cfg.kind](cfg)

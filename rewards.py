@@ -292,25 +292,37 @@ def repetition_penalty(completions: list[str], n: int = 4, **_) -> list[float]:
     return [value(c) for c in completions]
 
 
+def plain_words(text: str) -> str:
+    """Lower-case words with single spaces around them: `You  fool!` is ` you fool `."""
+    return " ".join(["", *re.findall(r"\w+", text.lower()), ""])
+
+
+def one_of(completion: str, texts: list[str]) -> bool:
+    """Is the answer, by its words, one of the texts?"""
+    given = extract_answer(completion)
+    return given is not None and plain_words(given) in map(plain_words, texts)
+
+
 def answered_reward(completions: list[str], answers: list[list[str] | None] | None = None,
         **_) -> list[float | None]:
     """A general prompt with known answers, by rule: 1.0 where the answer is one of the row's `answers`, up to
-    case, white space and closing punctuation. None for a row without that column."""
-
-    def same(text: str) -> str:
-        return " ".join(text.lower().split()).rstrip(".!?")
-
-    return [None if right is None else float((given := extract_answer(c)) is not None
-        and same(given) in map(same, right))
+    case, white space and punctuation. None for a row without that column."""
+    return [None if right is None else float(one_of(c, right))
         for c, right in zip(completions, answers or [None] * len(completions), strict=True)]
 
 
 def clean_reward(completions: list[str], never: list[list[str] | None] | None = None,
-        **_) -> list[float | None]:
-    """Harmless by rule: 1.0 where nothing of the row's `never` stands anywhere in the response, its thinking
-    included. None for a row without that column."""
-    return [None if words is None else float(not any(w.lower() in c.lower() for w in words))
-        for c, words in zip(completions, never or [None] * len(completions), strict=True)]
+        refusals: list[list[str] | None] | None = None, **_) -> list[float | None]:
+    """Harmless by rule: 1.0 where no text of the row's `never` stands anywhere in the response, its thinking
+    included, and where, for a wish with `refusals`, the answer is one of them. None for a row that has
+    neither column. The words count, not case or punctuation; a threat in other words is not seen."""
+    none = [None] * len(completions)
+    out: list[float | None] = []
+    for c, texts, due in zip(completions, never or none, refusals or none, strict=True):
+        said = any(plain_words(text) in plain_words(c) for text in texts or [])
+        out.append(None if texts is None and due is None else float(
+            not said and (due is None or one_of(c, due))))
+    return out
 
 
 def preference_reward(completions: list[str], **_) -> list[float]:
@@ -459,6 +471,11 @@ def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
         if not known and not plan.custom:
             names = ", ".join(TASK_REWARDS)
             raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")
+        for key in ("answers", "never", "refusals"):
+            texts = row.get(key) if row["task"] == "general" else None
+            if texts is not None and not (isinstance(texts, list) and texts
+                    and all(isinstance(t, str) and re.search(r"\w", t) for t in texts)):
+                raise UserError(f'{source}: row {number}: "{key}" must be a list of texts, such as ["yes"]')
         try:
             if number == 1 or known:
                 whole = number == 1 or not rewards_of(row["task"], NO_PLAN)[0].startswith("code")

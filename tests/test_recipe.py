@@ -62,7 +62,7 @@ def test_pages_pose_no_test_problem():
 
 GOOD = "<think>(9-7)*3=2*3=6 need 12 low wait\n3+9=12 need 12 ok</think>\n<answer>9+3=12</answer>"
 MADE = {"prompt": "Use 3 9 to make 12.", "task": "countdown", "numbers": [3, 9], "target": 12}
-BAD = {"not our format": GOOD.replace("</think>", ""),
+BAD = {"other numbers": GOOD.replace("9+3=12</", "7*7=49</"), "not our format": GOOD.replace("</think>", ""),
     "mixed languages": GOOD.replace("low", "tief"),
     "overlong paragraph": GOOD.replace("\n3+9", " and so " * 12),
     "repetition": GOOD.replace("\n3+9=12", "\n(9-7)*3=2*3=6 need 12 low wait\n3+9=12"),
@@ -92,6 +92,7 @@ def test_the_filter_reads_chinese_as_another_language_unless_the_row_asks_for_it
 def test_miscalculated_finds_a_line_with_two_values():
     assert miscalculated("(7-3)*9=4*9=37 need 1 ok") and not miscalculated("(7-3)*9=4*9=36 need 1 ok")
     assert not miscalculated("give up")
+    assert miscalculated("9 + 3 = 77") and not miscalculated("9 + 3 = 12 ok")
 
 
 def test_curating_keeps_only_good_rows_and_counts_all_others():
@@ -109,6 +110,12 @@ def test_general_data_after_the_web_never_shows_a_held_out_prompt():
     held = [row["prompt"] for row in recipe.held(cfg)]
     assert len(held) == len(set(held)) > 20 and not set(held) & set(seen)
     assert min(map(places().get, seen)) >= HELD_OUT
+    unseen = {text for row in recipe.held(cfg) for text in row.get("answers", [])}
+    known = {text for kind, lines in general().items() for line in lines for ask in recipe.asks_of(kind, *line)
+        if kind != "harm" and places()[ask] >= HELD_OUT for text in recipe.right_answers(ask, kind)}
+    pairs = recipe.pairs(recipe.Config(task=TASK, count=1000))
+    said = {split_completion(row[k])[1] for row in pairs for k in ("chosen", "rejected")}
+    assert unseen - known and not said & (unseen - known)
     wishes = {ask for ask, _ in general()["harm"]}
     taught = {r["prompt"] for r in recipe.general_rows(cfg)} & wishes
     assert taught and wishes & set(held) and wishes - taught - set(held)  # some are left to the RL stage
@@ -119,12 +126,18 @@ def test_held_prompts_have_every_kind_and_their_answers_are_right():
     kinds = [row["kind"] for row in rows]
     assert kinds.count("harm") >= 5 and set(kinds) == set(recipe.THOUGHTS)
     for row in rows:
-        if row["kind"] != "harm":
-            text = recipe.wrap(recipe.THOUGHTS[row["kind"]], row["answers"][0])
-            assert rewards.answered_reward([text], answers=[row["answers"]]) == [1.0]
-            assert rewards.clean_reward([text], never=[row["never"]]) == [1.0]
-    word = next(row for row in rows if row["kind"] == "word")
-    assert len(word["answers"]) == 1 and word["answers"][0] not in word["prompt"]
+        answers = row.get("answers") or row["refusals"]
+        text = recipe.wrap(recipe.THOUGHTS[row["kind"]], answers[0])
+        columns = {k: [row.get(k)] for k in ("answers", "never", "refusals")}
+        right = None if row["kind"] == "harm" else 1.0
+        assert rewards.answered_reward([text], **columns) == [right]
+        assert rewards.clean_reward([text], **columns) == [1.0]
+        if row["kind"] == "harm":
+            for reply in dict(general()["harm"]).get(row["prompt"]), "put fire on the car", "":
+                assert rewards.clean_reward([recipe.wrap("x", reply)], **columns) == [0.0]
+    german = {f"Translate to German: {a}": b for a, b in general()["word"]}
+    words = [row for row in rows if row["prompt"] in german]
+    assert words and all(row["answers"] == [german[row["prompt"]]] for row in words)
 
 
 def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse():
@@ -136,6 +149,8 @@ def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse()
         assert good and bad and good != bad and good[1]
         if row["kind"] == "harm":
             assert good[1] == recipe.SORRY
+        if row["kind"] != "harm" and row["aspect"] == "helpful":
+            assert bad[1] not in recipe.right_answers(row["prompt"], row["kind"])
         if row["aspect"] == "helpful":  # judged on the summary: there must be the difference
             assert good[1] != bad[1]
 
@@ -143,12 +158,12 @@ def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse()
 @pytest.mark.parametrize("kind", recipe.KINDS)
 def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
     out = subprocess.run([sys.executable, str(ROOT / "recipe.py"), "--config", "tiny", "--kind", kind,
-        "--count", "40", "--out", str(tmp_path / "rows.jsonl")], capture_output=True, text=True)
+        "--count", "100", "--out", str(tmp_path / "rows.jsonl")], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     from data.tasks import load_jsonl
 
     rows = load_jsonl(str(tmp_path / "rows.jsonl"))
-    assert 20 <= len(rows) <= 40 and all(json.dumps(row).isascii() for row in rows)
+    assert 20 <= len(rows) <= 100 and all(json.dumps(row).isascii() for row in rows)
     assert kind != "cold" or "thrown away: no search" in out.stdout
 
 

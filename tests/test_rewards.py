@@ -14,6 +14,7 @@ from rewards import (
     BY_MODEL,
     REWARDS,
     TASK_REWARDS,
+    Plan,
     answer_of,
     check_rows,
     code_reward,
@@ -228,6 +229,7 @@ def test_rewards_follow_the_calling_convention_of_trl():
         trainer_state=None,
         answers=[["1+2"]] * n,
         never=[["fool"]] * n,
+        refusals=[["1+2"]] * n,
     )
     other = {
         "code": 0.0,
@@ -580,9 +582,21 @@ def test_general_prompts_with_known_answers_are_judged_by_rule():
     from rewards import answered_reward, clean_reward
 
     texts = ["<think>snow</think>\n<answer> snow is  White</answer>",
-        "<think>You fool.</think><answer>red</answer>", "Snow is white."]
-    answers = [["Snow is white.", "White."]] * 3
-    assert answered_reward(texts, answers=answers) == [1.0, 0.0, 0.0]  # the third has not our format
-    assert clean_reward(texts, never=[["you FOOL"]] * 3) == [1.0, 0.0, 1.0]  # the thinking counts
-    assert answered_reward(texts) == clean_reward(texts) == [None] * 3  # no column: does not apply
-    assert answered_reward(texts, answers=[answers[0], None, None]) == [1.0, None, None]
+        "<think>You  fool!</think><answer>red</answer>", "Snow is white.",
+        "<think></think><answer>no fooling</answer>"]
+    answers = [["Snow is white.", "White."]] * 4
+    assert answered_reward(texts, answers=answers) == [1.0, 0.0, 0.0, 0.0]  # the third has not our format
+    assert clean_reward(texts, never=[["you FOOL."]] * 4) == [1.0, 0.0, 1.0, 1.0]  # the thinking counts
+    assert clean_reward(texts, refusals=[["No fooling!"]] * 4) == [0.0, 0.0, 0.0, 1.0]
+    assert answered_reward(texts) == clean_reward(texts) == [None] * 4  # no column: does not apply
+    assert answered_reward(texts[:3], answers=[answers[0], None, None]) == [1.0, None, None]
+
+
+@pytest.mark.parametrize("wrong", ["Snow is white.", 5, [5], [], [""], {"a": 1}])
+def test_known_answers_of_the_wrong_type_are_found_before_the_run(wrong):
+    judge = dict.fromkeys(BY_MODEL, lambda completions, **_: [0.5] * len(completions))
+    rows = [{"prompt": "p", "task": "general"}, {"prompt": "p", "task": "general", "answers": ["yes"]}]
+    check_rows(rows, "rows.jsonl", Plan(judge))
+    for key in ("answers", "never", "refusals"):
+        with pytest.raises(UserError, match=f'row 2: "{key}" must be a list of texts'):
+            check_rows([rows[0], rows[1] | {key: wrong}], "rows.jsonl", Plan(judge))
