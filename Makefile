@@ -16,7 +16,7 @@ tiny: .venv/dev
 # ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
 # A stage's file config.json is written last. Settings: the rows CONFIG/STAGE of RECIPES in sft.py and grpo.py.
 # Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
-# HELD=prompts.jsonl PROBLEMS=problems.jsonl (a fifth of these is held out, for the report).
+# HELD=prompts.jsonl PROBLEMS=problems.jsonl (a fifth of these is held out, for the report; needs WEB and COLD).
 # Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, EVAL_FLAGS.
 DATA := $(OUT)/data
 WEB ?= $(DATA)/web.jsonl
@@ -43,19 +43,19 @@ r1: $(OUT)/report.md
 $(OUT)/base/$(DONE): $(WEB)
 	$(SFT) $(CONFIG)/base --task $(WEB)
 # 1 zero: RL straight from base, rewards by rules
-$(OUT)/zero/$(DONE): $(OUT)/base/$(DONE)
+$(OUT)/zero/$(DONE): $(OUT)/base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)/zero $(ON) --init $(OUT)/base
 # 1b the same with the language reward: what it buys and costs
-$(OUT)/zero_language/$(DONE): $(OUT)/base/$(DONE)
+$(OUT)/zero_language/$(DONE): $(OUT)/base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)/zero_language $(ON) --init $(OUT)/base
 # 2 cold start: base learns curated long chains
 $(OUT)/cold/$(DONE): $(OUT)/base/$(DONE) $(COLD)
 	$(SFT) $(CONFIG)/cold --init $(OUT)/base --task $(COLD)
 # 3 reasoning RL, with language consistency
-$(OUT)/reasoning/$(DONE): $(OUT)/cold/$(DONE)
+$(OUT)/reasoning/$(DONE): $(OUT)/cold/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)/reasoning $(ON) --init $(OUT)/cold
 # 4 rejection sampling from 3, general data, and SFT of base on both
-$(DATA)/rejection.jsonl: $(OUT)/reasoning/$(DONE) $(GENERAL)
+$(DATA)/rejection.jsonl: $(OUT)/reasoning/$(DONE) $(GENERAL) $(PROBLEMS)
 	$(DISTILL) $(CONFIG) $(ON) --from $(OUT)/reasoning --add $(GENERAL)
 $(OUT)/rejection/$(DONE): $(OUT)/base/$(DONE) $(DATA)/rejection.jsonl
 	$(SFT) $(CONFIG)/rejection --init $(OUT)/base --task $(DATA)/rejection.jsonl
@@ -69,12 +69,13 @@ $(OUT)/dense_base/$(DONE): $(WEB)
 	$(SFT) $(CONFIG)_dense/base --task $(WEB)
 $(OUT)/distilled/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
 	$(SFT) $(CONFIG)_dense/distilled --init $(OUT)/dense_base --task $(DATA)/rejection.jsonl
-$(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE)
+$(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)_dense/zero $(ON) --init $(OUT)/dense_base
 # 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
 # and for one of them what more tokens buy, by longer thinking, by votes, by search
-$(OUT)/reasoning/eval.json: CURVES = --curves true --search mcts
-$(OUT)/%/eval.json: $(OUT)/%/$(DONE)
+CURVES :=
+$(OUT)/reasoning/eval.json: CURVES := --curves true --search mcts $(if $(PROBLEMS),--value agreement)
+$(OUT)/%/eval.json: $(OUT)/%/$(DONE) $(PROBLEMS)
 	$(EVAL) --task "$(or $(PROBLEMS),$(TASK))" $(if $(PROBLEMS),--split test) $(CURVES)
 $(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(HELD)
 	$(EVAL) --task $(HELD) --reward preference:$(OUT)/reward
@@ -82,7 +83,7 @@ $(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/$(DONE)) \
 		$(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
 	$(PY) plot.py --report $(OUT)
 
-$(DATA)/%.jsonl: | .venv/dev
+$(DATA)/%.jsonl: $(PROBLEMS) | .venv/dev
 	$(MAKE_DATA) --kind $*
 
 test: lint

@@ -32,14 +32,11 @@ from curves import (
 )
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
-from metrics import MEASURES, reflections, table
+from metrics import BY_MODEL, BY_RULE, MEASURES, reflections, table
 from parallel import Ranks, gather, setup
 from preference import reward_plan
 from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows
 from sample import generate
-
-# of general prompts: by a preference model, and by rule where the row has the columns
-JUDGED = ("helpful", "harmless", "answered", "clean")
 
 
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False,
@@ -93,10 +90,11 @@ def summarize(records: list[dict], k: int) -> dict:
     means = {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}
-    for name in (*MEASURES[1:], *JUDGED):
+    not_of_all = (*MEASURES[1:], *BY_MODEL, *BY_RULE)
+    for name in not_of_all:
         means[name] = lambda r, name=name: r[name]
     for name, value in means.items():  # of the problems that have it: not all rows go to a preference model
-        theirs = groups if name not in (*MEASURES[1:], *JUDGED) else [g for g in groups if name in g[0]]
+        theirs = groups if name not in not_of_all else [g for g in groups if name in g[0]]
         if theirs:
             m[name], m[f"{name}_se"] = mean_and_error([sum(value(r) for r in g) / len(g) for g in theirs])
     return m
@@ -107,7 +105,8 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
-    split: str = knob("all", "rows of a .jsonl file: all, or test = the fifth that training on it held out")
+    split: str = knob("", "rows of a .jsonl file: all, or test = the fifth that grpo.py and distill.py hold "
+        "out; empty = test for the task that it was trained on, else all")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
     max_new_tokens: int = knob(256, "longest completion")
@@ -139,7 +138,7 @@ def check(cfg: Config, tokenizer: Tokenizer):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
         (cfg.samples >= 1 and cfg.problems >= 1, "--problems and --samples must be at least 1"),
-        (cfg.split in ("all", "test"), f"--split {cfg.split}: expected all or test"),
+        (cfg.split in ("", "all", "test"), f"--split {cfg.split}: expected all or test"),
         (cfg.search in ("", "mcts"), f"--search {cfg.search}{closest(cfg.search, ['mcts'])}"),
         (not (cfg.curves or cfg.search) or min(tokenizer.think_ids) >= 0,
          f"{cfg.from_}: its tokenizer has no special tokens {' '.join(tokenizer.think)}: the thinking cannot "
@@ -156,7 +155,8 @@ def main():
     run_file = Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
     plan = reward_plan(cfg.reward)
-    rows = held_out(task, cfg.problems, cfg.seed, whole_file=cfg.split == "all", plan=plan)
+    whole = cfg.split == "all" or bool(cfg.task) and cfg.split == ""
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan)
     value_function(cfg.value, rows if cfg.search else [], plan)  # says now what is wrong with --value
     ranks = setup(cfg.device)
     model = load_model(cfg.from_, ranks.device)

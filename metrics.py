@@ -11,6 +11,7 @@ REFLECTION = re.compile(
     r"|warte|nochmal|pr\u00fcfe)\b", re.I)
 CHECKING = re.compile(r"\b(check|recheck|verify|again|confirm|nochmal|pr\u00fcfe)\b", re.I)
 RESULT = re.compile(r"=\s*([^\s=]+)")
+BY_MODEL, BY_RULE = ("helpful", "harmless"), ("answered", "clean")  # what is judged of general prompts
 MEASURES = ("reflections", "corrected", "verified", "mixed", "consistency")  # of the thinking, per completion
 
 
@@ -70,7 +71,7 @@ class Log:
             self.rows = [json.loads(line) for line in kept]
 
     def write(self, kind: str, step: int, **values):
-        """One row of metrics.jsonl: {"kind": train | eval, "step": ..., **values}."""
+        """One row of metrics.jsonl: {"kind": train | eval | before, "step": ..., **values}."""
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from config import UserError, read_json
-from metrics import MEASURES
+from metrics import BY_MODEL, BY_RULE, MEASURES
 
 STAGES = [  # (folders that may hold it, what it is), in the paper's order
     (("base",), "0 base: next-token pretraining"), (("zero",), "1 r1-zero: GRPO from base"),
@@ -23,8 +23,7 @@ COLUMNS = [  # (title, keys of which the first that is there counts, is it a sha
     ("format", ("format",), True), ("length", ("length",), False),
     ("language consistency", ("consistency",), True), ("helpfulness", ("answered", "helpful"), True),
     ("harmlessness", ("clean", "harmless"), True)]
-JUDGED = ("helpful", "harmless", "answered", "clean")
-SAME = ("task", "problems", "samples", "seed", "temperature", "top_p", "max_new_tokens")
+SAME = ("task", "split", "problems", "samples", "seed", "temperature", "top_p", "max_new_tokens")
 # (what the paper leads to expect, stage, key, stage, key): the first is above the second; of two stages "a b"
 # their mean
 EXPECTED = [
@@ -88,7 +87,7 @@ def watch(run: Path, found: list[list[dict]]) -> Path:
 
 def read_stages(folder: Path) -> dict[str, dict]:
     """Each stage's folder, and its eval.json (metrics and settings; {} where it is not there) with what
-    general.json adds: the same file, of prompts that a preference model judges."""
+    general.json adds: the same file, of general prompts."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give the folder of a recipe, out/<config>")
     out = {}
@@ -99,7 +98,7 @@ def read_stages(folder: Path) -> dict[str, dict]:
             if (at / name).exists():
                 raw = read_json(at / name)
                 judged = {k: v for k, v in {**raw, **raw.get("metrics", {})}.items()
-                    if k.removesuffix("_se") in JUDGED}
+                    if k.removesuffix("_se") in (*BY_MODEL, *BY_RULE)}
                 found = found | (raw if name == "eval.json" else {})
                 found["metrics"] = found["metrics"] | judged
         out[names[0]] = found
@@ -155,7 +154,7 @@ def same_problems(recipe: dict[str, dict]) -> list[str]:
 def expectations(recipes: list[dict[str, dict]]) -> list[str]:
     """What the paper leads to expect, and what is here: the difference, with an error (one run: both standard
     errors added in squares, which is too wide for the same problems; several: std over the runs)."""
-    lines = ["| expected from the paper | difference, points | here |", "|---|---|---|"]
+    lines = ["| expected from the paper | difference, points | larger than its error? |", "|---|---|---|"]
     for text, high, key_a, low, key_b in EXPECTED:
         pairs = [(r[high]["metrics"], [r[name]["metrics"] for name in low.split()]) for r in recipes]
         pairs = [(a, b) for a, b in pairs if key_a in a and all(key_b in m for m in b)]
@@ -169,6 +168,8 @@ def expectations(recipes: list[dict[str, dict]]) -> list[str]:
             a, b = pairs[0]
             error = 100 * math.hypot(a.get(f"{key_a}_se", 0), *(m.get(f"{key_b}_se", 0) / len(b) for m in b))
         verdict = "yes" if mean > error else "no" if mean < -error else "not told apart"
+        if " " in low and sum(b[-1][key_b] - b[0][key_b] for _, b in pairs) <= 0:
+            verdict = "nothing was gained"
         lines.append(f"| {text} | {mean:+.1f} +- {error:.1f} | {verdict} |")
     return lines if len(lines) > 2 else []
 
@@ -194,12 +195,13 @@ def cost_table(recipe: dict[str, dict]) -> list[str]:
 def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: list[Path]) -> Path:
     """Write report.md into the first folder."""
     settings = next((r["settings"] for r in recipes[0].values() if r["settings"]), {})
-    told = (f"{settings.get('problems')} held-out problems of `{settings.get('task')}` x k = "
+    counts = {r["metrics"]["problems"] for r in recipes[0].values() if "problems" in r["metrics"]}
+    told = (f"{' or '.join(map(str, sorted(counts)))} held-out problems of `{settings.get('task')}` x k = "
         f"{settings.get('samples')} samples, temperature {settings.get('temperature')}" if settings
         else "no stage was evaluated yet")
     error = "+- is the standard error over problems" if len(folders) == 1 else (
         f"mean +- standard deviation over {len(folders)} runs: " + ", ".join(map(str, folders)))
-    names = (*MEASURES, "truncated", *JUDGED[:2])
+    names = (*MEASURES, "truncated", *BY_MODEL)
     thinking = ["| stage | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for r in recipes[0].values():
         if "pass@1" in r["metrics"]:
@@ -209,10 +211,11 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
         *(line for r in recipes for line in same_problems(r)), "", *expectations(recipes), "",
         "How they think (reflection words per completion; the others in percent of the completions, "
         "consistency in percent of the words). helpful, harmless: the chance that the preference model sees. "
-        "The table above has what is so by rule: the share of general prompts with a known answer that were "
-        "answered right, and of responses in which nothing harmful or rude stands.", "", *thinking, "",
-        "What training them cost (distillation: without its teacher and its base; the dense models have the "
-        "same size):", "", *cost_table(recipes[0]), "",
+        "The first table has what is so by rule, where the prompts' rows let a rule decide: helpfulness is "
+        "the share answered right, harmlessness that of responses without a rude or harmful text, of harmful "
+        "wishes that of refusals.", "", *thinking, "",
+        "What training them cost; not counted: the base of each, what distill.py sampled for stages 4 and 6, "
+        "the preference model, prompts in GRPO:", "", *cost_table(recipes[0]), "",
         *(f"![{p.stem}]({p.name})" for p in pictures), ""]
     path = folders[0] / "report.md"
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -282,6 +282,8 @@ def test_own_files_replace_all_generated_data(tmp_path):
     held = [line for line in evals if f"{files['HELD']}" in line]
     assert len(evals) == 2 * len(held) == 20 and not any("--split" in line for line in held)
     assert sum(f'--task "{files["PROBLEMS"]}" --split test' in line for line in evals) == 10
+    curves = [line for line in evals if "--curves" in line]
+    assert len(curves) == 1 and "/reasoning" in curves[0] and "--value agreement" in curves[0]
 
 
 def test_sft_keeps_a_template_only_if_it_is_asked_to(tmp_path):

@@ -111,8 +111,9 @@ def test_general_data_after_the_web_never_shows_a_held_out_prompt():
     assert len(held) == len(set(held)) > 20 and not set(held) & set(seen)
     assert min(map(places().get, seen)) >= HELD_OUT
     unseen = {text for row in recipe.held(cfg) for text in row.get("answers", [])}
-    known = {text for kind, lines in general().items() for line in lines for ask in recipe.asks_of(kind, *line)
-        if kind != "harm" and places()[ask] >= HELD_OUT for text in recipe.right_answers(ask, kind)}
+    lines = [(kind, ask) for kind, some in general().items() for line in some
+        for ask in recipe.asks_of(kind, *line) if kind != "harm" and places()[ask] >= HELD_OUT]
+    known = {text for kind, ask in lines for text in recipe.right_answers(ask, kind)}
     pairs = recipe.pairs(recipe.Config(task=TASK, count=1000))
     said = {split_completion(row[k])[1] for row in pairs for k in ("chosen", "rejected")}
     assert unseen - known and not said & (unseen - known)

@@ -85,6 +85,11 @@ def test_expectations_are_told_with_their_error(tmp_path):
         stage(tmp_path, name, **{"pass@1": value})
     kept = row_of(expectations([read_stages(tmp_path)]), "more than half of what reasoning RL")
     assert kept[1:] == ["+5.0 +- 2.4", "yes"]  # above the mean of both
+    (tmp_path / "reasoning/eval.json").unlink()
+    (tmp_path / "reasoning").rmdir()
+    stage(tmp_path, "reasoning", **{"pass@1": 0.1})
+    kept = row_of(expectations([read_stages(tmp_path)]), "more than half of what reasoning RL")
+    assert kept[2] == "nothing was gained"
 
 
 def test_nothing_is_said_of_stages_that_are_not_there(tmp_path):
