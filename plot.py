@@ -72,8 +72,8 @@ def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Pat
                     yerr=[r["pass@1_se"] for r in held] if at == "pass@1" else None,
                     color=line and line.get_color())
             if key == "reflections" and held:
-                ax.axhline(held[0]["reflections"], ls="--", lw=1, color="gray", label="step 0, held out")
-                ax.legend(fontsize=7)
+                dashed = ax.axhline(held[0]["reflections"], ls="--", lw=1, color=line and line.get_color())
+                ax.legend([dashed], ["step 0, held out"], fontsize=7)
     for ax, (key, _) in zip(axes.flat, panels, strict=True):
         if key in ("corrected", "verified", "mixed"):  # after all runs: a limit ends the automatic scale
             ax.set_ylim(bottom=0)
