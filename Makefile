@@ -6,7 +6,6 @@ CONFIG ?= tiny
 SEED ?= 0
 OUT ?= out/$(CONFIG)
 
-.SECONDARY:  # keep what is made on the way
 .PHONY: tiny r1 test lint bench setup clean
 
 tiny: .venv/dev
@@ -25,6 +24,7 @@ GENERAL ?= $(DATA)/general.jsonl
 PAIRS ?= $(DATA)/pairs.jsonl
 SCENARIOS ?= $(DATA)/scenarios.jsonl
 HELD ?= $(DATA)/held.jsonl
+.SECONDARY: $(HELD)  # make would delete it at the end
 ON = $(if $(PROBLEMS),--task $(PROBLEMS))
 MAKE_DATA = $(PY) recipe.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed $(SEED) --out $@
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config

@@ -260,6 +260,9 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
     left = commands("data/web.jsonl", "base/config.json", "zero/config.json")
     assert not any(name in line for line in left for name in ("tiny/base", "tiny/zero --", "kind web"))
     assert any("tiny/cold" in line for line in left)
+    early = commands("report.md")  # someone drew it halfway: what is missing is made all the same
+    assert any("tiny/cold" in line for line in early) and "--report" in early[-1]
+    assert not any(line.startswith("rm") for line in early)
 
 
 def test_own_files_replace_all_generated_data(tmp_path):
