@@ -32,7 +32,7 @@ from curves import (
 )
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
-from metrics import BY_MODEL, BY_RULE, MEASURES, reflections, table
+from metrics import BY_RULE, MEASURES, OPINIONS, reflections, table
 from parallel import Ranks, gather, setup
 from preference import reward_plan
 from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows
@@ -90,7 +90,7 @@ def summarize(records: list[dict], k: int) -> dict:
     means = {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}
-    not_of_all = (*MEASURES[1:], *BY_MODEL, *BY_RULE)
+    not_of_all = (*MEASURES[1:], *OPINIONS, *BY_RULE)
     for name in not_of_all:
         means[name] = lambda r, name=name: r[name]
     for name, value in means.items():  # of the problems that have it: not all rows go to a preference model

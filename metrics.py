@@ -11,7 +11,7 @@ REFLECTION = re.compile(
     r"|warte|nochmal|pr\u00fcfe)\b", re.I)
 CHECKING = re.compile(r"\b(check|recheck|verify|again|confirm|nochmal|pr\u00fcfe)\b", re.I)
 RESULT = re.compile(r"=\s*([^\s=]+)")
-BY_MODEL, BY_RULE = ("helpful", "harmless"), ("answered", "clean")  # what is judged of general prompts
+OPINIONS, BY_RULE = ("helpful", "harmless"), ("answered", "clean")  # of general prompts: by a model, by rule
 MEASURES = ("reflections", "corrected", "verified", "mixed", "consistency")  # of the thinking, per completion
 
 

@@ -264,9 +264,10 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
         return "miscalculated"
     if readable and "=" not in answer:
         return "no summary"
-    if readable and row["task"] == "countdown" and Counter(map(int, re.findall(r"\d+",
-            answer.partition("=")[0]))) != Counter(row["numbers"]):
-        return "other numbers"
+    if readable and row["task"] == "countdown":
+        found = evaluate(answer.partition("=")[0])
+        if found is None or Counter(found[1]) != Counter(row["numbers"]):
+            return "other numbers"
     return ""
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from config import UserError, read_json
-from metrics import BY_MODEL, BY_RULE, MEASURES
+from metrics import BY_RULE, MEASURES, OPINIONS
 
 STAGES = [  # (folders that may hold it, what it is), in the paper's order
     (("base",), "0 base: next-token pretraining"), (("zero",), "1 r1-zero: GRPO from base"),
@@ -98,7 +98,7 @@ def read_stages(folder: Path) -> dict[str, dict]:
             if (at / name).exists():
                 raw = read_json(at / name)
                 judged = {k: v for k, v in {**raw, **raw.get("metrics", {})}.items()
-                    if k.removesuffix("_se") in (*BY_MODEL, *BY_RULE)}
+                    if k.removesuffix("_se") in (*OPINIONS, *BY_RULE)}
                 found = found | (raw if name == "eval.json" else {})
                 found["metrics"] = found["metrics"] | judged
         out[names[0]] = found
@@ -201,7 +201,7 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
         else "no stage was evaluated yet")
     error = "+- is the standard error over problems" if len(folders) == 1 else (
         f"mean +- standard deviation over {len(folders)} runs: " + ", ".join(map(str, folders)))
-    names = (*MEASURES, "truncated", *BY_MODEL)
+    names = (*MEASURES, "truncated", *OPINIONS)
     thinking = ["| stage | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for r in recipes[0].values():
         if "pass@1" in r["metrics"]:
