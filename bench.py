@@ -39,7 +39,8 @@ from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
 from kernels import token_logprobs
 from model import Transformer, activation_bytes, training_bytes, weight_bytes
-from parallel import Ranks, gather, keep_masters, micro_batches, setup
+from optim import keep_masters
+from parallel import Ranks, gather, micro_batches, setup
 from sample import Sample, generate
 
 

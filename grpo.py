@@ -38,7 +38,8 @@ from eval import evaluate, held_out
 from metrics import Log, diagnosis, progress_line, table
 from model import Transformer, fits
 from moe import Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, micro_batches, setup
+from optim import apply_gradients, keep_masters
+from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import score
 from sample import Sample, collate, completion_logprobs, generate, routing_of

@@ -122,64 +122,6 @@ def agree(ranks: Ranks, value):
     return gather(ranks, value)[0]
 
 
-def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
-    """Add up the ranks' gradients in one all-reduce. Losses are divided by global counts, so the sum is
-    the gradient."""
-    if ranks.world == 1:
-        return
-    for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.flatten() for p in parameters])
-    dist.all_reduce(flat)
-    for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad.copy_(g.view_as(p))
-
-
-def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
-    """What the optimizer steps for p: p itself, or its float32 copy (see `keep_masters`)."""
-    return getattr(p, "master", p)
-
-
-def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
-    """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
-    alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
-    master's, in float32, and freed. Every other parameter gets its gradient's memory now, for kernels that
-    add to it in place. Returns what the optimizers step: `master_of` each parameter."""
-    saved = (state or {}).get("masters", {})
-    for name, p in model.named_parameters():
-        if p.dtype == torch.bfloat16 and p.requires_grad:
-            p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
-            p.register_post_accumulate_grad_hook(_add_to_master)
-        elif p.requires_grad and p.grad is None:
-            p.grad = torch.zeros_like(p)
-    return [master_of(p) for p in model.parameters()]
-
-
-def _add_to_master(p: torch.nn.Parameter):
-    grad, p.grad = p.grad, None
-    p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
-
-
-def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
-        max_norm: float = 1.0) -> float:
-    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
-    which bfloat16 parameters then follow. Returns the norm."""
-    masters = [master_of(p) for p in parameters]
-    sum_gradients(ranks, masters)
-    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-    with torch.no_grad():
-        for p, master in zip(parameters, masters, strict=True):
-            master.grad.zero_()
-            if master is not p:
-                p.copy_(master)
-    return float(norm)
-
-
 def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
         prompts: list[tuple] | None = None) -> list[list[int]]:
     """This rank's share of the rows, as lists of row numbers of at most `budget` tokens after padding (or one

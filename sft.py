@@ -33,8 +33,9 @@ from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, s
 from kernels import token_logprobs
 from metrics import Log
 from model import Transformer
-from moe import Experts, Routing
-from parallel import Ranks, StopSignal, apply_gradients, gather, keep_masters, master_of, micro_batches, setup
+from moe import Routing
+from optim import apply_gradients, keep_masters, make_optimizers
+from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
 
@@ -116,39 +117,6 @@ def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
     return tokens, present.to(device), learnt.to(device)
 
 
-def make_optimizers(model: Transformer, cfg: Config) -> tuple[list, list]:
-    """(optimizers, expert views). Muon takes every matrix of the blocks, each expert's slice of the stacks
-    as a matrix of its own: a parameter that shares the stack's memory and whose gradient `backward` fills
-    through `link_gradients`."""
-    matrices, rest, views = [], [], []
-    stacked = {id(master_of(p)) for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
-    for name, p in model.named_parameters():
-        p = master_of(p)
-        if (cfg.optimizer == "adamw" or p.ndim < 2 or "embed" in name or "lm_head" in name
-                or name == "score.weight" or name.endswith("gate.weight")):
-            rest.append(p)
-        elif id(p) in stacked:
-            views += [(torch.nn.Parameter(p.data[e]), p, e) for e in range(len(p))]
-        else:
-            matrices.append(p)
-    decay = [p for p in rest if p.ndim >= 2]
-    plain = [p for p in rest if p.ndim < 2]
-    optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": cfg.weight_decay},
-        {"params": plain, "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95), fused=True)]
-    if matrices or views:
-        optimizers.append(torch.optim.Muon([*matrices, *(v for v, _, _ in views)], lr=cfg.lr,
-            weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
-    return optimizers, views
-
-
-def link_gradients(views: list):
-    """Let each expert's view see its slice of the stacked gradient (which stays in place: zeroed, never
-    freed). A rank without examples has none yet."""
-    for view, stack, e in views:
-        stack.grad = torch.zeros_like(stack) if stack.grad is None else stack.grad
-        view.grad = stack.grad[e]
-
-
 def lr_at(step: int, cfg: Config) -> float:
     """Linear warm-up, then linear decay to zero."""
     return cfg.lr * min((step + 1) / max(1, cfg.warmup), (cfg.steps - step) / max(1, cfg.steps - cfg.warmup))
@@ -169,7 +137,7 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
     return -float(logprobs.sum().detach()), routing.load
 
 
-def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
+def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
     """One optimizer step on examples step * batch_size ...: each rank makes and trains its own share."""
     numbers = ranks.share(list(range(step * cfg.batch_size, (step + 1) * cfg.batch_size)))
     mine = [encode_row(model, tokenizer, rows(i), cfg.seed, i) for i in numbers]
@@ -182,7 +150,6 @@ def run_step(model, optimizers, views, step: int, rows, tokenizer, cfg: Config, 
             tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
-    link_gradients(views)
     trained = [p for p in model.parameters() if p.requires_grad]
     norm = apply_gradients(ranks, trained, optimizers, lr_at(step, cfg))
     loads = [sum(layer) for layer in zip(*(load for _, load, _ in everyone if load), strict=True)]
@@ -240,7 +207,7 @@ def main():
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
-    optimizers, views = make_optimizers(model, cfg)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
     start, tokens_seen = 0, 0
     if state:
         start, tokens_seen = state["step"], state["tokens"]
@@ -250,7 +217,7 @@ def main():
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
-        m = run_step(model, optimizers, views, step, rows, tokenizer, cfg, ranks)
+        m = run_step(model, optimizers, step, rows, tokenizer, cfg, ranks)
         tokens_seen += m["tokens"]
         log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
         bar.update()

@@ -17,6 +17,7 @@ from config import ModelConfig
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
+from optim import make_optimizers
 from parallel import Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -40,10 +41,10 @@ def base(tmp_path_factory):
         moe_intermediate_size=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
         initializer_range=0.1, max_position_embeddings=512, eos_token_id=tok.eos_id)
     model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=60, warmup=5, lr=0.02)
-    optimizers, views = sft.make_optimizers(model, steps)
+    optimizers = make_optimizers(model)
     rows = training_rows(FAST["task"], 0)
     for step in range(60):
-        sft.run_step(model, optimizers, views, step, rows, tok, steps, Ranks(0, 1, "cpu"))
+        sft.run_step(model, optimizers, step, rows, tok, steps, Ranks(0, 1, "cpu"))
     save_model(model, dir)
     return dir
 

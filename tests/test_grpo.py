@@ -16,7 +16,8 @@ from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_lo
 from kernels import token_logprobs
 from model import Transformer
 from moe import Routing
-from parallel import Ranks, apply_gradients, micro_batches
+from optim import apply_gradients
+from parallel import Ranks, micro_batches
 from sample import generate
 
 ALONE = Ranks(0, 1, "cpu")

@@ -11,7 +11,7 @@ import pytest
 from config import PRESETS
 
 ROOT = Path(__file__).parent.parent
-LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "metrics": 0, "sandbox": 0,
+LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "sandbox": 0,
     "answers": 0, "data.tokenizer": 0,
     "data.tasks": 0, "data.build_vocab": 0, "rewards": 1, "mla": 1, "moe": 1, "model": 2, "recipe": 2,
     "checkpoint": 3, "sample": 4, "preference": 4, "search": 5, "curves": 6, "eval": 7,

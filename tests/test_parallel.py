@@ -12,7 +12,8 @@ import torch
 from checkpoint import load_model, load_state, save_state
 from config import ModelConfig
 from model import Transformer
-from parallel import Ranks, apply_gradients, keep_masters, master_of
+from optim import apply_gradients, keep_masters, master_of
+from parallel import Ranks
 
 ALONE = Ranks(0, 1, "cpu")
 ROOT = Path(__file__).parent.parent
@@ -112,12 +113,13 @@ from config import PRESETS, ModelConfig
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
+from optim import make_optimizers
 from parallel import setup
 ranks, cfg = setup("{device}"), sft.Config(batch_size=1, lr=0.01, warmup=0)
 model = Transformer(ModelConfig(**PRESETS["tiny"] | dict(num_hidden_layers=2, hidden_size=32))).init_weights()
-optimizers, views = sft.make_optimizers(model, cfg)
+optimizers = make_optimizers(model, ranks)
 for step in range(2):
-    m = sft.run_step(model, optimizers, views, step, training_rows(cfg.task, 0), shipped(), cfg, ranks)
+    m = sft.run_step(model, optimizers, step, training_rows(cfg.task, 0), shipped(), cfg, ranks)
 torch.save([m, *(model.state_dict().values())], "{out}" + str(ranks.rank))
 """
     runs = []

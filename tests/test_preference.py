@@ -13,6 +13,7 @@ from checkpoint import load_model, save_model
 from config import ModelConfig, UserError
 from data.tokenizer import shipped
 from model import Transformer
+from optim import make_optimizers
 from parallel import Ranks
 from preference import (
     CENTER,
@@ -118,8 +119,8 @@ def judge(tmp_path_factory):
     model = with_score_head(Transformer(ModelConfig(**TINY)).init_weights())
     cfg = sft.Config(steps=60, batch_size=16, lr=0.01, warmup=5)
     rows = [pair(random.Random(i)) for i in range(600)]
-    optimizers, views = sft.make_optimizers(model, cfg)
-    losses = [sft.run_step(model, optimizers, views, step, lambda i: rows[i % 500], TOK, cfg, ALONE)["loss"]
+    optimizers = make_optimizers(model)
+    losses = [sft.run_step(model, optimizers, step, lambda i: rows[i % 500], TOK, cfg, ALONE)["loss"]
         for step in range(cfg.steps)]
     assert losses[0] == pytest.approx(math.log(2), abs=0.01)  # the head starts at zero
     assert losses[-1] < 0.8 * losses[0]
@@ -157,7 +158,7 @@ def test_a_head_that_is_not_tied_rests():
     model = scorer(tie_word_embeddings=False)
     rows = [pair(random.Random(i)) for i in range(8)]
     cfg = sft.Config(batch_size=8, steps=2)
-    optimizers, views = sft.make_optimizers(model, cfg)
+    optimizers = make_optimizers(model)
     before = model.lm_head.weight.detach().clone()
-    sft.run_step(model, optimizers, views, 0, lambda i: rows[i], TOK, dataclasses.replace(cfg), ALONE)
+    sft.run_step(model, optimizers, 0, lambda i: rows[i], TOK, dataclasses.replace(cfg), ALONE)
     assert torch.equal(model.lm_head.weight, before) and model.score.weight.abs().sum() > 0

@@ -10,6 +10,7 @@ from curves import value_function
 from data.tasks import row_at, training_rows
 from data.tokenizer import shipped
 from model import Transformer
+from optim import make_optimizers
 from parallel import Ranks
 from rewards import NO_PLAN
 from sample import generate
@@ -28,10 +29,10 @@ def model():
         intermediate_size=64, moe_intermediate_size=24, qk_nope_head_dim=16, qk_rope_head_dim=8,
         v_head_dim=16, initializer_range=0.1, max_position_embeddings=512, eos_token_id=TOK.eos_id)
     model, steps = Transformer(cfg).init_weights(), sft.Config(batch_size=8, steps=80, warmup=5, lr=0.02)
-    optimizers, views = sft.make_optimizers(model, steps)
+    optimizers = make_optimizers(model)
     rows = training_rows(TASK, 0)
     for step in range(80):
-        sft.run_step(model, optimizers, views, step, rows, TOK, steps, Ranks(0, 1, "cpu"))
+        sft.run_step(model, optimizers, step, rows, TOK, steps, Ranks(0, 1, "cpu"))
     return model
 
 

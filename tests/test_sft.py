@@ -11,9 +11,9 @@ from data.tasks import training_rows
 from data.tokenizer import shipped
 from kernels import token_logprobs_plain
 from model import Transformer
-from moe import Experts
-from parallel import Ranks, keep_masters
-from sft import Config, encode_example, link_gradients, make_optimizers, pad, run_step
+from optim import Muon, keep_masters, make_optimizers
+from parallel import Ranks
+from sft import Config, encode_example, pad, run_step
 
 ALONE, TOK = Ranks(0, 1, "cpu"), shipped()
 TINY = dict(vocab_size=512, hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=48,
@@ -68,7 +68,7 @@ def test_every_stage_of_the_recipe_has_settings_for_every_size(size):
 
 def test_loss_equals_the_mean_nll_of_transformer_logits():
     model, rows = tiny(), training_rows(CFG.task, 0)
-    optimizers, views = make_optimizers(model, CFG)
+    optimizers = make_optimizers(model)
     nll, count = 0.0, 0
     with torch.no_grad():
         for i in range(8):
@@ -76,15 +76,15 @@ def test_loss_equals_the_mean_nll_of_transformer_logits():
             x = torch.tensor([tokens])
             lp, _ = token_logprobs_plain(model.hidden(x[:, :-1]), model.lm_head.weight, x[:, 1:])
             nll, count = nll - float(lp[0, start - 1 :].sum()), count + len(tokens) - start
-    m = run_step(model, optimizers, views, 0, rows, TOK, CFG, ALONE)
+    m = run_step(model, optimizers, 0, rows, TOK, CFG, ALONE)
     assert m["loss"] == pytest.approx(nll / count, rel=1e-4)
 
 
 def step_weights(cfg, steps=2):
     model, rows = tiny(), training_rows(cfg.task, 0)
-    optimizers, views = make_optimizers(model, cfg)
+    optimizers = make_optimizers(model, name=cfg.optimizer)
     for step in range(steps):
-        run_step(model, optimizers, views, step, rows, TOK, cfg, ALONE)
+        run_step(model, optimizers, step, rows, TOK, cfg, ALONE)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -98,25 +98,9 @@ def test_updates_are_invariant_to_micro_batch_size():
 def test_training_lowers_the_loss(optimizer):
     cfg = dataclasses.replace(CFG, optimizer=optimizer, steps=30, lr=0.02 if optimizer == "muon" else 0.01)
     model, rows = tiny(), training_rows(cfg.task, 0)
-    optimizers, views = make_optimizers(model, cfg)
-    losses = [run_step(model, optimizers, views, s, rows, TOK, cfg, ALONE)["loss"] for s in range(30)]
+    optimizers = make_optimizers(model, name=cfg.optimizer)
+    losses = [run_step(model, optimizers, s, rows, TOK, cfg, ALONE)["loss"] for s in range(30)]
     assert losses[-1] < 0.7 * losses[0]
-
-
-def test_muon_treats_each_expert_as_a_matrix_of_its_own():
-    """The update of an expert in the stack equals torch.optim.Muon's on that expert alone."""
-    model = tiny()
-    optimizers, views = make_optimizers(model, CFG)
-    stack = model.layers[1].mlp.experts.gate_up_proj
-    lone = torch.nn.Parameter(stack.data[2].clone())
-    for p in model.parameters():
-        p.grad = torch.randn_like(p)
-    lone.grad = stack.grad[2].clone()
-    link_gradients(views)
-    optimizers[1].step()
-    torch.optim.Muon([lone], lr=CFG.lr, weight_decay=CFG.weight_decay, adjust_lr_fn="match_rms_adamw").step()
-    torch.testing.assert_close(stack.data[2], lone.data)
-    assert {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}.isdisjoint({id(stack)})
 
 
 def test_muon_steps_the_masters_of_bfloat16_experts():
@@ -125,12 +109,12 @@ def test_muon_steps_the_masters_of_bfloat16_experts():
     for p in model.parameters():
         p.data = p.data.bfloat16()
     keep_masters(model)
-    optimizers, views = make_optimizers(model, CFG)
-    assert {id(stack) for _, stack, _ in views} == {id(p.master) for m in model.modules()
-        if isinstance(m, Experts) for p in m.parameters()}
+    optimizers = make_optimizers(model)
+    muon = {id(p) for o in optimizers if isinstance(o, Muon) for p in o.param_groups[0]["params"]}
+    assert {id(p.master) for p in model.layers[1].mlp.experts.parameters()} <= muon
     before = [p.master.detach().clone() for p in model.parameters()]
     for step in range(2):
-        run_step(model, optimizers, views, step, rows, TOK, dataclasses.replace(CFG, lr=1e-6), ALONE)
+        run_step(model, optimizers, step, rows, TOK, dataclasses.replace(CFG, lr=1e-6), ALONE)
     for p, old in zip(model.parameters(), before, strict=True):
         assert not torch.equal(p.master, old) and torch.equal(p, p.master.bfloat16())
 
@@ -139,10 +123,9 @@ def test_every_parameter_is_trained_by_exactly_one_optimizer():
     for optimizer in ("muon", "adamw"):
         model = tiny()
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        optimizers, views = make_optimizers(model, dataclasses.replace(CFG, optimizer=optimizer))
+        optimizers = make_optimizers(model, name=optimizer)
         for p in model.parameters():
             p.grad = torch.ones_like(p)
-        link_gradients(views)
         for o in optimizers:
             o.step()
         assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
@@ -155,9 +138,9 @@ def test_routing_bias_balances_during_training():
     loads = {}
     for rate in (0.0, 0.02):
         model, rows = tiny(), training_rows(cfg.task, 0)
-        optimizers, views = make_optimizers(model, cfg)
+        optimizers = make_optimizers(model, name=cfg.optimizer)
         for s in range(40):
-            m = run_step(model, optimizers, views, s, rows, TOK, dataclasses.replace(cfg, bias_rate=rate),
+            m = run_step(model, optimizers, s, rows, TOK, dataclasses.replace(cfg, bias_rate=rate),
                 ALONE)
         loads[rate] = m["max_load"]
     assert loads[0.02] < loads[0.0]

@@ -1,0 +1,177 @@
+"""Optimizers: Muon for matrices, AdamW for the rest; float32 masters of bfloat16 parameters; the one place
+where gradients become a step."""
+
+import torch
+import torch.distributed as dist
+
+from parallel import Ranks
+
+ALONE = Ranks(0, 1, "cpu")
+
+
+# ----------------------------------------------------------------------------------------------------- Muon
+
+
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = 5) -> torch.Tensor:
+    """Five Newton-Schulz steps that move every singular value of each matrix towards 1, so that an update
+    turns all directions alike (Muon: Jordan et al. 2024; arXiv 2502.16982, eq. 1 and 2).
+
+    matrices (n, rows, columns), rows <= columns -> the same shape and dtype. `dtype` is that of the products:
+    one batched product for all n matrices. X <- aX + (bA + cA^2)X with A = X X^T; the coefficients are the
+    authors', steep at 0: singular values end between about 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = matrices.to(dtype)
+    X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # now no singular value is above 1
+    for _ in range(steps):
+        A = X @ X.mT  # (n, rows, rows)
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+    return X.to(matrices.dtype)
+
+
+def product_dtype(device: str) -> torch.dtype:
+    """The dtype of Muon's products: bfloat16 on a GPU and on a processor that multiplies it in hardware. Any
+    other processor emulates it, 20 to 100 times slower than float32. A matter of capability, not of a
+    measurement: the same machine must always make the same numbers."""
+    in_hardware = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if device != "cpu" or in_hardware else torch.float32
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, with AdamW's step size (arXiv 2502.16982, eq. 4).
+
+    A parameter is a matrix (rows, columns), or a stack of them (E, rows, columns), each a matrix of its own:
+    the experts. Matrices of one shape are one batched product, of which each rank does its share; who does a
+    matrix does not change its update. The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`,
+    which takes one matrix at a time, all of them on every rank, and always in bfloat16."""
+
+    def __init__(self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95,
+            ranks: Ranks = ALONE):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        self.ranks, self.dtype = ranks, product_dtype(ranks.device)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for bucket in buckets([p for p in group["params"] if p.grad is not None]):
+                directions = torch.cat([wide(self._direction(p, group["momentum"])) for p in bucket])
+                updates = self._orthogonalized(directions).split([len(wide(p)) for p in bucket])
+                for p, update in zip(bucket, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    scale = 0.2 * max(p.shape[-2:]) ** 0.5  # the size of AdamW's update, about 0.2
+                    wide(p).add_(update, alpha=-group["lr"] * scale)
+
+    def _direction(self, p, momentum: float):
+        """Nesterov's: the gradient, moved towards the running mean that already holds it."""
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p.grad)
+        mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(mean, momentum)
+
+    def _orthogonalized(self, matrices):  # (n, rows, columns)
+        rank, world = self.ranks.rank, self.ranks.world
+        if world == 1:
+            return orthogonalize(matrices, self.dtype)
+        mine = slice(len(matrices) * rank // world, len(matrices) * (rank + 1) // world)
+        out = torch.zeros_like(matrices)
+        out[mine] = orthogonalize(matrices[mine], self.dtype)
+        dist.all_reduce(out)  # each matrix is zero on all ranks but one
+        return out
+
+
+def wide(p: torch.Tensor) -> torch.Tensor:
+    """A view of a matrix or a stack as (n, rows, columns), rows <= columns: the side that costs more last."""
+    stack = p if p.ndim == 3 else p[None]
+    return stack.mT if stack.shape[1] > stack.shape[2] else stack
+
+
+BUCKET = 1 << 26  # numbers in one batched product: with its temporaries about 1 GiB in float32
+
+
+def buckets(params: list) -> list[list]:
+    """Parameters whose matrices have one `wide` shape together, at most BUCKET numbers (or one parameter)."""
+    shapes: dict[torch.Size, list[list]] = {}
+    for p in params:
+        mine = shapes.setdefault(wide(p).shape[1:], [[]])
+        if mine[-1] and sum(q.numel() for q in mine[-1]) + p.numel() > BUCKET:
+            mine.append([])
+        mine[-1].append(p)
+    return [bucket for mine in shapes.values() for bucket in mine]
+
+
+def make_optimizers(model: torch.nn.Module, ranks: Ranks = ALONE, *, name: str = "muon", lr: float = 1e-3,
+        weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
+    """AdamW for everything (name "adamw"), or Muon for the blocks' matrices and stacks of experts ("muon")
+    beside AdamW for the rest: embedding, head, routers, norms. Only matrices decay. The optimizers step the
+    masters."""
+    matrices, decay, plain = [], [], []
+    for path, p in model.named_parameters():
+        kept = any(word in path for word in ("embed", "lm_head", "score")) or path.endswith("gate.weight")
+        kind = plain if p.ndim < 2 else decay if kept or name == "adamw" else matrices
+        kind.append(master_of(p))
+    optimizers = [torch.optim.AdamW([{"params": decay, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95), fused=True)]
+    if matrices:
+        optimizers.append(Muon(matrices, lr, weight_decay, ranks=ranks))
+    return optimizers
+
+
+# ------------------------------------------------------------------------------------- masters, and one step
+
+
+def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
+    """Add up the ranks' gradients in one all-reduce. Losses are divided by global counts, so the sum is
+    the gradient."""
+    if ranks.world == 1:
+        return
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad.copy_(g.view_as(p))
+
+
+def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
+    """What the optimizer steps for p: p itself, or its float32 copy (see `keep_masters`)."""
+    return getattr(p, "master", p)
+
+
+def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
+    """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
+    alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
+    master's, in float32, and freed. Every other parameter gets its gradient's memory now, for kernels that
+    add to it in place. Returns what the optimizers step: `master_of` each parameter."""
+    saved = (state or {}).get("masters", {})
+    for name, p in model.named_parameters():
+        if p.dtype == torch.bfloat16 and p.requires_grad:
+            p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
+            p.register_post_accumulate_grad_hook(_add_to_master)
+        elif p.requires_grad and p.grad is None:
+            p.grad = torch.zeros_like(p)
+    return [master_of(p) for p in model.parameters()]
+
+
+def _add_to_master(p: torch.nn.Parameter):
+    grad, p.grad = p.grad, None
+    p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
+
+
+def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
+        max_norm: float = 1.0) -> float:
+    """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
+    which bfloat16 parameters then follow. Returns the norm."""
+    masters = [master_of(p) for p in parameters]
+    sum_gradients(ranks, masters)
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    with torch.no_grad():
+        for p, master in zip(parameters, masters, strict=True):
+            master.grad.zero_()
+            if master is not p:
+                p.copy_(master)
+    return float(norm)

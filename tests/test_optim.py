@@ -1,0 +1,101 @@
+"""Muon against torch's own code; the same update whoever computes it."""
+
+import pytest
+import torch
+
+import optim
+from config import PRESETS, ModelConfig
+from model import Transformer
+from optim import Muon, buckets, make_optimizers, orthogonalize, product_dtype, wide
+from tests.test_parallel import python
+
+
+def matrices_of(preset: str) -> list[torch.Size]:
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(**PRESETS[preset]))
+    muon = make_optimizers(model)[1]
+    return sorted({p.shape for p in muon.param_groups[0]["params"]})
+
+
+@pytest.fixture
+def float32_oracle(monkeypatch):
+    """torch.optim.Muon with its Newton-Schulz in float32: it asks for bfloat16 by one call alone."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    monkeypatch.setattr(optim, "product_dtype", lambda device: torch.float32)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_dense", "small"])
+def test_muon_equals_torchs_on_every_shape_of_a_preset(preset, float32_oracle):
+    """Three steps, so that momentum and decay count; each slice of a stack against a matrix alone."""
+    g, settings = torch.Generator().manual_seed(0), dict(lr=0.02, weight_decay=0.1)
+    shapes = [s[-2:] if len(s) == 2 else (2, *s[1:]) for s in matrices_of(preset)]  # two experts are enough
+    ours = [torch.nn.Parameter(torch.randn(s, generator=g)) for s in shapes]
+    alone = [[torch.nn.Parameter(m.detach().clone()) for m in (p if p.ndim == 3 else [p])] for p in ours]
+    muon = Muon(ours, **settings)
+    peer = torch.optim.Muon([m for ms in alone for m in ms], adjust_lr_fn="match_rms_adamw", **settings)
+    before = [p.detach().clone() for p in ours]
+    for _ in range(3):
+        for p, ms in zip(ours, alone, strict=True):
+            p.grad = torch.randn(p.shape, generator=g)
+            for m, grad in zip(ms, p.grad if p.ndim == 3 else [p.grad], strict=True):
+                m.grad = grad.clone()
+        muon.step(), peer.step()
+    for p, ms, old in zip(ours, alone, before, strict=True):
+        moved, want = p - old, torch.stack([m.detach() for m in ms]).view(p.shape) - old
+        assert (moved - want).norm() <= 1e-5 * want.norm(), p.shape
+
+
+@pytest.mark.parametrize("dtype,off", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_orthogonalized_matrices_keep_their_directions_at_one_size(dtype, off):
+    """Against the polynomial applied to the singular values of each matrix (float64 SVD)."""
+    X = torch.randn(3, 40, 70, generator=torch.Generator().manual_seed(0))
+    U, s, Vh = torch.linalg.svd(X.double() / X.double().norm(dim=(1, 2), keepdim=True), full_matrices=False)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    found = orthogonalize(X, dtype)
+    assert found.dtype == torch.float32 and 0.6 < float(s.min()) and float(s.max()) < 1.3
+    assert (found - U @ s.diag_embed() @ Vh).norm() < off * s.norm()
+
+
+def test_every_number_of_ranks_makes_the_same_weights(tmp_path):
+    """From one summed gradient, over three steps, bit for bit; and not all matrices on one rank."""
+    code = """
+import torch, optim
+from config import PRESETS, ModelConfig
+from model import Transformer
+from parallel import setup
+ranks = setup("{device}")
+model = Transformer(ModelConfig(**PRESETS["tiny"])).init_weights()
+muon, g, done = optim.make_optimizers(model, ranks, lr=0.01)[1], torch.Generator().manual_seed(0), []
+plain = optim.orthogonalize
+optim.orthogonalize = lambda x, dtype: done.append(len(x)) or plain(x, dtype)
+for step in range(3):
+    for p in muon.param_groups[0]["params"]:
+        p.grad = torch.randn(p.shape, generator=g)
+    muon.step()
+torch.save([sum(done), *model.state_dict().values()], "{out}" + str(ranks.rank))
+"""
+    runs = []
+    for world in (1, 2, 3):
+        python(code.format(device=f"cpu:{world}", out=tmp_path / f"w{world}-"))
+        runs.append([torch.load(tmp_path / f"w{world}-{rank}") for rank in range(world)])
+    (count, *alone), = runs[0]
+    for several in runs[1:]:
+        assert sum(done for done, *_ in several) == count
+        assert max(done for done, *_ in several) < 0.6 * count
+        for _, *weights in several:
+            assert all(torch.equal(a, b) for a, b in zip(weights, alone, strict=True))
+
+
+def test_buckets_hold_one_shape_and_are_bounded(monkeypatch):
+    monkeypatch.setattr(optim, "BUCKET", 100)
+    params = [torch.empty(s) for s in [(4, 10), (10, 4), (2, 4, 10), (3, 3), (4, 10)]]
+    found = [[tuple(p.shape) for p in bucket] for bucket in buckets(params)]
+    assert found == [[(4, 10), (10, 4)], [(2, 4, 10)], [(4, 10)], [(3, 3)]]
+    assert {tuple(wide(p).shape[1:]) for p in params[:3]} == {(4, 10)}
+
+
+def test_products_are_in_bfloat16_only_where_hardware_multiplies_it(monkeypatch):
+    assert product_dtype("cuda:0") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert product_dtype("cpu") == torch.float32
