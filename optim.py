@@ -16,8 +16,8 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = 5) ->
     """Five Newton-Schulz steps that move every singular value of each matrix towards 1, so that an update
     turns all directions alike (Muon: Jordan et al. 2024; arXiv 2502.16982, eq. 1 and 2).
 
-    matrices (n, rows, columns), rows <= columns -> the same shape and dtype. `dtype` is that of the products:
-    one batched product for all n matrices. X <- aX + (bA + cA^2)X with A = X X^T; the coefficients are the
+    matrices (n, rows, columns), rows <= columns -> the same shape in `dtype`, that of the products: one
+    batched product for all n matrices. X <- aX + (bA + cA^2)X with A = X X^T; the coefficients are the
     authors', steep at 0: singular values end between about 0.7 and 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315
     X = matrices.to(dtype)
@@ -25,7 +25,7 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = 5) ->
     for _ in range(steps):
         A = X @ X.mT  # (n, rows, rows)
         X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
-    return X.to(matrices.dtype)
+    return X
 
 
 def product_dtype(device: str) -> torch.dtype:
@@ -40,8 +40,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised, with AdamW's step size (arXiv 2502.16982, eq. 4).
 
     A parameter is a matrix (rows, columns), or a stack of them (E, rows, columns), each a matrix of its own:
-    the experts. Matrices of one shape are one batched product, of which each rank does its share; who does a
-    matrix does not change its update. The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`,
+    the experts. Matrices of one shape are one batched product, and each rank does its share of them; who does
+    a matrix does not change its update. The same numbers as torch.optim.Muon, adjust_lr_fn="match_rms_adamw",
     which takes one matrix at a time, all of them on every rank, and always in bfloat16."""
 
     def __init__(self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95,
@@ -53,8 +53,7 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             for bucket in buckets([p for p in group["params"] if p.grad is not None]):
-                directions = torch.cat([wide(self._direction(p, group["momentum"])) for p in bucket])
-                updates = self._orthogonalized(directions).split([len(wide(p)) for p in bucket])
+                updates = self._orthogonalized([wide(self._direction(p, group["momentum"])) for p in bucket])
                 for p, update in zip(bucket, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     scale = 0.2 * max(p.shape[-2:]) ** 0.5  # the size of AdamW's update, about 0.2
@@ -68,35 +67,53 @@ class Muon(torch.optim.Optimizer):
         mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(mean, momentum)
 
-    def _orthogonalized(self, matrices):  # (n, rows, columns)
-        rank, world = self.ranks.rank, self.ranks.world
-        if world == 1:
-            return orthogonalize(matrices, self.dtype)
-        mine = slice(len(matrices) * rank // world, len(matrices) * (rank + 1) // world)
-        out = torch.zeros_like(matrices)
-        out[mine] = orthogonalize(matrices[mine], self.dtype)
-        dist.all_reduce(out)  # each matrix is zero on all ranks but one
-        return out
+    def _orthogonalized(self, stacks: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Stacks (n, rows, columns), sorted by shape, in one flat buffer: each rank fills its share, and the
+        sum over ranks is the whole."""
+        flat = torch.cat([s.flatten() for s in stacks])
+        out = torch.zeros_like(flat, dtype=self.dtype)
+        for first, last, shape in share([s.shape for s in stacks], self.ranks):
+            out[first:last] = orthogonalize(flat[first:last].view(-1, *shape), self.dtype).flatten()
+        if self.ranks.world > 1:
+            dist.all_reduce(out)
+        return [o.view_as(s) for o, s in zip(out.split([s.numel() for s in stacks]), stacks, strict=True)]
 
 
 def wide(p: torch.Tensor) -> torch.Tensor:
-    """A view of a matrix or a stack as (n, rows, columns), rows <= columns: the side that costs more last."""
+    """A view of a matrix or a stack as (n, rows, columns), rows <= columns: products of rows x rows are the
+    cheaper ones."""
     stack = p if p.ndim == 3 else p[None]
     return stack.mT if stack.shape[1] > stack.shape[2] else stack
 
 
-BUCKET = 1 << 26  # numbers in one batched product: with its temporaries about 1 GiB in float32
+BUCKET = 1 << 26  # numbers orthogonalised at once: with the temporaries about 1 GiB in float32
 
 
 def buckets(params: list) -> list[list]:
-    """Parameters whose matrices have one `wide` shape together, at most BUCKET numbers (or one parameter)."""
-    shapes: dict[torch.Size, list[list]] = {}
-    for p in params:
-        mine = shapes.setdefault(wide(p).shape[1:], [[]])
-        if mine[-1] and sum(q.numel() for q in mine[-1]) + p.numel() > BUCKET:
-            mine.append([])
-        mine[-1].append(p)
-    return [bucket for mine in shapes.values() for bucket in mine]
+    """The parameters sorted by the `wide` shape of their matrices, at most BUCKET numbers together (or one
+    larger parameter)."""
+    out: list[list] = []
+    for p in sorted(params, key=lambda p: wide(p).shape[1:]):
+        if not out or sum(q.numel() for q in out[-1]) + p.numel() > BUCKET:
+            out.append([])
+        out[-1].append(p)
+    return out
+
+
+def share(shapes: list[torch.Size], ranks: Ranks) -> list[tuple[int, int, tuple[int, int]]]:
+    """This rank's matrices of stacks (n, rows, columns) that lie one behind the other: (first number, last +
+    1, shape) of each run of equal shapes. A matrix costs rows^2 columns; it goes to the rank in whose equal
+    part of the whole cost its middle lies."""
+    cost = [rows * rows * columns for _, rows, columns in shapes]
+    total = sum(n * c for (n, _, _), c in zip(shapes, cost, strict=True))
+    runs, at, spent = [], 0, 0
+    for (n, rows, columns), c in zip(shapes, cost, strict=True):
+        for _ in range(n):
+            if (2 * spent + c) * ranks.world // (2 * total) == ranks.rank:
+                first = runs.pop()[0] if runs and runs[-1][2] == (rows, columns) else at
+                runs.append((first, at + rows * columns, (rows, columns)))
+            at, spent = at + rows * columns, spent + c
+    return runs
 
 
 def make_optimizers(model: torch.nn.Module, ranks: Ranks = ALONE, *, name: str = "muon", lr: float = 1e-3,

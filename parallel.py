@@ -122,43 +122,59 @@ def agree(ranks: Ranks, value):
     return gather(ranks, value)[0]
 
 
+PASS_TOKENS = 250  # what a pass over a micro-batch costs besides its tokens, in tokens (tiny on a CPU)
+
+
 def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
         prompts: list[tuple] | None = None) -> list[list[int]]:
     """This rank's share of the rows, as lists of row numbers of at most `budget` tokens after padding (or one
-    longer row). Rows are sorted by length and dealt out in turn, so that all ranks get the same work.
+    longer row), with as little padding as there can be. Rows are sorted by length and dealt out in turn, so
+    that all ranks get the same work.
 
     prompts: (prompt, its length) of each row, where a list computes each prompt once. If fewer tokens are
     computed so, whole groups of rows with the same prompt are dealt out instead. The budget counts whole
     rows: attention keeps a prompt's keys for each of them."""
-    def longest(rows):
-        starts = [prompts[i][1] for i in rows] if prompts else [0]
-        return max(starts), max(lengths[i] - (prompts[i][1] if prompts else 0) for i in rows)
-
-    def computed(rows):
-        S, T = longest(rows)
-        return len({prompts[i] for i in rows}) * S + len(rows) * T
+    prompts = prompts or [((), 0)] * len(lengths)
 
     def cut(rows):
-        batches: list[list[int]] = []
-        for i in rows:
-            if not batches or (len(batches[-1]) + 1) * sum(longest([*batches[-1], i])) > budget:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+        """(tokens computed, batches) of the cheapest way to cut the rows into consecutive batches: the
+        cheapest for the first j rows is the best last batch, behind the cheapest for the rows before it."""
+        cheapest, starts = [0], [0]
+        for j in range(1, len(rows) + 1):
+            S = T = 0
+            distinct, ways = set(), []
+            for i in range(j - 1, -1, -1):  # the last batch is rows[i:j]
+                prompt, start = prompts[rows[i]]
+                S, T = max(S, start), max(T, lengths[rows[i]] - start)
+                distinct.add(prompt)
+                if (j - i) * (S + T) > budget and ways:
+                    break
+                ways.append((cheapest[i] + len(distinct) * S + (j - i) * T + PASS_TOKENS, i))
+            cost, start = min(ways)
+            cheapest.append(cost)
+            starts.append(start)
+        batches, j = [], len(rows)
+        while j:
+            batches.append(rows[starts[j] : j])
+            j = starts[j]
+        return cheapest[-1], batches[::-1]
 
-    def slowest(plan):
-        return max(sum(map(computed, batches)) for batches in plan)
-
-    everyone = [ranks._replace(rank=r) for r in range(ranks.world)]
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    plan = [cut(r.share(longest_first)) for r in everyone]
-    if prompts:
-        groups: dict[tuple, list[int]] = {}
-        for i in longest_first:
-            groups.setdefault(prompts[i], []).append(i)
-        by_prompt = [cut([i for g in r.share(list(groups.values())) for i in g]) for r in everyone]
-        plan = min(plan, by_prompt, key=slowest)
-    return plan[ranks.rank]
+    groups: dict[tuple, list[int]] = {}
+    for i in longest_first:
+        groups.setdefault(prompts[i], []).append(i)
+
+    def dealt(items):  # ranks 0 to N-1, then N-1 to 0, ...: else rank 0 would always get the longer one
+        places = [*range(ranks.world), *reversed(range(ranks.world))]
+        return [[x for k, x in enumerate(items) if places[k % len(places)] == r] for r in range(ranks.world)]
+
+    deals = [dealt(longest_first)]
+    if 1 < len(groups) < len(lengths):
+        deals.append([[i for group in mine for i in group] for mine in dealt(list(groups.values()))])
+    if len(deals) == 1:
+        return cut(deals[0][ranks.rank])[1]
+    plans = [[cut(rows) for rows in deal] for deal in deals]
+    return min(plans, key=lambda plan: max(plan)[0])[ranks.rank][1]
 
 
 class StopSignal:

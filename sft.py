@@ -138,27 +138,28 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
 
 
 def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
-    """One optimizer step on examples step * batch_size ...: each rank makes and trains its own share."""
-    numbers = ranks.share(list(range(step * cfg.batch_size, (step + 1) * cfg.batch_size)))
-    mine = [encode_row(model, tokenizer, rows(i), cfg.seed, i) for i in numbers]
-    backward, count = forward_backward, sum(gather(ranks, sum(len(t) - p for t, p in mine)))
+    """One optimizer step on examples step * batch_size ...: every rank makes them all, to deal them out by
+    length, and trains its share."""
+    examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i)
+        for i in range(step * cfg.batch_size, (step + 1) * cfg.batch_size)]
+    backward, count = forward_backward, sum(len(tokens) - start for tokens, start in examples)
     if hasattr(model, "score"):
         backward, count = pair_backward, cfg.batch_size
     nll, loads = 0.0, None
-    for part in micro_batches(Ranks(0, 1, ranks.device), [len(t) for t, _ in mine], cfg.micro_tokens):
-        value, load = backward(model, [mine[i] for i in part], count, cfg.batch_size, cfg,
+    for part in micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens):
+        value, load = backward(model, [examples[i] for i in part], count, cfg.batch_size, cfg,
             tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
-    everyone = gather(ranks, (nll, [x.cpu() for x in loads or []], sum(len(t) for t, _ in mine)))
+    everyone = gather(ranks, (nll, [x.cpu() for x in loads or []]))
     trained = [p for p in model.parameters() if p.requires_grad]
     norm = apply_gradients(ranks, trained, optimizers, lr_at(step, cfg))
-    loads = [sum(layer) for layer in zip(*(load for _, load, _ in everyone if load), strict=True)]
+    loads = [sum(layer) for layer in zip(*(load for _, load in everyone if load), strict=True)]
     for router, load in zip(model.routers(), loads, strict=True):
         if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
     return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
-        "tokens": sum(r[2] for r in everyone), "max_load": max((float(x.max() / x.mean()) for x in loads),
-        default=1.0)}
+        "tokens": sum(len(tokens) for tokens, _ in examples),
+        "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
 
 def steps_of(cfg: Config, pairs: bool) -> int:

@@ -6,7 +6,8 @@ import torch
 import optim
 from config import PRESETS, ModelConfig
 from model import Transformer
-from optim import Muon, buckets, make_optimizers, orthogonalize, product_dtype, wide
+from optim import Muon, buckets, make_optimizers, orthogonalize, product_dtype, share
+from parallel import Ranks
 from tests.test_parallel import python
 
 
@@ -53,12 +54,12 @@ def test_orthogonalized_matrices_keep_their_directions_at_one_size(dtype, off):
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     found = orthogonalize(X, dtype)
-    assert found.dtype == torch.float32 and 0.6 < float(s.min()) and float(s.max()) < 1.3
+    assert found.dtype == dtype and 0.6 < float(s.min()) and float(s.max()) < 1.3
     assert (found - U @ s.diag_embed() @ Vh).norm() < off * s.norm()
 
 
 def test_every_number_of_ranks_makes_the_same_weights(tmp_path):
-    """From one summed gradient, over three steps, bit for bit; and not all matrices on one rank."""
+    """From one summed gradient, over three steps, bit for bit; and each rank does its share of the work."""
     code = """
 import torch, optim
 from config import PRESETS, ModelConfig
@@ -68,7 +69,7 @@ ranks = setup("{device}")
 model = Transformer(ModelConfig(**PRESETS["tiny"])).init_weights()
 muon, g, done = optim.make_optimizers(model, ranks, lr=0.01)[1], torch.Generator().manual_seed(0), []
 plain = optim.orthogonalize
-optim.orthogonalize = lambda x, dtype: done.append(len(x)) or plain(x, dtype)
+optim.orthogonalize = lambda x, dtype: done.append(x.numel() * x.shape[1]) or plain(x, dtype)
 for step in range(3):
     for p in muon.param_groups[0]["params"]:
         p.grad = torch.randn(p.shape, generator=g)
@@ -79,20 +80,31 @@ torch.save([sum(done), *model.state_dict().values()], "{out}" + str(ranks.rank))
     for world in (1, 2, 3):
         python(code.format(device=f"cpu:{world}", out=tmp_path / f"w{world}-"))
         runs.append([torch.load(tmp_path / f"w{world}-{rank}") for rank in range(world)])
-    (count, *alone), = runs[0]
+    (work, *alone), = runs[0]
     for several in runs[1:]:
-        assert sum(done for done, *_ in several) == count
-        assert max(done for done, *_ in several) < 0.6 * count
+        assert sum(done for done, *_ in several) == work
+        assert max(done for done, *_ in several) < 1.05 * work / len(several)
         for _, *weights in several:
             assert all(torch.equal(a, b) for a, b in zip(weights, alone, strict=True))
 
 
-def test_buckets_hold_one_shape_and_are_bounded(monkeypatch):
+def test_buckets_are_sorted_by_shape_and_bounded(monkeypatch):
     monkeypatch.setattr(optim, "BUCKET", 100)
     params = [torch.empty(s) for s in [(4, 10), (10, 4), (2, 4, 10), (3, 3), (4, 10)]]
     found = [[tuple(p.shape) for p in bucket] for bucket in buckets(params)]
-    assert found == [[(4, 10), (10, 4)], [(2, 4, 10)], [(4, 10)], [(3, 3)]]
-    assert {tuple(wide(p).shape[1:]) for p in params[:3]} == {(4, 10)}
+    assert found == [[(3, 3), (4, 10), (10, 4)], [(2, 4, 10)], [(4, 10)]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_shares_are_every_matrix_once_at_about_equal_cost(world):
+    shapes = [torch.Size(s) for s in [(9, 2, 6), (1, 4, 4), (3, 4, 4), (2, 5, 8)]]
+    shares = [share(shapes, Ranks(r, world, "cpu")) for r in range(world)]
+    everything = sorted(run for mine in shares for run in mine)
+    assert [first for first, _, _ in everything] == [0, *(last for _, last, _ in everything[:-1])]
+    assert everything[-1][1] == sum(s.numel() for s in shapes)
+    cost = [sum((last - first) * rows for first, last, (rows, _) in mine) for mine in shares]
+    assert max(cost) - min(cost) <= 2 * 5 * 5 * 8  # a matrix of the costliest kind at each end
+    assert all(len({shape for *_, shape in mine}) == len(mine) for mine in shares)
 
 
 def test_products_are_in_bfloat16_only_where_hardware_multiplies_it(monkeypatch):
