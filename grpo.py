@@ -99,7 +99,8 @@ _STAGES = {  # of `make r1`: the share of the preset's steps, the weights of the
 RECIPES |= {f"{size}/{stage}": row | {"steps": round(share * row["steps"]), "reward_weights": weights}
     for size, row in list(RECIPES.items()) for stage, (share, weights) in _STAGES.items()}
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
-EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it
+EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it,
+# but not of a stage of `make r1`, whose checkpoints are all measured by eval.py, once
 
 # ----------------------------------------------------------------------------------------- advantages, losses
 
@@ -343,8 +344,9 @@ def lr_at(step: int, cfg: Config) -> float:
 # --------------------------------------------------------------------------------------------------- the loop
 
 
-def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks):
-    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save."""
+def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: tuple[int, int]):
+    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save; at the end
+    an evaluation of `final` problems x samples."""
     stop, state = StopSignal(), load_state(out / "state")
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_prompt(r["prompt"])) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
@@ -406,7 +408,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on from there")
             sys.exit(130)
-    look(cfg.steps, *FINAL_EVAL)
+    look(cfg.steps, *final)
     return log
 
 
@@ -481,11 +483,14 @@ def main():
               f"on {ranks.world} x {ranks.device}")
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
-    log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks)
-    # only now, so that the first step comes soon: what the last evaluation is compared with
-    before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
-        max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
-    log.write("before", 0, **before)
+    stage = "/" in preset
+    log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, EVAL if stage else FINAL_EVAL)
+    if stage:
+        before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
+    else:  # only now, so that the first step comes soon: what the last evaluation is compared with
+        before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
+            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
+        log.write("before", 0, **before)
     if ranks.main:
         finish(model, before, log, out, init)
 

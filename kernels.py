@@ -16,7 +16,7 @@ from torch import nn
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32 inside (Zhang & Sennrich
     2019)."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)
     return F.rms_norm(x, weight.shape, weight, eps)
 
@@ -165,12 +165,12 @@ def experts_grouped(x, gate_up, down, weights, indices, packed=None):
 
     On CUDA in bfloat16 the groups go through `torch._grouped_mm` where that does not wait; elsewhere each
     expert's contiguous rows are one matmul, written into its place, with the gradient by hand. `packed`: the
-    experts' weights as `pack` gives them, for decoding. Decoding on CUDA in other dtypes: `experts_dense`."""
+    experts' weights as `pack` gives them, for decoding. Few tokens of a decoding step: `experts_dense`."""
     if packed is not None:
         return _experts_packed(x, packed, weights, indices)
     if not use_grouped_mm(x, down):
-        if x.is_cuda and (torch.is_inference_mode_enabled() and len(x) <= FEW_TOKENS
-                or torch.cuda.is_current_stream_capturing()):
+        few = FEW_TOKENS_CPU if x.device.type == "cpu" else FEW_TOKENS
+        if torch.is_inference_mode_enabled() and len(x) <= few or capturing(x):
             return experts_dense(x, gate_up, down, weights, indices)
         return _Experts.apply(x, gate_up, down, weights, indices)
     token, slot, inverse, counts = sort_by_expert(indices, gate_up.shape[0])
@@ -182,6 +182,11 @@ def experts_grouped(x, gate_up, down, weights, indices, packed=None):
 
 
 FEW_TOKENS = 1024  # a decoding step, not a prompt: below it a GPU waits for the host more than for products
+FEW_TOKENS_CPU = 16  # below it the loop costs more than unwanted products: 4 tokens 83 us against 50
+
+
+def capturing(x) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def experts_dense(x, gate_up, down, weights, indices):
