@@ -6,7 +6,7 @@ CONFIG ?= tiny
 SEED ?= 0
 OUT ?= out/$(CONFIG)
 
-.PHONY: tiny r1 test lint bench setup clean
+.PHONY: tiny r1 test lint bench gpu setup clean
 
 tiny: .venv/dev
 	$(PY) grpo.py --config tiny
@@ -91,6 +91,9 @@ test: lint
 
 bench: .venv/oracles
 	$(PY) bench.py
+
+gpu: .venv/oracles  # on a machine with a GPU: its tests, its measurements, docs/gpu.md
+	$(PY) bench.py --device cuda --all
 
 lint: .venv/dev
 	$(PY) -m ruff check .

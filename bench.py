@@ -5,10 +5,11 @@
     python bench.py --work train_tiny --profile true # the five costliest operations of our side
     python bench.py --work scaling                   # our side over length, rows, experts, vocabulary
     python bench.py --work memory                    # what fits where: predicted, nothing is run
+    python bench.py --device cuda --all              # on a GPU: its tests, its measurements, docs/gpu.md
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
-cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 for 1b.
+cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 but for tiny.
 "of limit" is the time that the work needs at least, at this machine's own matmul rate and memory bandwidth
 (whichever is longer), over the time that it took.
 """
@@ -55,6 +56,7 @@ class Config:
     micro: int = knob(0, "rows per forward/backward pass of both sides; 0 = each side's best")
     json: str = knob("", "also write every measurement to this file")
     graphs: bool = knob(True, "on cuda, decode by CUDA graphs")
+    all: bool = knob(False, "on cuda: the tests that need a GPU, the measurements that fit it, docs/gpu.md")
     profile: bool = knob(False, "profile our side instead")
     once: str = knob("", "internal: the one side that this process measures")
 
@@ -87,9 +89,12 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
-    "rollout_1b": Work("rollout", LARGE, 32, 8, 128, 256, 0, 0),  # for a GPU
-    "train_1b": Work("train", LARGE, 8, 8, 128, 384, 16, 8),
 }
+GPU = {"1b": LARGE, "54m": SMALL}  # the largest that fits is measured by --all
+for _size, _shape in GPU.items():
+    WORKS |= {f"rollout_{_size}": Work("rollout", _shape, 32, 8, 128, 256, 0, 0),
+        f"train_{_size}": Work("train", _shape, 8, 8, 128, 384, 16, 8),
+        f"step_{_size}": Work("step", _shape, 8, 8, 128, 384, 16, 8)}
 
 
 # ------------------------------------------------------------------------------------------- the two sides
@@ -100,7 +105,8 @@ def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, li
     its task."""
     if work.shape is not None:
         model = Transformer(ModelConfig(**work.shape)).init_weights(0)
-        model.to(device, torch.bfloat16 if work.shape is LARGE and device != "cpu" else torch.float32)
+        large = work.shape in (LARGE, SMALL)
+        model.to(device, torch.bfloat16 if large and device != "cpu" else torch.float32)
         g = torch.Generator().manual_seed(0)
         prompts = torch.randint(10, 500, (work.P, work.S), generator=g).tolist()
         return model, prompts, None
@@ -476,6 +482,63 @@ def memory():
         print(f"{name:<8} {str(MEMORY[name][1])[6:]:<9}" + "".join(f"{cell:>12}" for cell in cells))
 
 
+def gpu_plan(free: float) -> tuple[str, int]:
+    """(size, rows per pass) of the largest model of GPU whose training fits into `free` bytes, with a quarter
+    to spare: weights, gradients, AdamW, masters, and the activations of as many rows of 512 tokens as fit."""
+    for size, shape in GPU.items():
+        m = memory_of(shape, torch.bfloat16)
+        for rows in (16, 8, 4, 2, 1):
+            if 1.25 * (m["weights"] + m["training"] + rows * 0.512 * m["acts/1k"]) <= free:
+                return size, rows
+    raise UserError(f"--all: {free / 2**30:.1f} GiB of GPU memory are free: too little for any model")
+
+
+def gpu_page(head: dict[str, str], tests: str, rows: list[dict], failures: list[str], rates: dict) -> str:
+    """docs/gpu.md: where it ran, what the tests said, the table; a side that failed has its own line."""
+    lines = ["# On a GPU", "", *(f"- {key}: {value}" for key, value in head.items()),
+        f"- tests that need a GPU: {tests}",
+        f"- matmul {rates['matmul'] / 1e12:,.0f} TFLOP/s in bfloat16, memory {rates['read'] / 1e9:,.0f} GB/s",
+        "", "```", table(rows, rates), "```", "", *(f"- failed: {line}" for line in failures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def everything(cfg: Config):
+    """--all: whatever an hour on a GPU can answer, written to docs/gpu.md. Exits with 1 if something
+    failed."""
+    root = Path(__file__).parent
+    size, micro = gpu_plan(torch.cuda.mem_get_info()[0])
+    cfg.micro = cfg.micro or micro
+    done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_cuda.py"], cwd=root,
+        capture_output=True, text=True)
+    print(done.stdout)
+    tests = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()
+    rates = limits(cfg)
+    torch.cuda.empty_cache()  # the measurements are other processes
+    rows, failures = [], []
+    for _ in range(cfg.runs):
+        for kind, side, graphs in [("rollout", "ours", True), ("rollout", "theirs", True),
+                ("rollout", "ours", False), ("train", "ours", True), ("train", "theirs", True),
+                ("step", "ours", True), ("step", "theirs", True)]:
+            if side not in cfg.sides.split(","):
+                continue
+            cfg.graphs, name = graphs, f"{kind}_{size}"
+            try:
+                row = run_once(cfg, name, side)
+                rows.append(row if graphs else row | {"work": "no_graphs"})
+            except UserError as error:  # a peer that does not fit is a result, too; it goes onto the page
+                failures.append(str(error))
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True,
+        text=True).stdout.strip()
+    card = torch.cuda.get_device_properties(0)
+    head = {"card": f"{card.name}, {card.total_memory / 2**30:.0f} GiB", "date": time.strftime("%Y-%m-%d"),
+        "commit": commit, "command": f"python bench.py --device cuda --all (--runs {cfg.runs})",
+        "torch": torch.__version__, "model": f"{size}, bfloat16, {cfg.micro} rows per pass"}
+    (root / "docs" / "gpu.md").write_text(gpu_page(head, tests, rows, sorted(set(failures)), rates))
+    print((root / "docs" / "gpu.md").read_text())
+    if failures or done.returncode:
+        sys.exit(1)
+
+
 def profile(cfg: Config):
     """The five costliest operations of our side."""
     for name in cfg.work.split(","):
@@ -498,6 +561,10 @@ def main():
     names = cfg.work.split(",")
     if cfg.device not in ("cpu", "cuda"):
         raise UserError(f"--device {cfg.device}: expected cpu or cuda (--threads N for N cores)")
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this torch sees no GPU")
+    if cfg.all and cfg.device != "cuda":
+        raise UserError("--all measures a GPU: give --device cuda")
     if cfg.device != "cpu" and (cfg.profile or cfg.work == "scaling"):
         raise UserError("--profile and --work scaling look at the CPU; leave --device out")
     for name in names if cfg.work not in ("scaling", "memory") else []:
@@ -509,6 +576,8 @@ def main():
         result = measure(cfg)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(result))
+    elif cfg.all:
+        everything(cfg)
     elif cfg.profile:
         profile(cfg)
     elif names == ["memory"]:

@@ -205,10 +205,13 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
         if not word.startswith("--") or key not in {*fields, "config"}:
             raise UserError(f"unknown option {word}{closest(key, [*fields, 'config'])}")
         if not eq:
-            i += 1
-            if i == len(argv) or argv[i].startswith("--"):
+            if i + 1 < len(argv) and not argv[i + 1].startswith("--"):
+                i += 1
+                value = argv[i]
+            elif hints.get(key) is bool:
+                value = "true"
+            else:
                 raise UserError(f"--{key} needs a value")
-            value = argv[i]
         given[key] = value
         i += 1
     preset = given.pop("config", next(iter(presets)))

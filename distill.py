@@ -46,7 +46,7 @@ class Config:
     bar: float = knob(0.5, "the judge keeps what scores at least this")
     add: str = knob("", "a .jsonl file of further rows with completions (general data), mixed in as they are")
     seed: int = knob(0, "seed of the prompts and of the sampling")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
 RECIPES: dict[str, dict] = {

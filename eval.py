@@ -123,7 +123,7 @@ class Config:
         "--reward's function")
     explore: float = knob(0.5, "of the search: weight of the exploration term of UCT")
     json: str = knob("", "write metrics and curves to this .json file, and the curves' picture beside it")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
     save: str = knob("", "write every completion with its rewards to this .jsonl file")
 
 

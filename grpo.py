@@ -77,7 +77,7 @@ class Config:
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included")
     eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
 _TINY = dict(
@@ -345,8 +345,8 @@ def lr_at(step: int, cfg: Config) -> float:
 
 
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: tuple[int, int]):
-    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save; at the end
-    an evaluation of `final` problems x samples."""
+    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save; at the
+    end an evaluation of `final` problems x samples."""
     stop, state = StopSignal(), load_state(out / "state")
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_prompt(r["prompt"])) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)

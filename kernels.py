@@ -501,6 +501,6 @@ def _invert_cdf(weights, point):
     cdf = weights.cumsum(-1)
     point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
     place = torch.searchsorted(cdf, point, right=True)  # the first cdf > point
-    if weights.is_cuda:  # a parallel sum's rounding can let it pass the point at a weight of 0
+    if weights.device.type != "cpu":  # a parallel sum's rounding can let it pass the point at a weight of 0
         place = torch.where(weights.gather(1, place) > 0, place, weights.argmax(-1, keepdim=True))
     return place, (point - cdf.gather(1, place) + weights.gather(1, place)).clamp(min=0)

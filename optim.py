@@ -29,11 +29,11 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = 5) ->
 
 
 def product_dtype(device: str) -> torch.dtype:
-    """The dtype of Muon's products: bfloat16 on a GPU and on a processor that multiplies it in hardware. Any
+    """The dtype of Muon's products: bfloat16 on CUDA and on a processor that multiplies it in hardware. Any
     other processor emulates it, 20 to 100 times slower than float32. A matter of capability, not of a
     measurement: the same machine must always make the same numbers."""
     in_hardware = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if device != "cpu" or in_hardware else torch.float32
+    return torch.bfloat16 if device.startswith("cuda") or device == "cpu" and in_hardware else torch.float32
 
 
 class Muon(torch.optim.Optimizer):

@@ -26,7 +26,7 @@ from config import UserError
 class Ranks(NamedTuple):
     rank: int
     world: int
-    device: str  # cpu | cuda | cuda:3
+    device: str  # cpu | cuda | cuda:3 | mps
 
     @property
     def main(self) -> bool:
@@ -38,15 +38,16 @@ class Ranks(NamedTuple):
 
 
 def setup(device: str) -> Ranks:
-    """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, or `cpu:N` for N
-    processes of one thread each."""
+    """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, `cpu:N` for N processes
+    of one thread each, or `mps` (Apple's GPU: one process; CUDA's code path, without graphs)."""
     kind, _, count = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (count and not count.isdigit()) or count == "0":
-        raise UserError(f"--device {device}: expected auto, cpu, cpu:N (N processes), cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this torch sees no GPU; use --device cpu")
+    if kind not in ("cpu", "cuda", "mps") or (count and not count.isdigit()) or count == "0":
+        raise UserError(f"--device {device}: expected auto, cpu, cpu:N (N processes), cuda, cuda:N or mps")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[kind]:
+        raise UserError(f"--device {device}: this torch sees no such GPU; use --device cpu")
     keep_freed_memory()
     torch.set_flush_denormal(True)  # below 1e-38 is 0: with denormals exp() is ten times slower
     processes = int(count or 1) if kind == "cpu" else 1
@@ -62,7 +63,7 @@ def setup(device: str) -> Ranks:
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=10))
         atexit.register(dist.destroy_process_group)
-    return Ranks(rank, world, device if kind == "cuda" else "cpu")
+    return Ranks(rank, world, device if kind == "cuda" else kind)
 
 
 def launch(processes: int):
@@ -100,8 +101,10 @@ def keep_freed_memory():
 
 def free_bytes(ranks: Ranks) -> float:
     """Memory that this process may still take: its GPU's, or its share of the machine's; inf if unknown."""
-    if ranks.device != "cpu":
+    if ranks.device.startswith("cuda"):
         return torch.cuda.mem_get_info(ranks.device)[0]
+    if ranks.device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if sys.platform != "linux":
         return math.inf
     with open("/proc/meminfo") as f:  # not SC_AVPHYS_PAGES, which leaves out what caches would give back

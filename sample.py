@@ -88,7 +88,7 @@ class _Engine:
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
         self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
         self.device, N = model.embed_tokens.weight.device, len(prompts) * G
-        self.fixed = self.device.type == "cuda"
+        self.fixed = self.device.type != "cpu"
         self.out = torch.full((N, self.T), -1, device=self.device)
         self.logps = torch.zeros(N, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -328,7 +328,7 @@ class Config:
     top_p: float = knob(1.0, "nucleus sampling")
     seed: int | None = knob(None, "None = different each time")
     show_thinking: bool = knob(True, "false: only what stands outside of the thinking is printed")
-    device: str = knob("cpu", "cpu or cuda")
+    device: str = knob("cpu", "cpu, cuda or mps")
 
 
 def printer(tokenizer: Tokenizer, show_thinking: bool, inside: bool, write: Callable[[str], None]):

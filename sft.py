@@ -64,7 +64,7 @@ class Config:
     dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
 _TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,

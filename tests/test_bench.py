@@ -86,3 +86,52 @@ def test_memory_is_predicted_from_the_shapes(capsys):
     model = Transformer(ModelConfig(**PRESETS["tiny"]))
     tiny = bench.memory_of(*bench.MEMORY["tiny"])
     assert tiny["weights"] == sum(p.numel() * 4 for p in model.parameters()) == tiny["training"] / 3
+
+
+@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("1b", 1)), (80, ("1b", 16)), (141, ("1b", 16))])
+def test_the_largest_model_that_fits_the_card_is_measured(gib, want):
+    assert bench.gpu_plan(gib * 2**30) == want
+
+
+def test_a_card_too_small_for_any_model_is_one_line():
+    with pytest.raises(bench.UserError, match="too little"):
+        bench.gpu_plan(2**30)
+
+
+def test_the_page_of_a_gpu_has_its_card_its_table_and_what_failed():
+    rows = [dict(work=w, side=s, tokens=100, seconds=t, cpu_seconds=t, peak_mib=m) for w, s, t, m in
+        [("rollout_1b", "ours", 1.0, 10), ("rollout_1b", "theirs", 4.0, 40), ("no_graphs", "ours", 2.0, 10)]]
+    page = bench.gpu_page({"card": "X, 24 GiB", "commit": "abc"}, "9 passed", rows,
+        ["step_1b, theirs: out of memory"], {"matmul": 1e14, "read": 1e12})
+    for text in ("- card: X, 24 GiB", "- commit: abc", "9 passed", "100 TFLOP/s", "1,000 GB/s", "4.0x faster",
+            "no_graphs", "- failed: step_1b, theirs: out of memory"):
+        assert text in page, text
+
+
+def test_everything_writes_the_page(monkeypatch, tmp_path):
+    """Without a GPU: the steps of --all in order, on a measurement that is made up."""
+    calls = []
+
+    def once(cfg, work, side):
+        calls.append((work, side, cfg.graphs, cfg.micro))
+        if (work, side) == ("step_1b", "theirs"):
+            raise bench.UserError("step_1b, theirs: out of memory")
+        return dict(work=work, side=side, tokens=100, seconds=1.0, cpu_seconds=1.0, peak_mib=1.0)
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_cuda.py").write_text("def test_nothing(): pass\n")
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench.py"))
+    monkeypatch.setattr(bench, "run_once", once)
+    monkeypatch.setattr(bench, "limits", lambda cfg: {"matmul": 1e14, "read": 1e12})
+    monkeypatch.setattr(bench.torch.cuda, "mem_get_info", lambda: (80 << 30, 80 << 30))
+    monkeypatch.setattr(bench.torch.cuda, "empty_cache", lambda: None)
+    card = type("Card", (), {"name": "made up", "total_memory": 80 << 30})
+    monkeypatch.setattr(bench.torch.cuda, "get_device_properties", lambda i: card)
+    with pytest.raises(SystemExit) as exit:
+        bench.everything(bench.Config(device="cuda", runs=2))
+    page = (tmp_path / "docs" / "gpu.md").read_text()
+    assert exit.value.code == 1 and "made up, 80 GiB" in page and "1 passed" in page
+    assert page.count("failed: step_1b") == 1 and "no_graphs" in page
+    assert len(calls) == 14 and {micro for *_, micro in calls} == {16}
+    assert [graphs for *_, graphs, _ in calls].count(False) == 2

@@ -67,13 +67,16 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
     "missing file": (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
     "missing init": (["--init", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
-    "no gpu": (["--device", "cuda"], "no GPU"), "bad device": (["--device", "tpu"], "--device tpu"),
+    "no gpu": (["--device", "cuda"], "sees no such GPU"),
+    "no Apple gpu": (["--device", "mps"], "sees no such GPU"),
+    "bad device": (["--device", "tpu"], "--device tpu"),
     "reference without kl": (["--kl_coef", "0", "--ref_every", "5"], "--ref_every needs --kl_coef")}
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gets_one_clear_line_and_exit_code_2(name, base, tmp_path):
-    if name == "no gpu" and torch.cuda.is_available():
+    if (name == "no gpu" and torch.cuda.is_available()
+            or name == "no Apple gpu" and torch.backends.mps.is_available()):
         pytest.skip("this machine has a GPU")
     args, message = BAD[name]
     start = [] if "--init" in args else ["--init", str(base)]

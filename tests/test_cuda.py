@@ -1,0 +1,105 @@
+"""What only a GPU can show; `make gpu` runs this file and writes docs/gpu.md. Skipped elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoint import save_model
+from config import PRESETS, ModelConfig
+from data.tokenizer import shipped
+from kernels import experts_grouped, experts_plain, token_logprobs, token_logprobs_plain
+from model import Transformer
+from optim import Muon, make_optimizers
+from sample import generate
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: make gpu")
+ROOT = Path(__file__).parent.parent
+PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 12], [13, 14], [3, 4, 5]]
+
+
+def tiny(device="cuda", dtype=torch.float32, **overrides):
+    shape = PRESETS["tiny"] | {"initializer_range": 0.2} | overrides
+    return Transformer(ModelConfig(**shape)).init_weights(1).to(device, dtype)
+
+
+def rollout(model, **kwargs):
+    return generate(model, PROMPTS, **dict(group_size=4, max_new_tokens=100, eos_id=2, seed=5) | kwargs)
+
+
+def test_logits_equal_those_of_the_cpu():
+    tokens = torch.randint(0, 512, (3, 50), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(tiny()(tokens.cuda()).cpu(), tiny("cpu")(tokens), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs_change_nothing(dtype, monkeypatch):
+    model = tiny(dtype=dtype)
+    graphs = rollout(model)
+    monkeypatch.setattr("sample.CUDA_GRAPHS", False)
+    assert rollout(model).completions == graphs.completions
+
+
+@pytest.mark.parametrize("dtype,most", [(torch.float32, 1e-3), (torch.bfloat16, 0.3)])
+def test_rollout_logprobs_are_those_of_the_training_pass(dtype, most):
+    model = tiny(dtype=dtype)
+    out = rollout(model, max_new_tokens=40)
+    for i, completion in enumerate(out.completions):
+        tokens = torch.tensor([PROMPTS[i // 4] + completion], device="cuda")
+        hidden = model.hidden(tokens[:, :-1])[:, len(PROMPTS[i // 4]) - 1 :]
+        logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, len(PROMPTS[i // 4]) :])
+        assert (logprobs[0].cpu() - torch.tensor(out.logprobs[i])).abs().mean() < most
+
+
+@pytest.mark.parametrize("dtype,off", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_grouped_experts_equal_the_loop_with_their_gradients(dtype, off):
+    g, found = torch.Generator().manual_seed(0), []
+    x, up, down = (torch.randn(s, generator=g) / 4 for s in ((200, 64), (8, 64, 64), (8, 64, 32)))
+    indices = torch.stack([torch.randperm(8, generator=g)[:2] for _ in range(200)]).cuda()
+    weights = torch.rand(200, 2, generator=g).cuda()
+    for form in (experts_grouped, experts_plain):
+        inputs = [t.to("cuda", dtype).requires_grad_() for t in (x, up, down)]
+        y = form(*inputs, weights, indices)
+        y.float().square().sum().backward()
+        found.append([y, *(t.grad for t in inputs)])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).norm() <= off * b.norm()
+
+
+def test_fused_logprobs_equal_the_plain_ones():
+    hidden, head = torch.randn(700, 64, device="cuda"), torch.randn(9000, 64, device="cuda")
+    targets = torch.randint(0, 9000, (700,), device="cuda")
+    for a, b in zip(token_logprobs(hidden, head, targets, 0.7, chunk=128),
+            token_logprobs_plain(hidden, head, targets, 0.7), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_muons_step_is_torchs():
+    """Both in bfloat16, as on CUDA."""
+    model = tiny()
+    muon = next(o for o in make_optimizers(model, lr=0.01) if isinstance(o, Muon))
+    ours = [p for p in muon.param_groups[0]["params"] if p.ndim == 2]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    peer = torch.optim.Muon(alone, lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    before = [p.detach().clone() for p in ours]
+    for p, q in zip(ours, alone, strict=True):
+        p.grad = q.grad = torch.randn_like(p)
+    muon.step(), peer.step()
+    for p, q, old in zip(ours, alone, before, strict=True):
+        assert (p - q).norm() <= 0.03 * (q - old).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_run_on_the_gpu(dtype, tmp_path):
+    model = tiny(dtype=dtype)
+    model.cfg.eos_token_id = shipped().eos_id
+    save_model(model, tmp_path / "init")
+    done = subprocess.run([sys.executable, ROOT / "grpo.py", "--init", tmp_path / "init", "--out",
+        tmp_path / "out", "--steps", "2", "--prompts", "4", "--group_size", "4", "--max_new_tokens", "40",
+        "--reward_weights", "overlong=1", "--device", "cuda"], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
