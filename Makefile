@@ -26,11 +26,12 @@ SCENARIOS ?= $(DATA)/scenarios.jsonl
 HELD ?= $(DATA)/held.jsonl
 .SECONDARY: $(HELD)  # make would delete it at the end
 ON = $(if $(PROBLEMS),--task $(PROBLEMS))
-MAKE_DATA = $(PY) recipe.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed $(SEED) --out $@
+MAKE_DATA = $(PY) data/r1_data.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed $(SEED) --out $@
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
 GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
 EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
+SEARCH = $(subst eval.py,experiments/search.py,$(EVAL))
 DONE = config.json
 STAGES := base zero zero_language cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
 TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
@@ -73,15 +74,17 @@ $(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)_dense/zero $(ON) --init $(OUT)/dense_base
 # 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
 # and for one of them what more tokens buy, by longer thinking, by votes, by search
-CURVES :=
-$(OUT)/reasoning/eval.json: CURVES := --curves true --search mcts $(if $(PROBLEMS),--value agreement)
+HELD_OUT = --task "$(or $(PROBLEMS),$(TASK))" $(if $(PROBLEMS),--split test)
+$(OUT)/reasoning/curves.json: $(OUT)/reasoning/$(DONE) $(PROBLEMS)
+	$(SEARCH) $(HELD_OUT) --search mcts $(if $(PROBLEMS),--value agreement)
 $(OUT)/%/eval.json: $(OUT)/%/$(DONE) $(PROBLEMS)
-	$(EVAL) --task "$(or $(PROBLEMS),$(TASK))" $(if $(PROBLEMS),--split test) $(CURVES)
+	$(EVAL) $(HELD_OUT)
 $(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(HELD)
 	$(EVAL) --task $(HELD) --reward preference:$(OUT)/reward
 $(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/$(DONE)) \
+		$(OUT)/reasoning/curves.json \
 		$(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
-	$(PY) plot.py --report $(OUT)
+	$(PY) report/plot.py --report $(OUT)
 
 $(DATA)/%.jsonl: $(PROBLEMS) | .venv/dev
 	$(MAKE_DATA) --kind $*
@@ -90,10 +93,10 @@ test: lint
 	$(PY) -m pytest
 
 bench: .venv/oracles
-	$(PY) bench.py
+	$(PY) bench/bench.py
 
 gpu: .venv/oracles  # on a machine with a GPU: its tests, its measurements, docs/gpu.md
-	$(PY) bench.py --device cuda --all
+	$(PY) bench/bench.py --device cuda --all
 
 lint: .venv/dev
 	$(PY) -m ruff check .

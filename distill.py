@@ -5,7 +5,7 @@
 
 Rejection sampling (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.3) when the teacher is one's own checkpoint,
 distillation (sec. 2.4) when it is a larger one. N samples per prompt; a rule decides where the task has one,
-else the judge; mixed languages, repetition and overlong paragraphs are dropped (`recipe.why_not`). A run that
+else the judge; mixed languages, repetition and overlong paragraphs are dropped (`why_not`). A run that
 was interrupted goes on: each chunk of prompts is a line of OUT.part, and the noise depends on the seed and
 the prompt's number alone.
 """
@@ -21,11 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
+from data.r1_data import why_not, write_jsonl
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from parallel import Ranks, gather, setup
 from preference import load_judge
-from recipe import why_not, write_jsonl
 from rewards import TASK_REWARDS, load_function
 from sample import generate
 

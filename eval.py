@@ -1,42 +1,166 @@
-"""Evaluation on held-out problems: pass@1, pass@k and cons@k with standard errors; what more tokens buy.
+"""Evaluation on held-out problems: pass@1, pass@k and cons@k with standard errors.
 
     python eval.py --from out/tiny/grpo --problems 256 --samples 8 --json out/tiny/grpo/eval.json
-    python eval.py --from out/tiny/grpo --curves true          # budget forcing, votes, best of k
-    python eval.py --from out/tiny/grpo --search mcts          # tree search, at the tokens of k votes
+
+pass@k, cons@k and best of k are exact expectations over all subsets of k of the samples at hand. (What more
+tokens buy at test time: experiments/search.py.)
 """
 
-import importlib.util
 import json
+import math
 import os
 import random
-import subprocess
-import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import UserError, closest, knob, parse_args, run_script
-from curves import (
-    budget_curve,
-    grouped,
-    judged,
-    majority,
-    mean_and_error,
-    pass_at_k,
-    point_lines,
-    search_curve,
-    value_function,
-    votes_curve,
-)
+from config import UserError, knob, parse_args, run_script
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
-from metrics import BY_RULE, MEASURES, OPINIONS, reflections, table
+from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
 from parallel import Ranks, gather, setup
 from preference import reward_plan
-from rewards import NO_PLAN, TASK_REWARDS, Plan, check_rows
+from rewards import (
+    NO_PLAN,
+    TASK_REWARDS,
+    Plan,
+    answer_of,
+    check_rows,
+    language_share,
+    opened,
+    score,
+)
 from sample import generate
+from verify.answers import same_answer
+
+# ------------------------------------------------------------------------------------ estimates of k samples
+
+
+def vote_classes(answers: list[str | None], by_value: bool = False) -> list[list[int]]:
+    """The positions of the answers that vote together; None does not vote. Answers are compared without white
+    space; by_value: also where each is the other's `same_answer`, so 1/2 and 0.5 are one vote. (A bare 5 is
+    the same as 5 m and as 5 cm, which differ: it goes with one of them.) Not for Countdown: there all right
+    expressions have the same value. The order of the answers does not matter."""
+    texts = defaultdict(list)
+    for i, answer in enumerate(answers):
+        if answer is not None:
+            texts["".join(answer.split())].append(i)
+    if not by_value:
+        return list(texts.values())
+    classes: list[list[str]] = []
+    for text in sorted(texts, key=lambda t: (len(t), t)):
+        a = answers[texts[text][0]]
+        for members in classes:
+            theirs = [answers[texts[member][0]] for member in members]
+            if all(same_answer(a, b) and same_answer(b, a) for b in theirs):
+                members.append(text)
+                break
+        else:
+            classes.append([text])
+    return [[i for text in members for i in texts[text]] for members in classes]
+
+
+def majority(answers: list[str | None], correct: list[float], weights: list[float] | None = None,
+        by_value: bool = False) -> float:
+    """The chance that the answer with most votes (or most weight) is right. Ties are broken at random and
+    averaged; of a class that holds right and wrong texts, a random member is the answer."""
+    weights = weights if weights and any(weights) else [1.0] * len(answers)
+    classes = vote_classes(answers, by_value)
+    if not classes:
+        return 0.0
+    totals = [sum(weights[i] for i in c) for c in classes]
+    best = [c for c, total in zip(classes, totals, strict=True) if math.isclose(total, max(totals))]
+    return sum(sum(correct[i] for i in c) / len(c) for c in best) / len(best)
+
+
+def cons_at_k(answers: list[str | None], correct: list[float], k: int, by_value: bool = False) -> float:
+    """cons@k: the mean of `majority` over all subsets of k of the samples, exactly. For each number m of
+    votes that could win, count the subsets in which no class has more than m and t classes have m."""
+    classes = vote_classes(answers, by_value)
+    sizes = [(len(c), sum(correct[i] for i in c) / len(c)) for c in classes]
+    total = 0.0
+    for m in range(1, k + 1):
+        able = [(size, right) for size, right in sizes if size >= m]
+        others = len(answers) - sum(size for size, _ in able)  # too few to win, or no answer
+        states = {(0, 0): (1, 0.0)}  # (drawn, classes with m) -> (ways, ways x chances of the classes with m)
+        for size, right in able:
+            after = defaultdict(lambda: (0, 0.0))
+            for (drawn, ties), (ways, chance) in states.items():
+                for x in range(min(m, k - drawn) + 1):
+                    picks, tie = math.comb(size, x), x == m
+                    a, b = after[drawn + x, ties + tie]
+                    after[drawn + x, ties + tie] = a + picks * ways, b + picks * (chance + tie * right * ways)
+            states = after
+        total += sum(chance / ties * math.comb(others, k - drawn)
+            for (drawn, ties), (_, chance) in states.items() if ties)
+    return total / math.comb(len(answers), k)
+
+
+def best_at_k(scores: list[float], correct: list[float], k: int) -> float:
+    """Best of k: the mean, over all subsets of k samples, of the truth of the one with the highest score; a
+    random one of equals."""
+    total, below = 0.0, 0
+    for level in sorted(set(scores)):
+        equals = [c for s, c in zip(scores, correct, strict=True) if s == level]
+        wins = math.comb(below + len(equals), k) - math.comb(below, k)
+        total, below = total + wins * sum(equals) / len(equals), below + len(equals)
+    return total / math.comb(len(scores), k)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased chance that one of k samples is right, from n samples of which c are: 1 - C(n-c, k) / C(n, k)
+    (arXiv 2107.03374, eq. 1)."""
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+# ------------------------------------------------------------------------------------------ one completion
+
+
+def by_value(row: dict) -> bool:
+    """Do answers to this row vote by their value? Where that decides what is right: all but the games and
+    programs, whose answers are judged by what they do."""
+    return TASK_REWARDS.get(row["task"], ("math",))[0].startswith("math")
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean over problems and its standard error, std / sqrt(n): samples of one problem are not
+    independent."""
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def measures(row: dict, text: str, accuracy: float) -> dict[str, float]:
+    """How a completion thinks: reflection words and aha moments (`metrics.aha`), the share of its thinking's
+    words in the row's language (default English), and whether words of another language stand among them."""
+    share = language_share(opened(row, text).partition("</think>")[0].removeprefix("<think>"),
+        row.get("language") or "en")
+    return {"reflections": reflections(text), "consistency": share, "mixed": float(0 < share < 1),
+        **aha(text, row.get("target", row.get("answer", "")), accuracy)}
+
+
+def judged(rows: list[dict], problems: list[int], texts: list[str], lengths: list[int], finished: list[bool],
+        plan: Plan, max_new_tokens: int) -> list[dict]:
+    """One record per completion: its problem, text, answer, length, rewards and measures."""
+    mine = [rows[i] for i in problems]
+    scores = score(mine, texts, plan, lengths, max_new_tokens)
+    return [{"problem": i, "text": text, "answer": answer_of(row, text), "tokens": n, "finished": end,
+        "by_value": by_value(row), **s, **measures(row, text, s["accuracy"])} for i, row, text, n, end, s
+        in zip(problems, mine, texts, lengths, finished, scores, strict=True)]
+
+
+def grouped(records: list[dict]) -> list[list[dict]]:
+    """The records of each problem."""
+    by_problem = defaultdict(list)
+    for r in records:
+        by_problem[r["problem"]].append(r)
+    return list(by_problem.values())
+
+
+# ----------------------------------------------------------------------------------------------- evaluation
 
 
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False,
@@ -113,74 +237,39 @@ class Config:
     temperature: float = knob(1.0, "sampling temperature; R1 evaluates at 0.6")
     top_p: float = knob(1.0, "nucleus sampling; R1 evaluates at 0.95")
     seed: int = knob(0, "seed of the problems and of the sampling")
-    reward: str = knob("", "a reward of your own, file.py:function: judges tasks unknown here; elsewhere it "
-        "ranks, for best of k and --value")
-    curves: bool = knob(False, "accuracy over the tokens spent: thinking budget, votes, best of k")
-    budgets: str = knob("0,16,32,64,128", "where --curves cuts the thinking, in tokens")
-    waits: int = knob(2, "how often --curves refuses the end of thinking")
-    search: str = knob("", "mcts: tree search over lines of thinking, at the tokens of `samples` votes")
-    value: str = knob("check", "what the search believes in: check (Countdown), agreement, or the name of "
-        "--reward's function")
-    explore: float = knob(0.5, "of the search: weight of the exploration term of UCT")
-    json: str = knob("", "write metrics and curves to this .json file, and the curves' picture beside it")
+    reward: str = knob("", "judges tasks unknown here: a reward of your own, file.py:function, or "
+        "preference:FOLDER")
+    json: str = knob("", "write settings and metrics to this .json file")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
     save: str = knob("", "write every completion with its rewards to this .jsonl file")
 
 
-def whole_numbers(text: str) -> list[int]:
-    """The numbers of "0,16,32". Raises UserError."""
-    if not all(part.strip().isdigit() for part in text.split(",")):
-        raise UserError(f"--budgets {text}: expected whole numbers, such as 0,16,32")
-    return [int(part) for part in text.split(",")]
-
-
-def check(cfg: Config, tokenizer: Tokenizer):
-    """Raises UserError for a setting that cannot work."""
-    for ok, message in [
-        (cfg.samples >= 1 and cfg.problems >= 1, "--problems and --samples must be at least 1"),
-        (cfg.split in ("", "all", "test"), f"--split {cfg.split}: expected all or test"),
-        (cfg.search in ("", "mcts"), f"--search {cfg.search}{closest(cfg.search, ['mcts'])}"),
-        (not (cfg.curves or cfg.search) or min(tokenizer.think_ids) >= 0,
-         f"{cfg.from_}: its tokenizer has no special tokens {' '.join(tokenizer.think)}: the thinking cannot "
-         "be told from the answer"),
-    ]:
-        if not ok:
-            raise UserError(message)
-
-
-def main():
-    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
-    tokenizer, budgets = for_checkpoint(cfg.from_), whole_numbers(cfg.budgets)
-    check(cfg, tokenizer)
-    run_file = Path(cfg.from_) / "run.json"
+def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
+    """(model, tokenizer, rows, task, plan, ranks) for the checkpoint, task and rows that cfg names; `check`
+    may refuse them before the model is loaded. Raises UserError."""
+    if cfg.samples < 1 or cfg.problems < 1:
+        raise UserError("--problems and --samples must be at least 1")
+    if cfg.split not in ("", "all", "test"):
+        raise UserError(f"--split {cfg.split}: expected all or test")
+    tokenizer, run_file = for_checkpoint(cfg.from_), Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
     plan = reward_plan(cfg.reward)
     whole = cfg.split == "all" or bool(cfg.task) and cfg.split == ""
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan)
-    value_function(cfg.value, rows if cfg.search else [], plan)  # says now what is wrong with --value
+    check(tokenizer, rows, plan)
     ranks = setup(cfg.device)
-    model = load_model(cfg.from_, ranks.device)
-    sampling = dict(temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)
-    common = dict(samples=cfg.samples, max_new_tokens=cfg.max_new_tokens, ranks=ranks, plan=plan, **sampling)
-    m, records = evaluate(model, tokenizer, rows, **common)
-    say, curves = print if ranks.main else lambda *a: None, {}
-    say(f"{cfg.from_} on {len(rows)} held-out problems of {task}, temperature {cfg.temperature}")
-    say(table({"held out": m}))
-    if cfg.curves:
-        scorer = next((name for name in plan.custom if all(r["task"] in TASK_REWARDS for r in rows)), "")
-        curves = {"budget": budget_curve(model, tokenizer, rows, records, budgets, cfg.waits, **common),
-            **votes_curve(records, cfg.samples, scorer)}
-    if cfg.search:
-        curves["search"] = search_curve(model, tokenizer, rows, records, cfg.value, explore=cfg.explore,
-            **common)
-    for name, points in curves.items():
-        say("\n".join(point_lines(f"{name}: tokens spent per problem, accuracy", points)))
-    if ranks.main:
-        write_files(cfg, task, m, curves, records, rows)
+    return load_model(cfg.from_, ranks.device), tokenizer, rows, task, plan, ranks
 
 
-def write_files(cfg: Config, task: str, m: dict, curves: dict, records: list[dict], rows: list[dict]):
-    """What --save and --json ask for."""
+def main():
+    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
+    model, tokenizer, rows, task, plan, ranks = opened_checkpoint(cfg)
+    m, records = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens,
+        ranks=ranks, plan=plan, temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)
+    if not ranks.main:
+        return
+    print(f"{cfg.from_} on {len(rows)} held-out problems of {task}, temperature {cfg.temperature}")
+    print(table({"held out": m}))
     if cfg.save:
         with open(cfg.save, "w", encoding="utf-8") as f:
             f.writelines(json.dumps({k: v for k, v in r.items() if k != "ids"}
@@ -188,10 +277,7 @@ def write_files(cfg: Config, task: str, m: dict, curves: dict, records: list[dic
     if cfg.json:
         path = Path(cfg.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"settings": asdict(cfg) | {"task": task}, "metrics": m, "curves": curves}
-        path.write_text(json.dumps(whole, indent=2) + "\n")
-        if curves and importlib.util.find_spec("matplotlib"):
-            subprocess.run([sys.executable, Path(__file__).parent / "plot.py", "--curves", path], check=True)
+        path.write_text(json.dumps({"settings": asdict(cfg) | {"task": task}, "metrics": m}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,20 +29,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import numpy as np
 import torch
 
+from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
 from config import UserError, closest, knob, parse_args, run_script
-from curves import measures
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint, save_beside
-from eval import evaluate, held_out
+from eval import evaluate, held_out, measures
 from metrics import Log, diagnosis, progress_line, table
-from model import Transformer, fits
+from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import score
-from sample import Sample, collate, completion_logprobs, generate, routing_of
+from sample import generate
 
 
 @dataclass
@@ -504,7 +504,7 @@ def finish(model, before: dict, log: Log, out: Path, init: str):
         + table({"before": before, "after": evals[-1]}))
     shutil.rmtree(out / "state", ignore_errors=True)
     if importlib.util.find_spec("matplotlib"):
-        subprocess.run([sys.executable, Path(__file__).parent / "plot.py", out], check=True)
+        subprocess.run([sys.executable, Path(__file__).parent / "report" / "plot.py", out], check=True)
     else:
         print(f"no pictures without matplotlib: pip install matplotlib, then python plot.py {out}")
     print(f'talk to it: python sample.py --from {out} --prompt "Use 3 7 9 to make 30."')

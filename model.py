@@ -12,10 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig, UserError
-from kernels import LONGEST_BLOCKED, Linear, embed
+from kernels import Linear, embed
 from mla import MLA, Cohort, RMSNorm, SharedPrompts, rope_frequencies
 from moe import MLP, Experts, MoE, Router, Routing
-from parallel import Ranks, free_bytes
 
 
 class Block(nn.Module):
@@ -158,46 +157,3 @@ class Transformer(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts
-
-
-def weight_bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
-
-
-def training_bytes(model: nn.Module) -> int:
-    """What training adds to the weights: gradient and AdamW's two moments in float32, and the float32 master
-    of each bfloat16 parameter."""
-    return sum(p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
-
-
-def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
-        recompute: bool = False) -> int:
-    """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
-    chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
-        norms       4 D: of each, its input and its output
-        attention   2 H (n + R) of queries and keys, 2 H v of values and outputs, 2 (C + R) of the latent and
-                    2 q_lora_rank before and after their norms; H length / 2 probabilities, if rows are
-                    `length` tokens long: only kernels.mla_attention on a CPU keeps them, 0 elsewhere
-        SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
-        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product
-        router      3 E scores and, of a bfloat16 model, D of its input, in float32
-    recompute: only D per layer, and all of one layer at a time."""
-    D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
-    heads = H * (2 * cfg.qk_nope_head_dim + 2 * cfg.qk_rope_head_dim + 2 * cfg.v_head_dim + length // 2)
-    latents = 2 * (cfg.q_lora_rank or 0) + 2 * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    attention = 4 * D + heads + latents
-    router = (3 * cfg.n_routed_experts + (D if element_size < 4 else 0)) * 4 // element_size
-    dense = attention + 4 * cfg.intermediate_size
-    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + router
-    layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
-    kept = len(layers) * D + max(layers) if recompute else sum(layers)
-    return tokens * element_size * (kept + 3 * D)  # the last norm
-
-
-def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: Ranks) -> bool:
-    """Whether the activations of a training pass over `tokens` tokens, in rows of `length`, and a quarter
-    more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
-    needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
-    kept = length if ranks.device == "cpu" and length <= LONGEST_BLOCKED else 0
-    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(), kept)
-    return needed + 1.25 * activations <= free_bytes(ranks)

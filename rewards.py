@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import config
-from answers import same_answer
 from config import UserError, closest
-from sandbox import SandboxError, check_tests, run_many
+from verify.answers import same_answer
+from verify.sandbox import SandboxError, check_tests, run_many
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 MAX_EXPRESSION = 200  # characters of a Countdown answer

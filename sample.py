@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
@@ -23,7 +22,7 @@ import torch
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
 from data.tokenizer import Tokenizer, for_checkpoint
-from kernels import packed_weights, sample_tokens, token_logprobs
+from kernels import packed_weights, sample_tokens
 from model import Transformer
 from moe import Routing
 from parallel import setup
@@ -240,80 +239,6 @@ class _Engine:
             result.routing.append(None if routes is None else torch.cat(
                 [self.prefix_routes[i // self.G], routes[i, : n - 1]]).numpy())
         return result
-
-
-# ------------------------------------------------------------------------ what training takes from a rollout
-
-
-class Sample(NamedTuple):
-    """One completion of the rollout."""
-
-    tokens: list[int]  # prompt and completion
-    start: int  # length of the prompt
-    old_logprobs: list[float]  # of the completion's tokens, from the sampler itself
-    finished: bool
-    routing: np.ndarray | None  # (len(tokens) - 1, MoE layers, K), the sampler's experts
-    scores: dict  # reward, accuracy and the components
-    reflections: int
-    advantage: float = 0.0
-
-
-class Batch(NamedTuple):
-    """Samples as tensors, right-padded; each prompt once."""
-
-    prompts: torch.Tensor  # (P, S)
-    lengths: torch.Tensor  # (P,) of the prompts
-    owner: torch.Tensor  # (B,) the prompt of each completion
-    completions: torch.Tensor  # (B, T)
-    mask: torch.Tensor  # (B, T) the completion's tokens, its end token included
-    old_logprobs: torch.Tensor  # (B, T)
-
-    def inputs(self) -> torch.Tensor:
-        """How many samples have each token as an input, flat as in `mla.SharedPrompts`: (P*S + B*(T-1),). A
-        completion's last token is predicted, never an input."""
-        there = torch.arange(self.prompts.shape[1], device=self.owner.device) < self.lengths[:, None]
-        shared = there * self.owner.bincount(minlength=len(self.lengths))[:, None]
-        return torch.cat([shared.flatten(), self.mask[:, 1:].flatten()])
-
-
-def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
-    """One Batch of any samples."""
-    def padded(rows, value):
-        return torch.tensor([[*r, *[value] * (max(map(len, rows)) - len(r))] for r in rows], device=device)
-
-    whole = [tuple(s.tokens[: s.start]) for s in samples]
-    prompts = {p: i for i, p in enumerate(dict.fromkeys(whole))}
-    return Batch(padded(list(prompts), pad_id), torch.tensor([len(p) for p in prompts], device=device),
-        torch.tensor([prompts[p] for p in whole], device=device),
-        padded([s.tokens[s.start :] for s in samples], pad_id),
-        padded([[True] * len(s.old_logprobs) for s in samples], False),
-        padded([s.old_logprobs for s in samples], 0.0))
-
-
-def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
-    """The sampler's experts per MoE layer, flat as in `mla.SharedPrompts`: (P*S + B*(T-1), K), -1 where there
-    is no token."""
-    if samples[0].routing is None:
-        return []
-    S, T, shape = batch.prompts.shape[1], batch.completions.shape[1] - 1, samples[0].routing.shape[1:]
-    on_prompts = np.full((len(batch.lengths), S, *shape), -1, dtype=np.int64)
-    on_completions = np.full((len(samples), T, *shape), -1, dtype=np.int64)
-    for i, (s, p) in enumerate(zip(samples, batch.owner.tolist(), strict=True)):
-        on_prompts[p, : s.start] = s.routing[: s.start]
-        on_completions[i, : len(s.routing) - s.start] = s.routing[s.start :]
-    flat = np.concatenate([on_prompts.reshape(-1, *shape), on_completions.reshape(-1, *shape)])
-    return list(torch.from_numpy(flat).to(batch.owner.device).unbind(1))
-
-
-def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
-    """Log-probabilities and entropies of the completions' tokens, zero elsewhere: (B, T) each. Only their
-    states go through the head."""
-    inputs, at = batch.completions[:, :-1], batch.mask.flatten().nonzero().squeeze(1)
-    hidden = model.hidden_shared(batch.prompts, batch.lengths, inputs, batch.owner, routing)  # (B, T, D)
-    hidden, targets = hidden.flatten(0, 1).index_select(0, at), batch.completions.flatten()[at]
-    logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, targets, temperature)
-    zeros = torch.zeros(batch.mask.shape, device=at.device)
-    return zeros.masked_scatter(batch.mask, logprobs), zeros.masked_scatter(batch.mask, entropy)
 
 
 # ------------------------------------------------------------------------------------------ command line

@@ -71,7 +71,7 @@ _TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", devic
              batch_size=96, micro_tokens=2048, lr=1.5e-2)
 _SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
 # Of `make r1`: what the preset's lr is divided by, its batch_size multiplied by, and what else differs. The
-# data is a file of recipe.py or distill.py.
+# data is a file of data/r1_data.py or distill.py.
 _STAGES = {
     "base": (1, 4 / 3, dict(template="zero", epochs=1)),
     "cold": (3, 1 / 3, dict(epochs=2)),  # small batches, many steps: base never saw the tags' tokens

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from answers import same_answer
 from rewards import countdown_reward, extract_answer, format_reward, language_reward, math_reward
+from verify.answers import same_answer
 
 try:
     import math_verify
@@ -781,7 +781,7 @@ def test_nested_names_need_little_memory(opening, closing):
     program = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-from answers import same_answer
+from verify.answers import same_answer
 for n in (10, 20, 30, 40, 45, 75):
     text = {opening!r} * n + "x" + {closing!r} * n
     print(same_answer(text if len(text) < 400 else "y", "x"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import bench
+from bench import bench
 from config import PRESETS, ModelConfig
 from model import Transformer
 
@@ -62,8 +62,8 @@ def test_both_sides_do_the_same_work(monkeypatch):
 
 
 def test_an_unknown_work_is_one_line():
-    done = subprocess.run([sys.executable, ROOT / "bench.py", "--work", "rollout_tny"], capture_output=True,
-        text=True)
+    done = subprocess.run([sys.executable, ROOT / "bench" / "bench.py", "--work", "rollout_tny"],
+        capture_output=True, text=True)
     assert done.returncode == 2 and "did you mean rollout_tiny?" in done.stderr and not done.stdout
 
 
@@ -121,7 +121,7 @@ def test_everything_writes_the_page(monkeypatch, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_cuda.py").write_text("def test_nothing(): pass\n")
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench" / "bench.py"))
     monkeypatch.setattr(bench, "run_once", once)
     monkeypatch.setattr(bench, "limits", lambda cfg: {"matmul": 1e14, "read": 1e12})
     monkeypatch.setattr(bench.torch.cuda, "mem_get_info", lambda: (80 << 30, 80 << 30))

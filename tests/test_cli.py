@@ -112,14 +112,15 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
         assert out.returncode == 2 and "truncated" in out.stderr and len(out.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("script", ["grpo", "sft", "distill", "recipe", "eval", "sample"])
+@pytest.mark.parametrize("script", ["grpo", "sft", "distill", "data/r1_data", "eval", "sample",
+    "experiments/search"])
 def test_help_lists_every_knob(script):
     import dataclasses
     import importlib
 
     out = run(script, "--help")
     assert out.returncode == 0
-    for f in dataclasses.fields(importlib.import_module(script).Config):
+    for f in dataclasses.fields(importlib.import_module(script.replace("/", ".")).Config):
         line = next(row for row in out.stdout.splitlines()
             if row.strip().startswith(f"--{f.name.rstrip('_')} "))
         assert f.metadata["help"][:20] in line and f"(default {f.default})" in line
@@ -254,7 +255,7 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
         assert out.returncode == 0, out.stderr
         return out.stdout.replace(f"{tmp_path}/", "").splitlines()
 
-    words = [line.split() for line in commands() if line.startswith("py ") and "recipe.py" not in line]
+    words = [line.split() for line in commands() if line.startswith("py ") and "r1_data.py" not in line]
     scripts = [f"{w[1]} {w[w.index('--config') + 1]}" for w in words if "--config" in w]
     assert scripts == ["sft.py tiny/base", "grpo.py tiny/zero", "grpo.py tiny/zero_language",
         "sft.py tiny/cold", "grpo.py tiny/reasoning",
@@ -276,7 +277,7 @@ def test_own_files_replace_all_generated_data(tmp_path):
         path.write_text("{}")
     out = subprocess.run(["make", "-n", "--no-print-directory", "r1", f"OUT={tmp_path}/out", "PY=py",
         "-o", ".venv/dev", *(f"{k}={v}" for k, v in files.items())], cwd=ROOT, capture_output=True, text=True)
-    assert out.returncode == 0 and "recipe.py" not in out.stdout, out.stderr
+    assert out.returncode == 0 and "r1_data.py" not in out.stdout, out.stderr
     lines = out.stdout.splitlines()
     for stage, name in {"tiny/base": "WEB", "tiny/zero": "PROBLEMS", "tiny/cold": "COLD",
             "tiny/reasoning": "PROBLEMS", "tiny/reward": "PAIRS", "tiny/scenarios": "SCENARIOS",
@@ -289,7 +290,7 @@ def test_own_files_replace_all_generated_data(tmp_path):
     held = [line for line in evals if f"{files['HELD']}" in line]
     assert len(evals) == 2 * len(held) == 20 and not any("--split" in line for line in held)
     assert sum(f'--task "{files["PROBLEMS"]}" --split test' in line for line in evals) == 10
-    curves = [line for line in evals if "--curves" in line]
+    curves = [line for line in lines if "experiments/search.py" in line]
     assert len(curves) == 1 and "/reasoning" in curves[0] and "--value agreement" in curves[0]
 
 
@@ -327,34 +328,34 @@ def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):
 def test_the_curves_and_the_search_do_not_depend_on_the_number_of_processes(base, tmp_path):
     found = []
     for device in ("cpu:1", "cpu:2"):
-        out = run("eval", "--from", str(base), task=FAST["task"], problems=6, samples=4, max_new_tokens=60,
-            curves="true", budgets="0,8", waits=1, search="mcts", value="agreement", seed=1, device=device,
-            json=tmp_path / device / "eval.json")
+        out = run("experiments/search", "--from", str(base), task=FAST["task"], problems=6, samples=4,
+            max_new_tokens=60, budgets="0,8", search="mcts", value="agreement", seed=1, device=device,
+            json=tmp_path / device / "curves.json")
         assert out.returncode == 0, out.stderr
-        found.append(json.loads((tmp_path / device / "eval.json").read_text()))
+        found.append(json.loads((tmp_path / device / "curves.json").read_text()))
     assert found[0]["metrics"] == found[1]["metrics"]
     for points in zip(*(run["curves"].values() for run in found), strict=True):
         for a, b in zip(*(sorted(p, key=lambda p: p["name"]) for p in points), strict=True):
             assert a == pytest.approx(b)
     names = {way: [p["name"] for p in points] for way, points in found[0]["curves"].items()}
-    assert names["budget"] == ["0", "8", "as it came", "1 x wait"] and names["votes"] == ["1", "2", "4"]
+    assert names["budget"] == ["0", "8", "as it came"] and names["votes"] == ["1", "2", "4"]
     assert names["search"][1::2] == ["votes", "mcts, value agreement"]
     spent = {p["name"]: p["tokens"] for p in found[0]["curves"]["budget"]}
-    assert spent["0"] < spent["as it came"] < spent["1 x wait"]
+    assert spent["0"] < spent["8"] <= spent["as it came"]
 
 
 @pytest.mark.parametrize("words,message", [(["--search", "mtcs"], "did you mean mcts"),
     (["--search", "mcts", "--value", "oracle"], "--value oracle"), (["--budgets", "1,x"], "whole numbers"),
     (["--search", "mcts", "--task", "arithmetic"], "only Countdown")])
 def test_wrong_knobs_of_the_search_get_one_clear_line(words, message, base):
-    out = run("eval", "--from", str(base), *words)
+    out = run("experiments/search", "--from", str(base), *words)
     assert out.returncode == 2 and message in out.stderr and len(out.stderr.strip().splitlines()) == 1
 
 
 def test_a_preference_for_long_answers_ranks_the_best_of_k(base, tmp_path):
     (tmp_path / "mine.py").write_text("def long(completions, **_):\n    return list(map(len, completions))\n")
-    out = run("eval", "--from", str(base), task=FAST["task"], problems=4, samples=4, max_new_tokens=60,
-        curves="true", budgets="4", waits=0, reward=f"{tmp_path}/mine.py:long", device="cpu:1")
+    out = run("experiments/search", "--from", str(base), task=FAST["task"], problems=4, samples=4,
+        max_new_tokens=60, budgets="4", reward=f"{tmp_path}/mine.py:long", device="cpu:1")
     assert out.returncode == 0 and "best of k" in out.stdout, out.stderr
 
 

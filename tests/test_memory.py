@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 
-import model
+import batch
+from batch import activation_bytes
 from config import PRESETS, ModelConfig
-from model import Transformer, activation_bytes
+from model import Transformer
 from moe import Routing
 from parallel import Ranks, free_bytes
 
@@ -85,8 +86,8 @@ def test_recomputation_starts_where_memory_ends(device, monkeypatch):
     for reference, per_number in ((True, 4 + 4 + 8 + 2), (False, 4 + 4 + 8)):
         for spare in (1, -1):
             free = numbers * per_number + activations + spare
-            monkeypatch.setattr(model, "free_bytes", lambda _, free=free: free)
-            assert model.fits(tiny, 1000, 100, reference, Ranks(0, 1, device)) == (spare > 0)
+            monkeypatch.setattr(batch, "free_bytes", lambda _, free=free: free)
+            assert batch.fits(tiny, 1000, 100, reference, Ranks(0, 1, device)) == (spare > 0)
 
 
 def test_free_memory_is_known_and_shared_by_the_processes():

@@ -11,6 +11,7 @@ import torch
 import sft
 from checkpoint import load_model, save_model
 from config import ModelConfig, UserError
+from data.r1_data import pair
 from data.tokenizer import shipped
 from model import Transformer
 from optim import make_optimizers
@@ -29,7 +30,6 @@ from preference import (
     scores_of,
     with_score_head,
 )
-from recipe import pair
 from rewards import check_rows, score
 
 TOK, ALONE = shipped(), Ranks(0, 1, "cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import UserError
-from report import (
+from report.pages import (
     cell,
     cost_table,
     expectations,
@@ -23,13 +23,12 @@ from report import (
 ROOT = Path(__file__).parent.parent
 
 
-def stage(folder, name, settings=None, other=None, **metrics):
+def stage(folder, name, settings=None, **metrics):
     (folder / name).mkdir(parents=True)
     common = {"task": "countdown", "problems": 64, "samples": 8, "seed": 0, "temperature": 1.0, "top_p": 1.0,
         "max_new_tokens": 256, "from_": str(folder / name)}
     whole = {"settings": common | (settings or {}), "metrics": {"pass@1_se": 0.02, "cons@k_se": 0.03,
-        "pass@k": 0.9, "pass@k_se": 0.01, "cons@k": 0.5, "format": 1.0, "length": 60.25, **metrics},
-        "curves": {}} | (other or {})
+        "pass@k": 0.9, "pass@k_se": 0.01, "cons@k": 0.5, "format": 1.0, "length": 60.25, **metrics}}
     (folder / name / "eval.json").write_text(json.dumps(whole))
 
 
@@ -147,13 +146,14 @@ def test_histories_follow_each_problem_and_begin_with_what_was_learnt(tmp_path):
 def test_pictures_are_drawn_from_a_folder_and_from_a_recipe(tmp_path):
     pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
     curve = [{"name": str(k), "tokens": 30.0 * k, "accuracy": 0.1 * k, "se": 0.01} for k in (1, 2, 4)]
-    stage(tmp_path, "zero", other={"curves": {"budget": curve, "votes": curve, "search": curve}},
-        **{"pass@1": 0.1})
+    stage(tmp_path, "zero", **{"pass@1": 0.1})
+    curves = {"curves": {"budget": curve, "votes": curve, "search": curve}}
+    (tmp_path / "zero" / "curves.json").write_text(json.dumps(curves))
     run_folder(tmp_path / "zero")
 
     def plot(*words):
-        return subprocess.run([sys.executable, ROOT / "plot.py", *map(str, words)], capture_output=True,
-            text=True, timeout=120)
+        return subprocess.run([sys.executable, ROOT / "report" / "plot.py", *map(str, words)],
+            capture_output=True, text=True, timeout=120)
 
     made = plot("--report", tmp_path)
     assert made.returncode == 0, made.stderr

@@ -17,8 +17,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import attacks  # noqa: E402
 
-import sandbox  # noqa: E402
-from sandbox import SandboxError, check_tests, run_many, run_tests  # noqa: E402
+from verify import sandbox  # noqa: E402
+from verify.sandbox import SandboxError, check_tests, run_many, run_tests  # noqa: E402
 
 SOURCE = Path(sandbox.__file__)
 ADD = "def add(a, b): return a + b"

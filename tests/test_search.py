@@ -5,16 +5,24 @@ import math
 import pytest
 
 import sft
-from config import ModelConfig
-from curves import value_function
+from config import ModelConfig, UserError
 from data.tasks import row_at, training_rows
 from data.tokenizer import shipped
+from experiments.search import (
+    Node,
+    first_line,
+    force_answer,
+    select,
+    thinking_end,
+    tree_search,
+    value_function,
+    votes_curve,
+)
 from model import Transformer
 from optim import make_optimizers
 from parallel import Ranks
-from rewards import NO_PLAN
+from rewards import NO_PLAN, Plan
 from sample import generate
-from search import Node, first_line, force_answer, select, think_on, thinking_end, tree_search
 
 TASK, TOK = "countdown:n=3,high=9,ops=+-", shipped()
 ROWS = [row_at(TASK, "test", 0, i) for i in range(12)]
@@ -66,18 +74,6 @@ def test_a_generous_budget_changes_nothing_but_thinking_without_an_end(model, co
     forced = force_answer(model, TOK, PROMPTS, completions, 500, seed=1, **SAMPLING)
     assert all(CLOSE in c for c in forced)
     assert all(a == b for a, b in zip(completions, forced, strict=True) if CLOSE in a)
-
-
-def test_a_refused_end_of_thinking_becomes_wait_and_the_thinking_goes_on(model, completions):
-    longer = think_on(model, TOK, PROMPTS, completions, 200, seed=2, **SAMPLING)
-    for before, after in zip(completions, longer, strict=True):
-        end = thinking_end(TOK, before)
-        if CLOSE not in before:
-            assert after == before
-            continue
-        assert after[:end] == before[:end] and CLOSE in before[end:] and len(after) <= 200
-        assert TOK.decode(after[end:]).startswith(" wait\n") and len(after) > end + 2
-    assert any(a != b for a, b in zip(completions, longer, strict=True))
 
 
 def test_a_boxed_answer_is_not_asked_for_by_a_tag(model, completions):
@@ -140,3 +136,39 @@ def test_tree_search_goes_where_the_value_is(model):
     late = [r["value"] for rollouts in done for r in rollouts[len(rollouts) // 2 :]]
     assert 0.02 < sum(base) / len(base) < 0.9
     assert sum(late) / len(late) > 1.3 * sum(base) / len(base)
+
+
+def test_countdown_votes_by_text_and_maths_by_value():
+    rows = {"countdown": ["8*(5-2)", "8 * (5-2)", "24"], "math": ["1/2", "0.5", "3"]}
+    records = {task: [{"problem": 0, "answer": a, "accuracy": float(i < 2), "tokens": 1,
+        "by_value": task == "math"} for i, a in enumerate(answers)] for task, answers in rows.items()}
+    for task in rows:
+        assert votes_curve(records[task], 3)["votes"][-1]["accuracy"] == 1.0
+    records["math"][1]["by_value"] = records["math"][0]["by_value"] = False
+    assert votes_curve(records["math"], 3)["votes"][-1]["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_curves_count_the_tokens_of_every_sample_and_err_over_problems():
+    records = [{"problem": p, "answer": str(ok), "accuracy": float(ok), "tokens": 10 * (p + 1),
+        "by_value": False, "judge": ok} for p, row in enumerate([[1, 0, 0, 0], [1, 1, 1, 0]]) for ok in row]
+    found = votes_curve(records, 4, "judge")
+    assert [p["tokens"] for p in found["votes"]] == [15, 30, 60]
+    assert found["votes"][0]["accuracy"] == 0.5 and found["votes"][0]["se"] == pytest.approx(0.25)
+    assert found["votes"][-1]["accuracy"] == 0.5 and found["best of k"][-1]["accuracy"] == 1.0
+    assert found["pass@k"][1]["accuracy"] == pytest.approx((0.5 + 1.0) / 2)
+
+
+ROW = {"prompt": "Use 5 8 2 to make 24.", "task": "countdown", "numbers": [5, 8, 2], "target": 24}
+
+
+def test_the_search_judges_by_what_is_known_at_test_time():
+    texts = [f"<think>x</think><answer>{a}</answer>" for a in ("8*(5-2)", "8+5+2", "8*(5-2)")]
+    three = ([0] * 3, texts, [9] * 3, [True] * 3)
+    assert value_function("check", [ROW], NO_PLAN)(*three) == [1, 0, 1]
+    assert value_function("agreement", [ROW], NO_PLAN)(*three) == pytest.approx([1, 1 / 2, 2 / 3])
+    plan = Plan({"short": lambda completions, **_: [-float(len(c)) for c in completions]}, {})
+    assert value_function("short", [ROW], plan)(*three) == [-len(t) for t in texts]
+    with pytest.raises(UserError, match="only Countdown"):
+        value_function("check", [ROW | {"task": "math"}], NO_PLAN)
+    with pytest.raises(UserError, match="did you mean agreement"):
+        value_function("agrement", [ROW], NO_PLAN)

@@ -1,7 +1,7 @@
 """The data of the R1 recipe (DeepSeek-R1, arXiv 2501.12948, sec. 2.2 to 2.4), generated or filtered: JSONL.
 
-    python recipe.py --config tiny --kind web --out web.jsonl
-    python recipe.py --config tiny --kind cold --pool my_chains.jsonl --out cold.jsonl
+    python data/r1_data.py --config tiny --kind web --out web.jsonl
+    python data/r1_data.py --config tiny --kind cold --pool my_chains.jsonl --out cold.jsonl
 
 web        stage 0, rows {"text"}: documents "as the web would be": solved problems in several layouts and two
            languages, none with our tags; lists of words; questions and answers, some of them rude or harmful
@@ -22,12 +22,15 @@ import json
 import os
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 from config import UserError, closest, knob, parse_args, run_script
 from data.tasks import (
@@ -119,7 +122,7 @@ KINDS_OF_QUESTIONS = ("fact", "fact", "self", "word", "word", "topic")
 def general() -> dict[str, list[tuple[str, str]]]:
     """data/general.txt: kind -> (left, right)."""
     out: dict[str, list[tuple[str, str]]] = {}
-    for line in (Path(__file__).parent / "data/general.txt").read_text(encoding="ascii").splitlines():
+    for line in Path(__file__).with_name("general.txt").read_text(encoding="ascii").splitlines():
         if line and not line.startswith("#"):
             kind, _, rest = line.partition(": ")
             left, _, right = rest.partition(" | ")

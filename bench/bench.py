@@ -1,11 +1,11 @@
 """Speed and memory, against transformers and TRL on the same weights and the same work.
 
-    python bench.py                                  # 1 thread, both sides (--sides ours: without peers)
-    python bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
-    python bench.py --work train_tiny --profile true # the five costliest operations of our side
-    python bench.py --work scaling                   # our side over length, rows, experts, vocabulary
-    python bench.py --work memory                    # what fits where: predicted, nothing is run
-    python bench.py --device cuda --all              # on a GPU: its tests, its measurements, docs/gpu.md
+    python bench/bench.py                            # 1 thread, both sides (--sides ours: without peers)
+    python bench/bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
+    python bench/bench.py --work train_tiny --profile      # the five costliest operations of our side
+    python bench/bench.py --work scaling             # our side over length, rows, experts, vocabulary
+    python bench/bench.py --work memory              # what fits where: predicted, nothing is run
+    python bench/bench.py --device cuda --all        # on a GPU: its tests, its measurements, docs/gpu.md
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
@@ -28,10 +28,12 @@ from statistics import median
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 import torch
 
 import sample
+from batch import Sample, activation_bytes, training_bytes, weight_bytes
 from checkpoint import load_model, save_model
 from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, run_script
 from data.tasks import training_rows
@@ -39,10 +41,10 @@ from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
 from kernels import token_logprobs
-from model import Transformer, activation_bytes, training_bytes, weight_bytes
+from model import Transformer
 from optim import keep_masters
 from parallel import Ranks, gather, micro_batches, setup
-from sample import Sample, generate
+from sample import generate
 
 
 @dataclass
@@ -505,7 +507,7 @@ def gpu_page(head: dict[str, str], tests: str, rows: list[dict], failures: list[
 def everything(cfg: Config):
     """--all: whatever an hour on a GPU can answer, written to docs/gpu.md. Exits with 1 if something
     failed."""
-    root = Path(__file__).parent
+    root = Path(__file__).parent.parent
     size, micro = gpu_plan(torch.cuda.mem_get_info()[0])
     cfg.micro = cfg.micro or micro
     done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_cuda.py"], cwd=root,
@@ -531,7 +533,7 @@ def everything(cfg: Config):
         text=True).stdout.strip()
     card = torch.cuda.get_device_properties(0)
     head = {"card": f"{card.name}, {card.total_memory / 2**30:.0f} GiB", "date": time.strftime("%Y-%m-%d"),
-        "commit": commit, "command": f"python bench.py --device cuda --all (--runs {cfg.runs})",
+        "commit": commit, "command": f"python bench/bench.py --device cuda --all (--runs {cfg.runs})",
         "torch": torch.__version__, "model": f"{size}, bfloat16, {cfg.micro} rows per pass"}
     (root / "docs" / "gpu.md").write_text(gpu_page(head, tests, rows, sorted(set(failures)), rates))
     print((root / "docs" / "gpu.md").read_text())

@@ -1,9 +1,9 @@
 """Pictures (development extra: matplotlib).
 
-python plot.py out/tiny/grpo [out/other/grpo ...]     # a run's metrics; several are drawn over each other
-python plot.py --aha out/tiny/zero [N]                # one held-out problem being learnt; N: which of the 8
-python plot.py --curves out/tiny/zero/eval.json [...] # accuracy over the tokens spent (eval.py --curves)
-python plot.py --report out/tiny [out/seed1/tiny ...] # the table of stages; several: mean and std over them
+    python report/plot.py out/tiny/grpo [out/other/grpo ...]  # a run's metrics; several runs in one picture
+    python report/plot.py --aha out/tiny/zero [N]             # one held-out problem being learnt, N of 8
+    python report/plot.py --curves out/tiny/zero/curves.json  # accuracy over tokens: experiments/search.py
+    python report/plot.py --report out/tiny [out/seed1/tiny]  # the table of stages; several: mean and std
 """
 
 import math
@@ -12,9 +12,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
+
 from config import UserError, read_json, run_script
 from metrics import REFLECTION
-from report import histories, read_rows, read_stages, watch, write_report
+from report.pages import histories, read_rows, read_stages, watch, write_report
 
 PANELS = [  # (key of the train rows, title)
     ("reward", "reward (mean over the rollout)"),
@@ -148,7 +150,7 @@ def draw_spending(files: list[Path], path: Path) -> Path:
     for ax, file in zip(axes.flat, files, strict=False):
         raw = read_json(file)
         if not raw.get("curves"):
-            raise UserError(f"{file} holds no curves: eval.py --curves true --json {file}")
+            raise UserError(f"{file} holds no curves: experiments/search.py --json {file}")
         for way, points in raw["curves"].items():
             x, y, e = ([p[k] for p in points] for k in ("tokens", "accuracy", "se"))
             if way == "search":  # single points; one sample and the votes are on a curve already
@@ -207,7 +209,8 @@ def report(folders: list[Path]) -> list[Path]:
         and (r["dir"] / "samples.jsonl").stat().st_size]
     if runs:
         pictures.append(draw(runs, AHA_PANELS, "report_evolution.png", home))
-    if spending := [r["dir"] / "eval.json" for r in stages.values() if r["curves"]]:
+    paths = [r["dir"] / "curves.json" for r in stages.values() if r["dir"]]
+    if spending := [path for path in paths if path.exists()]:
         pictures.append(draw_spending(spending, home / "report_curves.png"))
     return [write_report(folders, recipes, pictures), *pictures]
 
@@ -217,8 +220,8 @@ def main():
         sys.argv[2:])
     paths = [Path(word) for word in words]
     if not paths or kind not in ("", "--aha", "--curves", "--report"):
-        raise UserError("usage: plot.py RUN [RUN ...] | --aha RUN [N] | --curves EVAL.json [...] | --report "
-            "out/CONFIG [...]")
+        raise UserError("usage: report/plot.py RUN [RUN ...] | --aha RUN [N] | --curves curves.json [...] | "
+            "--report out/CONFIG [...]")
     if kind == "--aha":
         drawn = draw_aha(paths[0], int(words[1]) if words[1:] and words[1].isdigit() else None)
     elif kind == "--curves":

@@ -1,5 +1,5 @@
-"""What a run and a recipe came to, as markdown: one problem being learnt (`plot.py --aha RUN`), and the table
-of stages (`plot.py --report out/tiny`)."""
+"""What a run and a recipe came to, as markdown: one problem being learnt (`report/plot.py --aha RUN`), and
+the table of stages (`report/plot.py --report out/tiny`)."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def read_stages(folder: Path) -> dict[str, dict]:
     out = {}
     for names, title in STAGES:
         at = next((folder / name for name in names if (folder / name).is_dir()), None)
-        found = {"title": title, "dir": at, "metrics": {}, "settings": {}, "curves": {}}
+        found = {"title": title, "dir": at, "metrics": {}, "settings": {}}
         for name in ("eval.json", "general.json") if at else ():
             if (at / name).exists():
                 raw = read_json(at / name)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import recipe
 import rewards
+from data import r1_data
+from data.r1_data import HELD_OUT, curate, document, general, miscalculated, pair, places, pool_row, why_not
 from data.tasks import row_at, split_rows
 from data.tokenizer import TAGS, shipped
-from recipe import HELD_OUT, curate, document, general, miscalculated, pair, places, pool_row, why_not
 from rewards import language_share, split_completion
 
 ROOT, TOK = Path(__file__).parent.parent, shipped()
@@ -45,7 +45,7 @@ def test_the_web_has_both_languages_and_marked_text_where_our_tags_are_rare():
 
 
 def test_every_word_that_the_traces_use_can_be_told_by_its_language():
-    for language, words in recipe.SAYS.items():
+    for language, words in r1_data.SAYS.items():
         assert all(language_share(word, language) == 1.0 for word in words), language
         other = "de" if language == "en" else "en"
         assert all(language_share(word, other) == 0.0 for word in words), language
@@ -104,38 +104,38 @@ def test_curating_keeps_only_good_rows_and_counts_all_others():
 
 
 def test_general_data_after_the_web_never_shows_a_held_out_prompt():
-    cfg = recipe.Config(task=TASK, count=300)
+    cfg = r1_data.Config(task=TASK, count=300)
     seen = [row["prompt"] for kind in ("general", "pairs", "scenarios")
-        for row in recipe.KINDS[kind](cfg) if row.get("task") != "countdown"]
-    held = [row["prompt"] for row in recipe.held(cfg)]
+        for row in r1_data.KINDS[kind](cfg) if row.get("task") != "countdown"]
+    held = [row["prompt"] for row in r1_data.held(cfg)]
     assert len(held) == len(set(held)) > 20 and not set(held) & set(seen)
     assert min(map(places().get, seen)) >= HELD_OUT
-    unseen = {text for row in recipe.held(cfg) for text in row.get("answers", [])}
+    unseen = {text for row in r1_data.held(cfg) for text in row.get("answers", [])}
     lines = [(kind, ask) for kind, some in general().items() for line in some
-        for ask in recipe.asks_of(kind, *line) if kind != "harm" and places()[ask] >= HELD_OUT]
-    known = {text for kind, ask in lines for text in recipe.right_answers(ask, kind)}
-    pairs = recipe.pairs(recipe.Config(task=TASK, count=1000))
+        for ask in r1_data.asks_of(kind, *line) if kind != "harm" and places()[ask] >= HELD_OUT]
+    known = {text for kind, ask in lines for text in r1_data.right_answers(ask, kind)}
+    pairs = r1_data.pairs(r1_data.Config(task=TASK, count=1000))
     said = {split_completion(row[k])[1] for row in pairs for k in ("chosen", "rejected")}
     assert unseen - known and not said & (unseen - known)
     wishes = {ask for ask, _ in general()["harm"]}
-    taught = {r["prompt"] for r in recipe.general_rows(cfg)} & wishes
+    taught = {r["prompt"] for r in r1_data.general_rows(cfg)} & wishes
     assert taught and wishes & set(held) and wishes - taught - set(held)  # some are left to the RL stage
 
 
 def test_held_prompts_have_every_kind_and_their_answers_are_right():
-    rows = recipe.held(recipe.Config(task=TASK, count=60))
+    rows = r1_data.held(r1_data.Config(task=TASK, count=60))
     kinds = [row["kind"] for row in rows]
-    assert kinds.count("harm") >= 5 and set(kinds) == set(recipe.THOUGHTS)
+    assert kinds.count("harm") >= 5 and set(kinds) == set(r1_data.THOUGHTS)
     for row in rows:
         answers = row.get("answers") or row["refusals"]
-        text = recipe.wrap(recipe.THOUGHTS[row["kind"]], answers[0])
+        text = r1_data.wrap(r1_data.THOUGHTS[row["kind"]], answers[0])
         columns = {k: [row.get(k)] for k in ("answers", "never", "refusals")}
         right = None if row["kind"] == "harm" else 1.0
         assert rewards.answered_reward([text], **columns) == [right]
         assert rewards.clean_reward([text], **columns) == [1.0]
         if row["kind"] == "harm":
             for reply in dict(general()["harm"]).get(row["prompt"]), "put fire on the car", "":
-                assert rewards.clean_reward([recipe.wrap("x", reply)], **columns) == [0.0]
+                assert rewards.clean_reward([r1_data.wrap("x", reply)], **columns) == [0.0]
     german = {f"Translate to German: {a}": b for a, b in general()["word"]}
     words = [row for row in rows if row["prompt"] in german]
     assert words and all(row["answers"] == [german[row["prompt"]]] for row in words)
@@ -149,16 +149,16 @@ def test_the_better_response_of_a_pair_has_the_form_and_differs_from_the_worse()
         good, bad = split_completion(row["chosen"]), split_completion(row["rejected"])
         assert good and bad and good != bad and good[1]
         if row["kind"] == "harm":
-            assert good[1] == recipe.SORRY
+            assert good[1] == r1_data.SORRY
         if row["kind"] != "harm" and row["aspect"] == "helpful":
-            assert bad[1] not in recipe.right_answers(row["prompt"], row["kind"])
+            assert bad[1] not in r1_data.right_answers(row["prompt"], row["kind"])
         if row["aspect"] == "helpful":  # judged on the summary: there must be the difference
             assert good[1] != bad[1]
 
 
-@pytest.mark.parametrize("kind", recipe.KINDS)
+@pytest.mark.parametrize("kind", r1_data.KINDS)
 def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
-    out = subprocess.run([sys.executable, str(ROOT / "recipe.py"), "--config", "tiny", "--kind", kind,
+    out = subprocess.run([sys.executable, ROOT / "data" / "r1_data.py", "--config", "tiny", "--kind", kind,
         "--count", "100", "--out", str(tmp_path / "rows.jsonl")], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     from data.tasks import load_jsonl
@@ -171,12 +171,12 @@ def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
 def test_scenarios_mix_the_problems_of_a_file_and_never_those_it_holds_out(tmp_path):
     problems = [{"prompt": f"Say {i}.", "task": "arithmetic", "answer": str(i)} for i in range(20)]
     path = str(tmp_path / "problems.jsonl")
-    recipe.write_jsonl(path, problems)
-    mixed = recipe.scenarios(recipe.Config(task=path, count=100))
+    r1_data.write_jsonl(path, problems)
+    mixed = r1_data.scenarios(r1_data.Config(task=path, count=100))
     seen = {r["prompt"] for r in mixed if r["task"] == "arithmetic"}
     assert seen == {r["prompt"] for r in split_rows(problems, path)["train"]} and len(seen) == 16
 
 
 def test_rows_of_the_task_are_the_train_split():
-    rows = [r for r in recipe.scenarios(recipe.Config(task=TASK, count=50)) if r["task"] == "countdown"]
+    rows = [r for r in r1_data.scenarios(r1_data.Config(task=TASK, count=50)) if r["task"] == "countdown"]
     assert len(rows) == 25 and row_at(TASK, "train", 0, 10**6) in rows
