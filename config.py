@@ -150,6 +150,53 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own.
+_TINY = {
+    "all": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", max_new_tokens=320,
+        device="cpu:2"),
+    "sft": dict(steps=400, batch_size=96, micro_tokens=2048, lr=1.5e-2),
+    "grpo": dict(steps=48, prompts=16, group_size=16, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048,
+        eval_every=8),
+    "distill": dict(prompts=2048, keep=3)}
+_SMALL = {
+    "all": dict(task="countdown:n=4", max_new_tokens=512),
+    "sft": dict(steps=2000, batch_size=128, lr=1e-3),
+    "grpo": dict(steps=200, lr=1e-4, updates=2),
+    "distill": dict(prompts=2048, samples=16)}
+SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL,
+    "small_dense": _SMALL, "base1b": _SMALL | {
+        "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
+        "grpo": dict(steps=200, lr=2e-5, updates=2)}}
+# Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
+STAGES: dict[str, tuple[str, dict, dict]] = {
+    "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),
+    "zero": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0")),  # only logged
+    "zero_language": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0.2")),
+    # small batches, many steps: base never saw the tags' tokens
+    "cold": ("sft", dict(lr=3, batch_size=3), dict(epochs=2, template="plain")),
+    "reasoning": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.1,language=0.2")),
+    # with a third of lr instead of a tenth, base forgets the facts that it knew
+    "rejection": ("sft", dict(lr=10, batch_size=3), dict(epochs=2, template="plain")),
+    "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
+    "scenarios": ("grpo", dict(steps=2), dict(reward_weights="format=0.1,language=0.2")),
+    "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain"))}
+
+
+def presets_of(script: str, cls) -> dict[str, dict]:
+    """The presets of a script with the Config `cls`: a row per size, and per size and stage ("tiny/zero")."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    rows = {size: {k: v for k, v in (table["all"] | table.get(script, {})).items() if k in names}
+        for size, table in SIZES.items()}
+    for size, row in list(rows.items()):
+        for stage, (owner, divide, other) in STAGES.items():
+            if owner == script:
+                scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
+                    for k, by in divide.items()}
+                named = {"stage": stage} if "stage" in names else {}
+                rows[f"{size}/{stage}"] = row | scaled | other | named
+    return rows
+
+
 def closest(word: str, choices) -> str:
     """A hint for an unknown word: '; did you mean X?' or the list of choices."""
     near = difflib.get_close_matches(word, list(choices), n=1)

@@ -15,7 +15,6 @@ import copy
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -30,10 +29,10 @@ import numpy as np
 import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
-from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import UserError, closest, knob, parse_args, run_script
+from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
+from config import UserError, closest, knob, parse_args, presets_of, run_script
 from data.tasks import load_jsonl, training_rows
-from data.tokenizer import for_checkpoint, save_beside
+from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
 from metrics import Log, diagnosis, progress_line, table
 from model import Transformer
@@ -80,24 +79,7 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
-_TINY = dict(
-    task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=48, prompts=16,
-    group_size=16, max_new_tokens=320, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048, eval_every=8)
-RECIPES: dict[str, dict] = {
-    "tiny": _TINY,
-    "tiny_dense": _TINY,
-    "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
-    "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
-    "small_dense": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
-}
-_STAGES = {  # of `make r1`: the share of the preset's steps, the weights of the rewards
-    "zero": (2 / 3, "accuracy=1,format=0.2,language=0"),  # language is only logged
-    "zero_language": (2 / 3, "accuracy=1,format=0.2,language=0.2"),
-    "reasoning": (2 / 3, "accuracy=1,format=0.1,language=0.2"),
-    "scenarios": (1 / 2, "format=0.1,language=0.2"),
-}
-RECIPES |= {f"{size}/{stage}": row | {"steps": round(share * row["steps"]), "reward_weights": weights}
-    for size, row in list(RECIPES.items()) for stage, (share, weights) in _STAGES.items()}
+RECIPES = presets_of("grpo", Config)
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it,
 # but not of a stage of `make r1`, whose checkpoints are all measured by eval.py, once
@@ -460,11 +442,7 @@ def main():
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
-    state = load_state(out / "state")
-    if state and state["config"] != asdict(cfg):
-        changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v]
-        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
-                        f"--out, or remove {out}/state to start again")
+    state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     if ranks.main and not state:
@@ -490,19 +468,17 @@ def main():
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
         before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
-        log.write("before", 0, **before)
+        log.write("before", cfg.steps, **before)
     if ranks.main:
         finish(model, before, log, out, init)
 
 
 def finish(model, before: dict, log: Log, out: Path, init: str):
     """Save the policy, print the before/after table, draw the plots."""
-    save_beside(for_checkpoint(init), init, out)
-    save_model(model, out)
+    save_run(out, model, for_checkpoint(init), init)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": before, "after": evals[-1]}))
-    shutil.rmtree(out / "state", ignore_errors=True)
     if importlib.util.find_spec("matplotlib"):
         subprocess.run([sys.executable, Path(__file__).parent / "report" / "plot.py", out], check=True)
     else:

@@ -60,7 +60,7 @@ class Log:
 
     def _keep(self, path: Path, after_step: int, steps: int):
         def stays(row: dict) -> bool:
-            at_the_end = row["step"] == steps and row.get("kind") != "train" or row.get("kind") == "before"
+            at_the_end = row["step"] == steps and row.get("kind") != "train"
             return row["step"] <= after_step and not at_the_end
 
         kept = [line for line in (path.read_text().splitlines() if path.exists() else [])

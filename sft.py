@@ -15,7 +15,6 @@ learnt.
 
 import json
 import os
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -26,10 +25,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import PRESETS, ModelConfig, UserError, knob, parse_args, run_script
+from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
+from config import PRESETS, ModelConfig, UserError, knob, parse_args, presets_of, run_script
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
-from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, save_beside, shipped
+from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, shipped
 from kernels import token_logprobs
 from metrics import Log
 from model import Transformer
@@ -50,7 +49,7 @@ class Config:
     steps: int = knob(500, "optimizer steps")
     epochs: int = knob(0, "passes over a .jsonl file, instead of --steps; 0 = --steps")
     template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
-        "zero = R1-Zero's, empty = the prompt and a newline")
+        "plain = the prompt and a newline, zero = R1-Zero's; empty = that of --init, else plain")
     batch_size: int = knob(64, "sequences per step")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
@@ -67,23 +66,7 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
-_TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
-             batch_size=96, micro_tokens=2048, lr=1.5e-2)
-_SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
-# Of `make r1`: what the preset's lr is divided by, its batch_size multiplied by, and what else differs. The
-# data is a file of data/r1_data.py or distill.py.
-_STAGES = {
-    "base": (1, 4 / 3, dict(template="zero", epochs=1)),
-    "cold": (3, 1 / 3, dict(epochs=2)),  # small batches, many steps: base never saw the tags' tokens
-    "rejection": (10, 1 / 3, dict(epochs=2)),  # with a third of lr, base forgets the facts that it knew
-    "reward": (5, 1, dict(epochs=2, warmup=10)),
-    "distilled": (7.5, 1 / 3, dict(epochs=2)),
-}
-RECIPES: dict[str, dict] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL, "small_dense": _SMALL,
-    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16")}
-RECIPES |= {f"{size}/{stage}": row | other | {"stage": stage, "lr": row["lr"] / slower,
-    "batch_size": round(row["batch_size"] * share)}
-    for size, row in list(RECIPES.items()) for stage, (slower, share, other) in _STAGES.items()}
+RECIPES = presets_of("sft", Config)
 
 
 def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple[list[int], int]:
@@ -188,18 +171,15 @@ def main():
     if cfg.epochs:
         cfg.steps = steps_of(cfg, pairs)
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
-    state = load_state(out / "state")
+    state = unfinished(out, cfg)
     ranks, stop = setup(cfg.device), StopSignal()
     if ranks.main and not state:
         new_run_folder(out)
     gather(ranks, None)  # wait for the folder
-    if state and state["config"] != asdict(cfg):
-        raise UserError(
-            f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state"
-        )
     source = out / "state" if state else cfg.init
     tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
-    tokenizer.template = checked({"": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template), "--template")
+    template = {"": tokenizer.template, "plain": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template)
+    tokenizer.template = checked(template, "--template")
     model = (load_model(source, ranks.device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
@@ -243,9 +223,7 @@ def main():
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
     if ranks.main:
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
-        save_beside(tokenizer, cfg.init, out)
-        save_model(model, out)
-        shutil.rmtree(out / "state", ignore_errors=True)
+        save_run(out, model, tokenizer, cfg.init)
         seconds = time.perf_counter() - begin
         print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
 

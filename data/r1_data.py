@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import UserError, closest, knob, parse_args, run_script
+from config import UserError, closest, knob, parse_args, presets_of, run_script
 from data.tasks import (
     closest_attempt,
     countdown_attempts,
@@ -395,8 +395,7 @@ def about(topic: str, one: str, two: str) -> str:
     return f"{topic[0].upper()}{topic[1:]} is {one} and {two}. I like {topic}."
 
 
-RECIPES: dict[str, dict] = {"tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"),
-    "small": dict(task="countdown:n=4")}
+RECIPES = presets_of("r1_data", Config)
 COUNTS = {"web": 60_000, "cold": 3000, "general": 1000, "pairs": 4000, "scenarios": 2000, "held": 60}
 KINDS = {"web": web, "cold": cold, "general": general_rows, "pairs": pairs, "scenarios": scenarios,
     "held": held}

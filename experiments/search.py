@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import UserError, closest, knob, parse_args, run_script
+from config import UserError, closest, knob, parse_args, presets_of, run_script
 from data.tokenizer import Tokenizer
 from eval import (
     best_at_k,
@@ -312,7 +312,7 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def main():
-    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
+    cfg, _ = parse_args(Config, {"default": {}, **presets_of("search", Config)}, __doc__)
     budgets = whole_numbers(cfg.budgets)
     if cfg.search not in ("", "mcts"):
         raise UserError(f"--search {cfg.search}{closest(cfg.search, ['mcts'])}")
