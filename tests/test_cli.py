@@ -294,13 +294,18 @@ def test_own_files_replace_all_generated_data(tmp_path):
     assert len(curves) == 1 and "/reasoning" in curves[0] and "--value agreement" in curves[0]
 
 
-def test_sft_keeps_a_template_only_if_it_is_asked_to(tmp_path):
+def test_sft_keeps_the_template_of_init_unless_another_is_asked_for(tmp_path):
     (tmp_path / "web.jsonl").write_text('{"text": "a page of the web"}\n' * 8)
     options = dict(steps=1, epochs=0, batch_size=4, device="cpu:1")
     out = run("sft", "--config", "tiny/base", task=tmp_path / "web.jsonl", out=tmp_path / "base", **options)
     assert out.returncode == 0 and "{prompt}" in (tmp_path / "base/template.txt").read_text(), out.stderr
-    out = run("sft", "--config", "tiny", init=tmp_path / "base", out=tmp_path / "cold", **options)
-    assert out.returncode == 0 and not (tmp_path / "cold/template.txt").exists()
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "base").iterdir() if p.is_file()}
+    assert len(modes) == 1  # the weights can be read by whoever can read the config
+    for template, kept in (("", True), ("plain", False)):
+        words = ["--template", template] if template else []
+        folder = tmp_path / f"cold{template}"
+        out = run("sft", "--config", "tiny", *words, init=tmp_path / "base", out=folder, **options)
+        assert out.returncode == 0 and (folder / "template.txt").exists() == kept
 
 
 def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):

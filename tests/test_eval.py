@@ -128,7 +128,7 @@ def test_a_resumed_log_drops_the_rows_after_the_step_it_goes_on_from(tmp_path):
 
 def test_a_run_killed_during_its_last_evaluations_writes_them_once(tmp_path):
     log = Log(tmp_path, 0, True, 2)
-    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("before", 0)]:
+    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("before", 2)]:
         log.write(kind, step)
         log.sample(step, text=kind)
     again = Log(tmp_path, 2, True, 2)  # the state of step 2 was saved: both evaluations are made again
