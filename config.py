@@ -23,7 +23,7 @@ class ModelConfig:
     sec. 2."""
 
     model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
-    vocab_size: int = 512
+    vocab_size: int = 512  # V
     hidden_size: int = 128  # D
     intermediate_size: int = 256  # width of the dense layers' SwiGLU
     moe_intermediate_size: int = 64  # F, width of one expert
@@ -41,9 +41,9 @@ class ModelConfig:
     norm_topk_prob: bool = True
     q_lora_rank: int | None = None
     kv_lora_rank: int = 64  # C, the latent that is cached
-    qk_nope_head_dim: int = 32
+    qk_nope_head_dim: int = 32  # U
     qk_rope_head_dim: int = 16  # R, the decoupled rotary key, cached beside the latent
-    v_head_dim: int = 32
+    v_head_dim: int = 32  # W
     attention_bias: bool = False
     rope_theta: float = 10000.0
     rope_scaling: dict | None = (

@@ -1,11 +1,12 @@
 """The DeepSeek-V3-shaped transformer.
 
-Shape legend, for all files:
-    B sequences = P prompts x G samples     T tokens             D model width (hidden_size)
-    H heads                                 C latent rank        R rotary width
-    E experts    K experts per token        F expert width       V vocabulary      N rows of a decoding batch
-A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
-"""
+The legend of letters, for all files; an einsum has the same letters, lower case: B sequences = P prompts x
+G samples    T tokens of each: of a completion, where its prompt has S of its own N tokens in a flat list:
+those of a batch, or while decoding one for each row D model width    H heads    C latent rank    V
+vocabulary U width of a head's key that is not rotated    R rotated width    W width of a head's value E
+experts        K experts per token           F expert width j in an einsum: the token that is attended to,
+beside t, the one that attends (as in the paper) A sequence is right-padded: attention is causal, so padding
+never reaches a real token and no mask is needed. """
 
 import torch
 from torch import nn
@@ -69,7 +70,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
+            self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
         self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
@@ -96,13 +97,15 @@ class Transformer(nn.Module):
                 f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
 
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
-        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head."""
+        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head. For a loss this is
+        better than logits: those of a whole batch are the largest tensor there is
+        (kernels.token_logprobs)."""
         return self._run(tokens, routing)[0]
 
     def hidden_shared(self, prompts, lengths, completions, owner, routing: Routing | None = None):
         """The states that predict completions, each prompt computed once for all its completions: prompts
         (P, S), lengths (P,), completions (B, T), owner (B,), right-padded -> (B, T+1, D): the prompt's last
-        token, then the completion's own. Equal to `hidden` of the whole sequences. The routing is of flat
+        token, then the completion's own. Equals `hidden` of the whole sequences. The routing is of flat
         tokens, see SharedPrompts."""
         shared = SharedPrompts(lengths, owner, prompts.shape[1], completions.shape[1])
         self.check_length(shared.S + shared.T)
@@ -110,14 +113,14 @@ class Transformer(nn.Module):
         x = embed(tokens, self.embed_tokens.weight)
         freqs = self.freqs(shared.positions())
         if routing is not None:
-            routing.rows = shared.rows
+            routing.rows = shared.rows  # a balance loss is of whole sequences
         for layer in self.layers:
             x, _ = self._block()(layer, x, freqs, routing, shared)
         on_prompts, on_completions = shared.split(self.norm(x))
-        last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]
+        last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]  # predict first tokens
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
-    def _block(self):
+    def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
         return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
 
     def _run(self, tokens, routing, keep_latents=False):
@@ -134,14 +137,15 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens))
 
     def prefill(self, tokens, lengths, samples: int, routing=None):
-        """Run the prompts once: tokens (P, S), lengths (P,) -> the hidden state of each prompt's last token,
-        for each of its samples (P x samples, D), and their Cohort."""
+        """Run the prompts once, by the form of training: tokens (P, S), lengths (P,) -> the hidden state of
+        each prompt's last token, for each of its samples (P x samples, D), and their Cohort."""
         x, latents = self._run(tokens, routing, keep_latents=True)
         last = x[torch.arange(len(lengths), device=x.device), lengths - 1]
         return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)
 
     def decode(self, tokens, cohorts: list[Cohort], routing=None):
-        """One step for every row of every cohort: tokens (N,) -> hidden (N, D). Counts the cohorts' steps."""
+        """One step for every row of every cohort: tokens (N,) -> hidden (N, D), equal to `hidden` of each
+        row's whole sequence at its last token. Counts the cohorts' steps."""
         x, freqs = self.embed_tokens(tokens), self.freqs(torch.cat([c.positions() for c in cohorts]))
         for number, layer in enumerate(self.layers):
             x = layer.decode(x, freqs, cohorts, number, routing)
