@@ -37,6 +37,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps):
+        # vector_norm reads x once, x.pow(2).mean() writes the squares too
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         return (x * r).mul_(weight)
@@ -218,7 +219,7 @@ def experts_dense(x, gate_up, down, weights, indices):
 def sort_by_expert(indices, E: int):
     """indices (N, K) -> for the N*K pairs sorted by expert: their token, their place in (N, K) flattened; for
     each place its pair (N, K); the number of pairs of each expert (E,)."""
-    slot = indices.flatten().argsort(stable=True)
+    slot = indices.flatten().argsort(stable=True)  # stable: sums are added in the same order each time
     inverse = torch.empty_like(slot)
     inverse[slot] = torch.arange(len(slot), device=slot.device)
     counts = torch.zeros(E, dtype=torch.long, device=slot.device)  # bincount would wait for a GPU
@@ -261,7 +262,7 @@ class _Experts(torch.autograd.Function):
         g_y = grad.index_select(0, token)  # (N*K, D)
         g_scaled = matmul_segments(g_y, down, ctx.counts)  # (N*K, F)
         g_down = matmul_transposed_segments(g_y, scaled, ctx.counts)
-        silu = F.silu(gate)
+        silu = F.silu(gate)  # recomputed: cheaper than keeping it
         g_weights = torch.empty(len(slot), dtype=grad.dtype, device=grad.device)
         g_weights[slot] = torch.linalg.vecdot(g_scaled, silu * up)
         g_scaled = g_scaled.mul_(share)
@@ -329,7 +330,7 @@ class Linear(nn.Linear):
     def forward(self, x):
         if PLAIN:
             return F.linear(x, self.weight, self.bias)
-        if self.packed is not None:
+        if self.packed is not None:  # decoding
             return linear_packed(x, self.packed, self.bias)
         if self.bias is None and x.numel() >= PACKED_NUMBERS and _onednn(x) and ONEDNN_IS_FASTER:
             return _Linear.apply(x, self.weight)
@@ -402,7 +403,7 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
 
 
 def _logits(hidden, weight, temperature: float):
-    logits = (hidden @ weight.T).float()
+    logits = (hidden @ weight.T).float()  # a softmax sums V numbers: bfloat16 would lose most of them
     return logits if temperature == 1 else logits.div_(temperature)
 
 
@@ -442,7 +443,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 g = kept * -grad[:, None]
             g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
             grad_hidden[part] = g @ weight
-            if hidden.dtype == torch.float32:
+            if hidden.dtype == torch.float32:  # else the sum over chunks is kept in float32
                 grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
             else:
                 grad_weight += (g.T @ hidden[part]).float()
@@ -457,6 +458,8 @@ def gradient_in_place(weight):
 
 
 class _Embedding(torch.autograd.Function):
+    """`F.embedding`, whose gradient is added in place."""
+
     @staticmethod
     def forward(ctx, tokens, weight):
         ctx.save_for_backward(tokens, weight)

@@ -348,8 +348,9 @@ def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tenso
         if s.get("truncate", True):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
-        ramp = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)
+        ramp = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)  # 1: a slow pair
         theta = theta * (1 - ramp) + theta / factor * ramp
+        # longer contexts flatten the softmax: the temperature makes up for it
         m, m_all = s.get("mscale"), s.get("mscale_all_dim")
         amplitude = s.get("attention_factor")
         if amplitude is None:

@@ -1,12 +1,14 @@
 """The DeepSeek-V3-shaped transformer.
 
-The legend of letters, for all files; an einsum has the same letters, lower case: B sequences = P prompts x
-G samples    T tokens of each: of a completion, where its prompt has S of its own N tokens in a flat list:
-those of a batch, or while decoding one for each row D model width    H heads    C latent rank    V
-vocabulary U width of a head's key that is not rotated    R rotated width    W width of a head's value E
-experts        K experts per token           F expert width j in an einsum: the token that is attended to,
-beside t, the one that attends (as in the paper) A sequence is right-padded: attention is causal, so padding
-never reaches a real token and no mask is needed. """
+The legend of letters, for all files; an einsum has the same ones, lower case:
+    B sequences = P prompts x G samples    T tokens of each, or of the part behind a prompt of S
+    N tokens in a flat list: those of a batch, or while decoding one of each row
+    D model width    H heads    C latent rank    V vocabulary
+    U width of a head's key that is not rotated    R rotated width    W width of a head's value
+    E experts        K experts per token           F expert width
+    j, in an einsum, the tokens that are attended to; t, those that attend (as in the paper)
+A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
+"""
 
 import torch
 from torch import nn
@@ -19,14 +21,15 @@ from moe import MLP, Experts, MoE, Router, Routing
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)): x itself is never normed, so that a
+    gradient passes all layers unchanged."""
 
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.self_attn = MLA(cfg)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        dense = layer < cfg.first_k_dense_replace
+        dense = layer < cfg.first_k_dense_replace  # there the load balances slowest (arXiv 2401.06066)
         self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size) if dense else MoE(cfg)
 
     def feed_forward(self, x, routing):
@@ -52,6 +55,7 @@ def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
         own = rest and rest.rest()
         return *block(x, freqs, own, shared), own
 
+    # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
     x, latent, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
     if own:
         routing.take(own)
@@ -97,9 +101,8 @@ class Transformer(nn.Module):
                 f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
 
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
-        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head. For a loss this is
-        better than logits: those of a whole batch are the largest tensor there is
-        (kernels.token_logprobs)."""
+        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head: a loss takes these,
+        for the logits of a whole batch would be its largest tensor (kernels.token_logprobs)."""
         return self._run(tokens, routing)[0]
 
     def hidden_shared(self, prompts, lengths, completions, owner, routing: Routing | None = None):
@@ -140,7 +143,7 @@ class Transformer(nn.Module):
         """Run the prompts once, by the form of training: tokens (P, S), lengths (P,) -> the hidden state of
         each prompt's last token, for each of its samples (P x samples, D), and their Cohort."""
         x, latents = self._run(tokens, routing, keep_latents=True)
-        last = x[torch.arange(len(lengths), device=x.device), lengths - 1]
+        last = x[torch.arange(len(lengths), device=x.device), lengths - 1]  # behind it is padding
         return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)
 
     def decode(self, tokens, cohorts: list[Cohort], routing=None):
@@ -157,7 +160,8 @@ class Transformer(nn.Module):
         return [layer.mlp.gate for layer in self.layers if isinstance(layer.mlp, MoE)]
 
     def num_parameters(self) -> tuple[int, int]:
-        """(all, active per token): routed experts count K / E in the second."""
+        """(all, active per token): what memory holds, and what a token costs: routed experts count K / E in
+        the second."""
         total = sum(p.numel() for p in self.parameters())
         routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts

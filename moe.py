@@ -40,14 +40,14 @@ class Router(nn.Module):
     def forward(self, x, replay=None):
         """x (N, D) -> weights (N, K), indices (N, K), scores (N, E). replay (N, K): experts to use, -1 =
         choose."""
-        logits = F.linear(x.float(), self.weight.float())
+        logits = F.linear(x.float(), self.weight.float())  # (N, E)
         scores = logits.sigmoid() if self.cfg.scoring_func == "sigmoid" else logits.softmax(-1)  # eq. 15
         indices = self.choose(scores.detach())  # a choice has no gradient; the router learns by the weights
         if replay is not None:
             indices = torch.where(replay >= 0, replay, indices)
         weights = scores.gather(1, indices)  # of s, not of s + b: the bias never weighs
         if self.cfg.norm_topk_prob:
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)  # eq. 13
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)  # eq. 13; sigmoids do not sum to 1
         return weights * self.cfg.routed_scaling_factor, indices, scores
 
     def choose(self, scores):
@@ -56,19 +56,20 @@ class Router(nn.Module):
         cfg = self.cfg
         noaux = cfg.topk_method == "noaux_tc"
         choice = scores + self.e_score_correction_bias if noaux else scores
-        if cfg.topk_group < cfg.n_group and cfg.topk_method != "greedy":  # a token visits few devices
+        if cfg.topk_group < cfg.n_group and cfg.topk_method != "greedy":  # a token visits few machines
             groups = choice.unflatten(1, (cfg.n_group, -1))  # (N, groups, E / groups)
             best = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1) if noaux else groups.amax(-1)
             kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1,
                 best.topk(cfg.topk_group, dim=-1).indices, True)
             choice = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
-        return choice.topk(cfg.num_experts_per_tok, dim=-1, sorted=False).indices
+        return choice.topk(cfg.num_experts_per_tok, dim=-1, sorted=False).indices  # a sum needs no order
 
     @torch.no_grad()
     def update_bias(self, load, gamma: float = 1e-3):
         """Auxiliary-loss-free balancing (V3, sec. 2.1.2; arXiv 2408.15664): after a step, b_i += gamma for
         an underloaded expert, -= gamma for an overloaded one: a loss for balance would bend the gradient.
         load (E,): tokens sent to each expert in the step."""
+        # only the sign: a step of one size, so that one odd batch cannot move the bias far
         self.e_score_correction_bias += gamma * torch.sign(load.float().mean() - load.float())
 
 
@@ -121,7 +122,7 @@ class MoE(nn.Module):
         flat = x.flatten(0, -2)
         replay = None
         if routing is not None and routing.replay is not None:
-            replay = routing.replay[len(routing.indices)].flatten(0, -2)
+            replay = routing.replay[len(routing.indices)].flatten(0, -2)  # layers report in their order
         weights, indices, scores = self.gate(flat, replay)
         if routing is not None:
             routing.report(*(a.unflatten(0, x.shape[:-1]) for a in (scores, indices)))
@@ -154,7 +155,7 @@ class Routing:
     def report(self, scores, indices):
         """scores (B, T, E), indices (B, T, K); without T while decoding."""
         self.indices.append(indices)
-        if not self.count:
+        if not self.count:  # a rollout wants the choices only
             return
         chosen = F.one_hot(indices, scores.shape[-1]).sum(-2).to(scores.dtype)  # (B, T, E)
         counted = chosen if self.mask is None else chosen * self.mask[..., None]
@@ -165,7 +166,8 @@ class Routing:
             self.balance_losses.append(balance_loss(rows(scores), rows(chosen), rows(present)).sum())
 
     def rest(self) -> "Routing":
-        """An empty report with the orders of the layers that have not reported yet."""
+        """An empty report with the orders of the layers that have not reported yet: for a pass that may run
+        twice, see model.recomputed."""
         replay = self.replay and self.replay[len(self.indices) :]
         return replace(self, replay=replay, indices=[], load=[], balance_losses=[])
 

@@ -162,12 +162,13 @@ class _Engine:
         self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
         self.device, B = model.embed_tokens.weight.device, len(prompts) * G
         self.fixed = self.device.type != "cpu"
-        self.out = torch.full((B, self.T), -1, device=self.device)
+        self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
         self.logps = torch.zeros(B, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike: little padding
         self.routes, self.prefix_routes = None, {}  # the experts that the routers chose, if they are recorded
         if record and (routers := len(model.routers())):
             K = model.cfg.num_experts_per_tok
+            # a byte: V3 has 256 experts
             self.routes = torch.zeros(B, self.T, routers, K, dtype=torch.uint8, device=self.device)
 
     @torch.inference_mode()
@@ -227,12 +228,12 @@ class _Engine:
         tokens = self.sample(c.x, c.noise.index_select(1, c.t).squeeze(1), *self.places([c]))
         if self.eos_id is not None:
             c.done |= tokens == self.eos_id
-        c.x.copy_(self.decode(tokens, [c]))
+        c.x.copy_(self.decode(tokens, [c]))  # a graph reads and writes the same memory each time
 
     def shrink(self, c):
         """Drop finished rows once half of the cohort has finished: this looks at the GPU's results."""
         left = 0 if c.count == self.T else int((~c.done).sum())
-        if left <= len(c) // 2:
+        if left <= len(c) // 2:  # not sooner: each change of shape is recorded anew
             keep = (~c.done).nonzero().squeeze(1)[:left]
             self.drop(c, keep)
             c.x, c.graph = c.x[keep], None
@@ -254,11 +255,12 @@ class _Engine:
 
     def places(self, cohorts):
         """Where the cohorts' rows stand: row numbers (N,) and steps (N,)."""
-        steps = [torch.zeros_like(c.rows) + c.t for c in cohorts]
+        steps = [torch.zeros_like(c.rows) + c.t for c in cohorts]  # t may be on the GPU, and stays there
         return torch.cat([c.rows for c in cohorts]), torch.cat(steps)
 
     def places_for_more(self, cohorts):
         room = ROWS_AT_ONCE - sum(map(len, cohorts))
+        # a prefill holds all rows up: few large ones
         return self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2))
 
     def admit(self, cohorts):
@@ -272,7 +274,7 @@ class _Engine:
         routing = Routing(count=False) if self.routes is not None else None
         hidden, cohort = self.model.prefill(tokens.to(self.device), lengths.to(self.device), self.G, routing)
         if routing:
-            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
+            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, MoE layers, K)
             self.prefix_routes |= {i: c[: len(self.prompts[i])] for i, c in zip(mine, chosen, strict=True)}
         cohort.rows = torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device)
         cohort.noise = self.noise_of(mine).to(self.device)
@@ -300,8 +302,9 @@ class _Engine:
             cohort.keep(keep)
 
     def rollout(self) -> Rollout:
-        ends = self.out == (-2 if self.eos_id is None else self.eos_id)
+        ends = self.out == (-2 if self.eos_id is None else self.eos_id)  # -2 is no token either
         finished = ends.any(1)
+        # rows that had ended decoded on until they left: cut off behind the first end
         counts = torch.where(finished, ends.int().argmax(1) + 1, self.T).tolist()
         result = Rollout(finished=finished.tolist())
         routes = None if self.routes is None else self.routes.cpu()
