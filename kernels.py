@@ -24,7 +24,7 @@ def rms_norm_plain(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Equals `rms_norm_plain`; with gradients on a CPU `_RMSNorm`."""
+    """Equals `rms_norm_plain`."""
     if PLAIN:
         return rms_norm_plain(x, weight, eps)
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
@@ -54,7 +54,7 @@ def rope_plain(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
     """Turn interleaved pairs (x0, x1), (x2, x3), ... by the angle of their position m (RoFormer, arXiv
     2104.09864, eq. 34): a query and a key then know only their distance.
 
-    x (..., R); freqs complex64, broadcastable to (..., R/2): exp(i m theta_j), times YaRN's attention
+    x (..., R); freqs complex64, broadcastable to (..., R/2): exp(i m theta_r), times YaRN's attention
     factor."""
     x0, x1, cos, sin = x[..., 0::2].float(), x[..., 1::2].float(), freqs.real, freqs.imag
     return torch.stack([x0 * cos - x1 * sin, x0 * sin + x1 * cos], dim=-1).flatten(-2).to(x.dtype)
@@ -111,8 +111,7 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, kv, k_rot, freqs, scale, masked):
-        (B, T, H, d), U = q.shape, q.shape[-1] - k_rot.shape[-1]
-        S = kv.shape[1] - T
+        (B, T, H, d), S, U = q.shape, kv.shape[1] - q.shape[1], q.shape[-1] - k_rot.shape[-1]
         turn = freqs[..., None, :] * scale  # scaling and turning the query is one product
         queries, keys = q.new_empty(B, H, T, d), q.new_empty(B, H, S + T, d)
         torch.mul(q[..., :U], scale, out=queries.transpose(1, 2)[..., :U])
@@ -122,15 +121,15 @@ class _BlockedAttention(torch.autograd.Function):
         queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))  # (b, t, .), (b, s + t, .)
         out, kept = q.new_empty(B, T, H, values.shape[-1]), []
         future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
-        for i in range(0, T, BLOCK):
-            e = min(i + BLOCK, T)
-            past = S + e  # nothing is computed beyond it: half of the products of a square mask
-            p = torch.bmm(queries[:, i:e], keys[:, :past].transpose(1, 2))  # (b, block, past)
-            p[:, :, S + i :].masked_fill_(future[: e - i, : e - i], float("-inf"))
+        for start in range(0, T, BLOCK):
+            end = min(start + BLOCK, T)
+            past = S + end  # nothing is computed beyond it: half of the products of a square mask
+            p = torch.bmm(queries[:, start:end], keys[:, :past].transpose(1, 2))  # (b, block, past)
+            p[:, :, S + start :].masked_fill_(future[: end - start, : end - start], float("-inf"))
             if S > 0:
                 p[:, :, :S].unflatten(0, (B, H)).masked_fill_(masked[:, None, None], float("-inf"))
             torch.softmax(p, -1, out=p)
-            out.transpose(1, 2)[:, :, i:e] = torch.bmm(p, values[:, :past]).unflatten(0, (B, H))
+            out.transpose(1, 2)[:, :, start:end] = torch.bmm(p, values[:, :past]).unflatten(0, (B, H))
             kept.append(p)
         ctx.save_for_backward(queries, keys, values, turn, out, *kept)
         ctx.scale = scale
@@ -144,13 +143,13 @@ class _BlockedAttention(torch.autograd.Function):
         grad = grad.transpose(1, 2).flatten(0, 1)
         g_queries, g_keys = torch.empty_like(queries), torch.zeros_like(keys)
         g_values = torch.zeros_like(values)
-        for p, i in zip(kept, range(0, T, BLOCK), strict=True):
-            e, past = i + p.shape[1], p.shape[2]
-            g_values[:, :past] += torch.bmm(p.transpose(1, 2), grad[:, i:e])  # baddbmm_ of a slice is a loop
-            g_p = torch.bmm(grad[:, i:e], values[:, :past].transpose(1, 2))
-            g_scores = g_p.sub_(along[:, i:e]).mul_(p)  # softmax: dL/ds = p (dL/dp - sum_j p_j dL/dp_j)
-            g_queries[:, i:e] = torch.bmm(g_scores, keys[:, :past])
-            g_keys[:, :past] += torch.bmm(g_scores.transpose(1, 2), queries[:, i:e])
+        for p, start in zip(kept, range(0, T, BLOCK), strict=True):
+            end, past = start + p.shape[1], p.shape[2]
+            g_values[:, :past] += torch.bmm(p.transpose(1, 2), grad[:, start:end])  # a slice's baddbmm_ loops
+            g_p = torch.bmm(grad[:, start:end], values[:, :past].transpose(1, 2))
+            g_scores = g_p.sub_(along[:, start:end]).mul_(p)  # softmax: dL/ds = p (dL/dp - sum_j p_j dL/dp_j)
+            g_queries[:, start:end] = torch.bmm(g_scores, keys[:, :past])
+            g_keys[:, :past] += torch.bmm(g_scores.transpose(1, 2), queries[:, start:end])
         g_queries, g_keys, g_values = (x.unflatten(0, (B, H)).transpose(1, 2)
             for x in (g_queries, g_keys, g_values))
         g_q = g_queries.new_empty(g_queries.shape)
@@ -302,9 +301,8 @@ PACKED_NUMBERS = 1 << 16  # smaller weights stay in a core's cache, where reorde
 
 
 def pack(weight: torch.Tensor):
-    """weight (out, in) in the order that oneDNN's matmul reads, or None where that does not pay. An
-    ordinary CPU matmul reorders its operand at every call, which for a few rows costs more than the product
-    itself."""
+    """weight (out, in) in the order that oneDNN's matmul reads, or None where that does not pay. An ordinary
+    CPU matmul reorders it at every call: for a few rows, that costs more than the product."""
     if weight.numel() < PACKED_NUMBERS or not _onednn(weight):
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
@@ -396,10 +394,9 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
     if PLAIN:
         return token_logprobs_plain(hidden, head_weight, targets, temperature)
     chunk = chunk or max(1, CHUNK_NUMBERS // head_weight.shape[0])
-    shape = targets.shape
     flat = hidden.reshape(-1, hidden.shape[-1]), head_weight, targets.reshape(-1)
     logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk)
-    return logprobs.view(shape), entropy.view(shape)
+    return logprobs.view_as(targets), entropy.view_as(targets)
 
 
 def _logits(hidden, weight, temperature: float):

@@ -325,12 +325,12 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
 
 def yarn_factor(cfg: ModelConfig) -> float:
     """The context's extension s = new length / original length."""
-    s = cfg.rope_scaling
-    return s.get("factor") or cfg.max_position_embeddings / s["original_max_position_embeddings"]
+    yarn = cfg.rope_scaling
+    return yarn.get("factor") or cfg.max_position_embeddings / yarn["original_max_position_embeddings"]
 
 
 def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tensor:
-    """exp(i m theta_j) for positions m < length: complex64 (length, R/2), times YaRN's attention factor.
+    """exp(i m theta_r) for positions m < length: complex64 (length, R/2), times YaRN's attention factor.
 
     YaRN (arXiv 2309.00071, sec. 3.2): slow pairs are interpolated by the factor, fast pairs are kept, with
     a linear ramp between the pairs that turn beta_fast and beta_slow times over the original context."""
@@ -338,23 +338,23 @@ def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tenso
     theta = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
     amplitude = 1.0
     if cfg.rope_scaling:
-        s, factor = cfg.rope_scaling, yarn_factor(cfg)
-        original = s["original_max_position_embeddings"]
+        yarn, factor = cfg.rope_scaling, yarn_factor(cfg)
+        original = yarn["original_max_position_embeddings"]
 
         def pair_turning(times):
             return half * math.log(original / (times * 2 * math.pi)) / math.log(cfg.rope_theta)
 
-        low, high = pair_turning(s.get("beta_fast") or 32), pair_turning(s.get("beta_slow") or 1)
-        if s.get("truncate", True):
+        low, high = pair_turning(yarn.get("beta_fast") or 32), pair_turning(yarn.get("beta_slow") or 1)
+        if yarn.get("truncate", True):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
         ramp = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)  # 1: a slow pair
         theta = theta * (1 - ramp) + theta / factor * ramp
         # longer contexts flatten the softmax: the temperature makes up for it
-        m, m_all = s.get("mscale"), s.get("mscale_all_dim")
-        amplitude = s.get("attention_factor")
+        mscale, mscale_all = yarn.get("mscale"), yarn.get("mscale_all_dim")
+        amplitude = yarn.get("attention_factor")
         if amplitude is None:
-            amplitude = (yarn_mscale(factor, m) / yarn_mscale(factor, m_all) if m and m_all
-                else yarn_mscale(factor))
+            amplitude = (yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all)
+                if mscale and mscale_all else yarn_mscale(factor))
     angles = torch.outer(torch.arange(length, dtype=torch.float32), theta)
     return torch.polar(torch.full_like(angles, amplitude), angles)
