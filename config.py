@@ -23,7 +23,7 @@ class ModelConfig:
     sec. 2."""
 
     model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
-    vocab_size: int = 512
+    vocab_size: int = 512  # V
     hidden_size: int = 128  # D
     intermediate_size: int = 256  # width of the dense layers' SwiGLU
     moe_intermediate_size: int = 64  # F, width of one expert
@@ -32,18 +32,18 @@ class ModelConfig:
     n_shared_experts: int = 1
     n_routed_experts: int = 8  # E
     num_experts_per_tok: int = 2  # K
-    routed_scaling_factor: float = 1.0
+    routed_scaling_factor: float = 1.0  # of the routed experts' sum, beside the shared experts
     first_k_dense_replace: int = 1  # the first k layers are dense; num_hidden_layers = a dense model
     scoring_func: str = "sigmoid"  # sigmoid (V3) | softmax (V2)
     topk_method: str = "noaux_tc"  # noaux_tc (V3) | greedy | group_limited_greedy (V2)
-    n_group: int = 1
-    topk_group: int = 1
-    norm_topk_prob: bool = True
-    q_lora_rank: int | None = None
+    n_group: int = 1  # groups of experts: those of one machine, in V3's training
+    topk_group: int = 1  # groups that a token may use
+    norm_topk_prob: bool = True  # the K weights sum to 1
+    q_lora_rank: int | None = None  # of the queries' latent, which saves activations; None = no latent
     kv_lora_rank: int = 64  # C, the latent that is cached
-    qk_nope_head_dim: int = 32
+    qk_nope_head_dim: int = 32  # U
     qk_rope_head_dim: int = 16  # R, the decoupled rotary key, cached beside the latent
-    v_head_dim: int = 32
+    v_head_dim: int = 32  # W
     attention_bias: bool = False
     rope_theta: float = 10000.0
     rope_scaling: dict | None = (
