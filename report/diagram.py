@@ -8,7 +8,7 @@ A box is a row of STAGES, an arrow a row of ARROWS. The results are those of doc
 from pathlib import Path
 from typing import NamedTuple
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, LEFT, TOP = 172, 84, 38, 64, 16, 48  # of a box, between boxes, before the first
+WIDTH, HEIGHT, GAP_X, GAP_Y, LEFT, TOP = 178, 84, 32, 64, 16, 48  # of a box, between boxes, before the first
 COLORS = {"pretraining": "#e8e8e8", "SFT": "#fde9c4", "RL": "#cfe3f8", "reward model": "#e4d7f2"}
 PAGE = (5 * WIDTH + 4 * GAP_X + 2 * LEFT, TOP + 3 * HEIGHT + 2 * GAP_Y + 78)  # width, height
 
@@ -21,23 +21,23 @@ class Stage(NamedTuple):
     what: str
     label: str  # of the line of docs/recipe.md that has the result
     result: str  # as it is there
-    of: str = "pass@1 %"  # what the result is
+    of: str = "pass@1"  # what the result is
 
 
 STAGES = [
     Stage("zero", 1, 0, "RL", "R1-Zero: RL from base", "1 r1-zero", "48.7 +- 4.7"),
     Stage("zero_language", 2, 0, "RL", "+ language reward", "1b with language reward", "98.8 +- 0.3",
-        "one language %"),
+        "consistency"),
     Stage("base", 0, 1, "pretraining", "next-token, web pages", "0 base", "3.8 +- 1.3"),
     Stage("cold", 1, 1, "SFT", "curated long chains", "2 cold start", "38.6 +- 2.3"),
     Stage("reasoning", 2, 1, "RL", "rewards by rules", "3 reasoning RL", "59.5 +- 2.3"),
     Stage("rejection", 3, 1, "SFT", "SFT of base", "4 rejection + SFT", "58.1 +- 1.8"),
     Stage("scenarios", 4, 1, "RL", "rules + reward model", "5 all scenarios", "56.1 +- 2.0"),
-    Stage("dense_base", 0, 2, "pretraining", "the same, a dense model", "6b its base", "3.8 +- 0.4"),
+    Stage("dense_base", 0, 2, "pretraining", "the same, dense model", "6b its base", "3.8 +- 0.4"),
     Stage("dense_rl", 1, 2, "RL", "RL on the dense model", "6c RL on it", "43.6 +- 4.2"),
     Stage("distilled", 3, 2, "SFT", "distillation", "6 distilled, dense", "57.5 +- 4.3"),
     Stage("reward", 4, 2, "reward model", "on preference pairs", "The preference model ranks",
-        "78.6, 78.8 and 72.1", "% right:"),
+        "78.6, 78.8, 72.1", "right"),
 ]
 # (from, to, solid = weights or dashed = data or scores, label); the way is chosen by `route`
 ARROWS = [
@@ -87,7 +87,7 @@ def box(stage: Stage) -> list[str]:
     return [f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{COLORS[stage.kind]}" '
         'stroke="#666"/>',
         text(middle, y + 24, stage.name, 16, weight="bold"), text(middle, y + 46, stage.what, 13),
-        text(middle, y + 70, f"{stage.of} {stage.result}", 13, weight="bold", color="#14532d")]
+        text(middle, y + 70, f"{stage.of} {stage.result} %", 12, weight="bold", color="#14532d")]
 
 
 def line(points: list[tuple[int, int]], solid: bool) -> str:
