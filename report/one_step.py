@@ -132,7 +132,7 @@ def by_hand(token: dict, A: float, low: float, high: float) -> list[str]:
     script."""
     ratio, moved = f"{token['ratio']:.4f}", token["after"] - token["before"]
     clip = f"{min(max(token['ratio'], low), high):.4f}"
-    return [f"ratio = exp(after - before) = exp({token['after']:.4f} - {token['before']:.4f}) "
+    return [f"ratio = exp(after - before) = exp({token['after']:.4f} - ({token['before']:.4f})) "
             f"= exp({moved:.4f}) = {ratio}",
         f"clip(ratio, {low:g}, {high:g}) = {clip}",
         f"loss = -min({ratio} x {A:.4f}, {clip} x {A:.4f}) = {token['loss']:.4f}"]
@@ -314,7 +314,7 @@ function show(token) {
   box.querySelectorAll(".chosen").forEach(t => t.classList.remove("chosen"));
   token.classList.add("chosen");
   box.querySelector("pre").textContent = `token ${JSON.stringify(token.dataset.text)}, A = ${A}\n`
-    + `ratio = exp(after - before) = exp(${after} - ${before}) = exp(${moved}) = ${ratio}\n`
+    + `ratio = exp(after - before) = exp(${after} - (${before})) = exp(${moved}) = ${ratio}\n`
     + `clip(ratio, ${low}, ${high}) = ${clip}\n`
     + `loss = -min(${ratio} x ${A}, ${clip} x ${A}) = ${loss}`;
 }
