@@ -266,9 +266,9 @@ def draw_experts(run: Path, problems: int = 32) -> Path:
             for x, share in enumerate(row):
                 ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
                     color="white" if share > 0.6 * most else "black")
-        ax.set_xticks(range(E), range(1, E + 1), fontsize=7)
+        ax.set_xticks(range(E), range(E), fontsize=7)
         ax.set_yticks(range(len(shares)), [f"{kind} ({counts[kind]})" for kind in shares], fontsize=8)
-        ax.set_title(f"layer {model.cfg.first_k_dense_replace + layer + 1}: percent to each", fontsize=9)
+        ax.set_title(f"layers.{model.cfg.first_k_dense_replace + layer}: percent per expert", fontsize=9)
     K = model.cfg.num_experts_per_tok
     figure.suptitle(f"{K} of {E} experts per token: {100 / K:.0f} = that expert gets all tokens of the kind; "
         f"evenly, each would have {100 / E:g}", fontsize=9)
