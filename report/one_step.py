@@ -302,7 +302,7 @@ th, td { text-align: right; padding: .15rem .6rem; border-bottom: 1px solid var(
 th { color: var(--quiet); font-weight: normal; vertical-align: bottom; }
 .tokens th:nth-child(2), .tokens td:nth-child(2) { text-align: left; }
 .wide { overflow-x: auto; } details { margin-top: .8rem; } summary { cursor: pointer; color: var(--link); }
-@media (max-width: 480px) { th, td { padding: .15rem .3rem; } .tokens { font-size: .72rem; }
+@media (max-width: 600px) { th, td { padding: .15rem .3rem; } .tokens { font-size: .72rem; }
   .tokens th, .tokens td { padding: .15rem .2rem; } .tokens :is(th, td):nth-child(5) { display: none; }
   pre { font-size: .74rem; } }
 """
