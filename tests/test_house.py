@@ -16,7 +16,7 @@ LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "ve
     "data.tasks": 0, "data.build_vocab": 0, "rewards": 1, "mla": 1, "moe": 1, "model": 2, "data.r1_data": 2,
     "checkpoint": 3, "batch": 3, "sample": 4, "preference": 4, "eval": 7,
     "grpo": 8, "sft": 8, "distill": 8, "experiments.search": 8, "report.pages": 9, "report.diagram": 9,
-    "report.plot": 10,
+    "report.one_step": 9, "report.block_map": 9, "report.plot": 10,
     "bench.bench": 10}
 SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search", "bench.bench"]
 PACKAGES = {"torch", "numpy", "tiktoken", "safetensors", "tqdm"}
