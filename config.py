@@ -203,9 +203,10 @@ def closest(word: str, choices) -> str:
     return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
 
 
-def knob(default, help: str):
-    """A field of a script's Config: its default and its line of --help."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def knob(default, help: str, of: str = ""):
+    """A field of a script's Config: its default and its line of --help. of: another knob that this one
+    belongs to; where that is given on the command line, a preset's value of this one does not count."""
+    return dataclasses.field(default=default, metadata={"help": help, "of": of})
 
 
 def _convert(key: str, text: str, kind):
@@ -264,7 +265,8 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
         raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
-    values = presets[preset] | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
+    theirs = {k: v for k, v in presets[preset].items() if fields[k.rstrip("_")].metadata["of"] not in given}
+    values = theirs | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
     return cls(**values), preset
 
 

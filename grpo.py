@@ -13,6 +13,7 @@ or replaced (DAPO, --resample).
 
 import copy
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -58,10 +59,12 @@ class Config:
     temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
     lr: float = knob(1e-5, "peak learning rate of AdamW; 5 steps of warm-up, then linear decay to a tenth")
-    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo or cispo (the table LOSSES)")
-    scale: str = knob("group", "advantages are divided by the std of the group, of the batch, or by none")
-    clip_low: float = knob(0.2, "epsilon of the clipped ratio, below 1")
-    clip_high: float = knob(0.2, "epsilon of the clipped ratio, above 1 (DAPO: 0.28)")
+    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
+    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05", of="loss")
+    scale: str = knob("", "advantages are divided by the std of the group, of the batch, or by none; "
+        "empty = as the loss's paper does", of="loss")
+    clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
+    clip_high: float | None = knob(None, "epsilon of the ratio's clip above 1; none = the paper's", of="loss")
     kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
     ref_every: int = knob(0,
         "steps after which the policy becomes the reference; 0 = the initial model stays")
@@ -77,6 +80,13 @@ class Config:
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included")
     eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+
+    def __post_init__(self):
+        """What is not given is as the loss's paper has it; an unknown loss is refused by `check`."""
+        own = LOSSES.get(self.loss, LOSSES["grpo"])
+        self.scale = self.scale or own.scale
+        self.clip_low = own.clip_low if self.clip_low is None else self.clip_low
+        self.clip_high = own.clip_high if self.clip_high is None else self.clip_high
 
 
 RECIPES = presets_of("grpo", Config)
@@ -118,38 +128,66 @@ def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
     return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
 
 
+def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, *, tau_pos=1.0, tau_neg=1.05):
+    """(4 / tau) sigmoid(tau (ratio - 1)) A: a smooth gate in place of the clip, steeper for A < 0 (SAPO,
+    arXiv 2511.20347)."""
+    tau = torch.where(advantages > 0, tau_pos, tau_neg)
+    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages
+
+
 class Loss(NamedTuple):
+    """A row of LOSSES. Keyword-only arguments of the objective are settings of its own: --loss_settings."""
+
     objective: Callable  # (ratio, advantages, logprobs, clip_low, clip_high) -> per token, to be maximised
     sequence_ratio: bool  # the ratio of the whole sequence to the power 1/|o| (GSPO, arXiv 2507.18071, eq. 7)
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
-    count: (
-        str  # what the sum is divided by: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
-    )
+    count: str  # the sum's divisor: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
+    scale: str = "group"  # the paper's own: these three hold where no flag says otherwise
+    clip_low: float = 0.2
+    clip_high: float = 0.2
 
 
 LOSSES: dict[str, Loss] = {
     "grpo": Loss(clipped, False, True, "sequences"),  # DeepSeekMath eq. 3
-    "dr_grpo": Loss(clipped, False, False, "max_tokens"),  # arXiv 2503.20783
-    "dapo": Loss(clipped, False, False, "tokens"),  # arXiv 2503.14476, eq. 8
-    "gspo": Loss(clipped, True, True, "sequences"),  # clip about 3e-4
+    "dr_grpo": Loss(clipped, False, False, "max_tokens", scale="none"),  # arXiv 2503.20783
+    "dapo": Loss(clipped, False, False, "tokens", clip_high=0.28),  # arXiv 2503.14476, eq. 8
+    "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # arXiv 2507.18071
     "cispo": Loss(clipped_weight, False, False, "tokens"),
+    "sapo": Loss(soft_gate, False, True, "sequences"),
 }
 
 
+def settings_of(loss: str, text: str) -> dict[str, float]:
+    """"tau_pos=1,tau_neg=1.05" as keyword arguments of the loss's objective. Raises UserError."""
+    parameters = inspect.signature(LOSSES[loss].objective).parameters.values()
+    known, out = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY], {}
+    for item in [item.strip() for item in text.split(",") if item.strip()]:
+        name, _, number = item.partition("=")
+        if name not in known:
+            hint = closest(name, known) if known else f"; {loss} has none"
+            raise UserError(f"--loss_settings: unknown setting {name}{hint}")
+        try:
+            out[name] = float(number)
+        except ValueError:
+            raise UserError(f"--loss_settings {item}: expected {name}=NUMBER") from None
+    return out
+
+
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
-        kl_coef=0.0, ref_logprobs=None, normalizer=None):
+        kl_coef=0.0, ref_logprobs=None, normalizer=None, settings=None):
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). Returns (loss, metrics): means over this call's completion tokens, and
-    "tokens", their number. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
+    own (for dr_grpo B x T). settings: keyword arguments of the loss's own. Returns (loss, metrics): means
+    over this call's completion tokens, and "tokens", their number. Raises UserError for an unknown loss,
+    or kl_coef without ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
     if kl_coef and ref_logprobs is None:
         raise UserError("kl_coef > 0 needs ref_logprobs")
-    objective, sequence_ratio, sequence_mean, count = LOSSES[loss]
+    objective, sequence_ratio, sequence_mean, count = LOSSES[loss][:4]
     mask = mask.bool()
     zero = logprobs.new_zeros(())
     lengths, tokens = mask.sum(1).clamp(min=1), mask.sum()
@@ -157,7 +195,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
     ratio, A = log_ratio.exp(), advantages[:, None]
-    per_token = -objective(ratio, A, logprobs, clip_low, clip_high)
+    per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
     metrics = {"tokens": int(tokens)}
     if ref_logprobs is not None:
         log_ref = torch.where(mask, ref_logprobs - logprobs, zero)
@@ -211,17 +249,28 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     return [everyone[number] for number in sorted(everyone)]
 
 
+def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
+    """The advantages of each group's samples."""
+    rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
+    return group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
+
+
 def has_variance(group: list[Sample]) -> bool:
     return len({s.scores["reward"] for s in group}) > 1
 
 
+def teaches(group: list[Sample], advantages: list[float]) -> bool:
+    """Whether a group has an advantage that is not zero; of equal rewards the mean's rounding is none."""
+    return has_variance(group) or max(map(abs, advantages)) > 0.01
+
+
 def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
-    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups without
-    variance (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
+    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups that teach
+    nothing (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
     groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
-        missing = cfg.prompts - sum(map(has_variance, groups))
+        missing = cfg.prompts - sum(map(teaches, groups, advantages_of(groups, cfg)))
         if missing <= 0:
             break
         groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
@@ -230,13 +279,10 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
 
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
-    """The samples to train on, advantages filled in: groups with variance; with overlong=mask, finished
-    ones."""
+    """The samples to train on, advantages filled in: groups that teach; with overlong=mask, finished ones."""
     masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
-    rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
-    advantages = group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
-    return [s._replace(advantage=a) for g, row in zip(groups, advantages, strict=True) if has_variance(g)
-        for s, a in zip(g, row, strict=True) if s.finished or not masked]
+    return [s._replace(advantage=a) for g, row in zip(groups, advantages_of(groups, cfg), strict=True)
+        if teaches(g, row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
 
 def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config,
@@ -254,7 +300,8 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
-        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer)
+        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
+        settings=settings_of(cfg.loss, cfg.loss_settings))
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
@@ -413,6 +460,7 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
+    settings_of(cfg.loss, cfg.loss_settings)
 
 
 def base_checkpoint(cfg: Config, preset: str) -> str:

@@ -118,7 +118,7 @@ def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
         for c, want in zip(completions, answer, strict=True)]
 
 
-def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
+def expression_value(expression: str) -> tuple[Fraction, list[int]] | None:
     """The exact value of an expression of whole numbers, + - * / and brackets, and the numbers that it
     uses; None for anything else: other characters or operators, signs, division by zero, too long, too
     deep."""
@@ -167,7 +167,7 @@ def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
     expression, equals, stated = answer.partition("=")
     if equals and not (re.fullmatch(r"\s*[0-9]{1,20}\s*", stated) and int(stated) == target):
         return False
-    result = evaluate(expression)
+    result = expression_value(expression)
     return result is not None and result[0] == target and Counter(result[1]) == Counter(numbers)
 
 
@@ -382,10 +382,13 @@ def load_function(where: str) -> tuple[str, Callable]:
 
 
 @lru_cache
-def reward_plan(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
-    """From --reward file.py:function and --reward_weights accuracy=1,format=0.1; functions: further (name,
-    reward) pairs, of a preference model. Raises UserError."""
-    custom = (dict([load_function(reward)]) if reward else {}) | dict(functions)
+def plan_of(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
+    """From --reward a.py:f,b.py:g and --reward_weights accuracy=1,f=0.5; functions: further (name, reward)
+    pairs, of a preference model. Raises UserError."""
+    own = [load_function(where.strip()) for where in reward.split(",") if where.strip()]
+    if len({name for name, _ in own}) < len(own):
+        raise UserError(f"--reward {reward}: two functions with one name; weights and metrics go by the name")
+    custom = dict(own) | dict(functions)
     out = {}
     items = [item.strip() for item in weights.split(",") if item.strip()]
     for item in items:

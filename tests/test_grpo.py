@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import grpo
-from config import ModelConfig, UserError
+from config import ModelConfig, UserError, parse_args
 from data.tokenizer import shipped
-from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss
+from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss, settings_of
 from kernels import token_logprobs
 from model import Transformer
 from moe import Routing
@@ -33,7 +33,7 @@ def tiny(**overrides):
 # ------------------------------------------------------------------------------------------ TRL as the oracle
 
 TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo": ("dapo", "token"),
-    "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token")}
+    "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
 
 def trl_loss(x, loss, low, high, beta):
@@ -49,7 +49,8 @@ def trl_loss(x, loss, low, high, beta):
     me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
         **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
         off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1,
+            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05),
         loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         max_completion_length=x["mask"].shape[1], accelerator=accelerator, aux_loss_enabled=False,
@@ -75,7 +76,7 @@ def random_batch(seed, B=6, T=9, spread=1.0):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beta", [0.0, 0.3])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TRL_LOSSES)
 def test_policy_loss_equals_trl(loss, beta, seed):
     x = random_batch(seed)
     want, theirs = trl_loss(x, loss, 0.2, 0.28, beta)
@@ -390,3 +391,37 @@ def test_a_step_that_clips_gradients_reports_the_norm_before_clipping():
     p.grad = torch.tensor([3.0, 4.0])
     norm = apply_gradients(ALONE, [p], [torch.optim.SGD([p], lr=1.0)], lr=0.5, max_norm=1.0)
     assert norm == pytest.approx(5.0) and p.tolist() == pytest.approx([-0.3, -0.4], rel=1e-4)
+
+
+@pytest.mark.parametrize("words,want", [([], ("group", 0.2, 0.28)),  # the preset's, for its own loss
+    (["--loss", "dr_grpo"], ("none", 0.2, 0.2)), (["--loss", "gspo"], ("group", 3e-4, 4e-4)),
+    (["--loss", "dapo", "--clip_high", "0.3"], ("group", 0.2, 0.3)),
+    (["--loss", "dr_grpo", "--scale", "batch"], ("batch", 0.2, 0.2))])
+def test_a_loss_brings_its_papers_settings_and_a_flag_overrides_them(words, want):
+    cfg, _ = parse_args(Config, grpo.RECIPES, "", ["--config", "tiny", *words])
+    assert (cfg.scale, cfg.clip_low, cfg.clip_high) == want
+
+
+def test_settings_of_a_loss_reach_its_function_and_wrong_ones_are_named():
+    x = random_batch(1)
+    x.pop("ref_logprobs")
+    plain = policy_loss(**x, loss="sapo")[0]
+    same = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_pos=1,tau_neg=1.05"))[0]
+    other = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_neg=4"))[0]
+    assert torch.equal(plain, same) and not torch.isclose(plain, other)
+    for loss, text, message in (("sapo", "tau_nge=1", "did you mean tau_neg"),
+            ("grpo", "tau=1", "grpo has none"), ("sapo", "tau_neg=high", "tau_neg=NUMBER")):
+        with pytest.raises(UserError, match=message):
+            settings_of(loss, text)
+
+
+def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
+    """Also where the baseline is not the group's mean; and equal rewards whose mean rounds teach nothing."""
+    def group(*rewards):
+        return [Sample([1], 1, [], True, None, {"reward": r}, 0) for r in rewards]
+
+    cfg = Config(group_size=12, kl_coef=0.0)
+    groups = [group(*[1.1] * 12), group(*[0.1] * 11, 1.1)]
+    assert [s.scores["reward"] for s in grpo.with_advantages(groups, cfg)] == [0.1] * 11 + [1.1]
+    monkeypatch.setattr(grpo, "group_advantages", lambda rewards, *_: rewards - 0.5)
+    assert len(grpo.with_advantages(groups, cfg)) == 24

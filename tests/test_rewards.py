@@ -19,8 +19,8 @@ from rewards import (
     check_rows,
     code_reward,
     countdown_reward,
-    evaluate,
     exact_reward,
+    expression_value,
     extract_answer,
     extract_program,
     format_reward,
@@ -29,8 +29,8 @@ from rewards import (
     length_reward,
     math_reward,
     overlong_reward,
+    plan_of,
     repetition_penalty,
-    reward_plan,
     score,
     soft_format_reward,
     word_lists,
@@ -152,7 +152,7 @@ def test_nothing_explodes_and_nothing_takes_long():
     assert (
         time.perf_counter() - start < 5
     )  # a hang, not a timing: each is refused by its length or its characters
-    assert evaluate("1+" * 101) is None
+    assert expression_value("1+" * 101) is None
 
 
 def expressions():
@@ -172,7 +172,7 @@ def test_evaluation_equals_fractions(expression):
         want = eval(re.sub(r"(\d+)", r"Fraction(\1)", expression))
     except ZeroDivisionError:
         want = None
-    got = evaluate(expression)
+    got = expression_value(expression)
     if len(expression) <= 200:
         assert (got and got[0]) == want
         assert got is None or got[1] == [int(n) for n in re.findall(r"\d+", expression)]
@@ -231,20 +231,13 @@ def test_rewards_follow_the_calling_convention_of_trl():
         never=[["fool"]] * n,
         refusals=[["1+2"]] * n,
     )
-    other = {
-        "code": 0.0,
-        "code_fraction": 0.0,
-        "math_boxed": 0.0,
-        "format_boxed": 0.0,
-        "overlong": 0.0,
-        "repetition": 0.0,
-    }
-    for name, reward in REWARDS.items():
-        if name in BY_MODEL:  # tests/test_preference.py
-            with pytest.raises(UserError, match="preference model"):
-                reward(**columns)
-            continue
-        assert reward(**columns) == [other.get(name, 1.0)] * n, name
+    right = ("countdown", "math", "exact", "format", "soft_format", "language", "length", "answered", "clean")
+    wrong = ("code", "code_fraction", "math_boxed", "format_boxed", "overlong", "repetition")
+    for name in (*right, *wrong):
+        assert REWARDS[name](**columns) == [float(name in right)] * n, name
+    for name in BY_MODEL:  # tests/test_preference.py
+        with pytest.raises(UserError, match="preference model"):
+            REWARDS[name](**columns)
 
 
 def test_random_expressions_reward_exactly_the_true_ones():
@@ -253,7 +246,7 @@ def test_random_expressions_reward_exactly_the_true_ones():
         numbers = [rng.randint(1, 9) for _ in range(3)]
         a, b, c = numbers
         text = f"({a}{rng.choice('+-*/')}{b}){rng.choice('+-*/')}{c}"
-        value = evaluate(text)[0]
+        value = expression_value(text)[0]
         for target in (int(value), int(value) + 1):
             assert countdown_reward([wrap(text)], [numbers], [target]) == [float(Fraction(target) == value)]
 
@@ -416,7 +409,7 @@ def test_repetition_is_the_share_of_repeated_ngrams():
 
 def test_weights_replace_and_add_components():
     row = row_at("countdown", "train", 0, 0)
-    plan = reward_plan("", "accuracy=2, format=0.5,overlong=1,language=0.1,length=0")
+    plan = plan_of("", "accuracy=2, format=0.5,overlong=1,language=0.1,length=0")
     (got,) = score([row], [wrap("0", "so")], plan, [95], 100)
     assert got == {
         "countdown": 0.0,
@@ -427,8 +420,8 @@ def test_weights_replace_and_add_components():
         "length": 0.0,
         "reward": pytest.approx(0.5 - 0.75 + 0.1),
     }
-    assert not plan.mask_truncated and reward_plan("", "overlong=mask").mask_truncated
-    assert score([row], [wrap("0")], reward_plan("", "overlong=mask"))[0]["reward"] == 0.1
+    assert not plan.mask_truncated and plan_of("", "overlong=mask").mask_truncated
+    assert score([row], [wrap("0")], plan_of("", "overlong=mask"))[0]["reward"] == 0.1
     for weights, message in (
         ("speed=1", "unknown reward"),
         ("format=x", "NUMBER"),
@@ -437,7 +430,7 @@ def test_weights_replace_and_add_components():
         ("formt=1", "did you mean format"),
     ):
         with pytest.raises(UserError, match=message):
-            reward_plan("", weights)
+            plan_of("", weights)
 
 
 CUSTOM = """
@@ -455,7 +448,7 @@ def test_a_custom_reward_is_a_component_and_judges_unknown_tasks(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(CUSTOM)
     row = row_at("countdown", "train", 0, 0)
-    plan = reward_plan(f"{path}:short", "short=0.5")
+    plan = plan_of(f"{path}:short", "short=0.5")
     got = score([row, row], [wrap("0"), wrap("0", "x" * 99)], plan)
     assert got[0]["short"] == 1.0 and got[0]["reward"] == pytest.approx(0.6) and got[0]["accuracy"] == 0
     assert "short" not in got[1] and got[1]["reward"] == pytest.approx(0.1)
@@ -469,7 +462,19 @@ def test_a_custom_reward_is_a_component_and_judges_unknown_tasks(tmp_path):
         (f"{path}", "expected file.py:function"),
     ):
         with pytest.raises(UserError, match=message):
-            reward_plan(what)
+            plan_of(what)
+
+
+def test_several_rewards_of_ones_own_have_a_weight_each(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(
+            f"def {name}(completions, **_):\n    return [{len(name)}.0] * len(completions)\n")
+    plan = plan_of(f"{tmp_path}/a.py:a, {tmp_path}/b.py:b", "a=0.5,b=0.25,format=0")
+    row = row_at("countdown", "train", 0, 0)
+    (got,) = score([row], [wrap("0")], plan)
+    assert got["a"] == got["b"] == 1.0 and got["reward"] == pytest.approx(got["accuracy"] + 0.75)
+    with pytest.raises(UserError, match="one name"):
+        plan_of(f"{tmp_path}/a.py:a,{tmp_path}/a.py:a")
 
 
 def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
@@ -477,13 +482,13 @@ def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
     path.write_text(CUSTOM)
     rows = [row_at("countdown", "train", 0, i) for i in range(3)]
     with pytest.raises(UserError, match="reward broken: ZeroDivisionError.*") as info:
-        score(rows, [wrap("0"), "bad", wrap("0")], reward_plan(f"{path}:broken"))
+        score(rows, [wrap("0"), "bad", wrap("0")], plan_of(f"{path}:broken"))
     assert rows[1]["prompt"] in str(info.value) and "'bad'" in str(info.value)
     with pytest.raises(UserError, match=r"returned \[1.0\] for 3 completions|returned \[1.0\] for 2"):
-        score(rows, [wrap("0")] * 3, reward_plan(f"{path}:wrong"))
+        score(rows, [wrap("0")] * 3, plan_of(f"{path}:wrong"))
     path.write_text("import nothing_like_this")
     with pytest.raises(UserError, match="cannot be imported"):
-        reward_plan(f"{path}:other")
+        plan_of(f"{path}:other")
 
 
 def test_rows_of_code_are_checked_without_running_them():
