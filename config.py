@@ -7,6 +7,7 @@ checkpoint's config is read as it stands and `ModelConfig.to_hf` writes a file t
 import dataclasses
 import difflib
 import json
+import math
 import os
 import sys
 import typing
@@ -201,6 +202,23 @@ def closest(word: str, choices) -> str:
     """A hint for an unknown word: '; did you mean X?' or the list of choices."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
+
+
+def numbers(text: str, names, option: str) -> dict[str, float]:
+    """"a=1,b=0.5" as numbers by name. Raises UserError for a name that is none of `names`, and for what is no
+    finite number."""
+    out = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, _, value = item.partition("=")
+        if name not in names:
+            raise UserError(f"{option}: unknown name {name}" + (closest(name, names) if names else ""))
+        try:
+            out[name] = float(value)
+        except ValueError:
+            out[name] = math.nan
+        if not math.isfinite(out[name]):
+            raise UserError(f"{option} {item}: expected {name}=NUMBER")
+    return out
 
 
 def knob(default, help: str, of: str = ""):

@@ -31,7 +31,7 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
-from config import UserError, closest, knob, parse_args, presets_of, run_script
+from config import UserError, closest, knob, numbers, parse_args, presets_of, run_script
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
@@ -160,17 +160,7 @@ LOSSES: dict[str, Loss] = {
 def settings_of(loss: str, text: str) -> dict[str, float]:
     """"tau_pos=1,tau_neg=1.05" as keyword arguments of the loss's objective. Raises UserError."""
     parameters = inspect.signature(LOSSES[loss].objective).parameters.values()
-    known, out = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY], {}
-    for item in [item.strip() for item in text.split(",") if item.strip()]:
-        name, _, number = item.partition("=")
-        if name not in known:
-            hint = closest(name, known) if known else f"; {loss} has none"
-            raise UserError(f"--loss_settings: unknown setting {name}{hint}")
-        try:
-            out[name] = float(number)
-        except ValueError:
-            raise UserError(f"--loss_settings {item}: expected {name}=NUMBER") from None
-    return out
+    return numbers(text, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY], "--loss_settings")
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,

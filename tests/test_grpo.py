@@ -410,7 +410,7 @@ def test_settings_of_a_loss_reach_its_function_and_wrong_ones_are_named():
     other = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_neg=4"))[0]
     assert torch.equal(plain, same) and not torch.isclose(plain, other)
     for loss, text, message in (("sapo", "tau_nge=1", "did you mean tau_neg"),
-            ("grpo", "tau=1", "grpo has none"), ("sapo", "tau_neg=high", "tau_neg=NUMBER")):
+            ("grpo", "tau=1", "unknown name tau"), ("sapo", "tau_neg=high", "tau_neg=NUMBER")):
         with pytest.raises(UserError, match=message):
             settings_of(loss, text)
 

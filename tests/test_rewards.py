@@ -423,7 +423,7 @@ def test_weights_replace_and_add_components():
     assert not plan.mask_truncated and plan_of("", "overlong=mask").mask_truncated
     assert score([row], [wrap("0")], plan_of("", "overlong=mask"))[0]["reward"] == 0.1
     for weights, message in (
-        ("speed=1", "unknown reward"),
+        ("speed=1", "unknown name speed"),
         ("format=x", "NUMBER"),
         ("format", "NUMBER"),
         ("format=nan", "NUMBER"),
@@ -473,7 +473,7 @@ def test_several_rewards_of_ones_own_have_a_weight_each(tmp_path):
     row = row_at("countdown", "train", 0, 0)
     (got,) = score([row], [wrap("0")], plan)
     assert got["a"] == got["b"] == 1.0 and got["reward"] == pytest.approx(got["accuracy"] + 0.75)
-    with pytest.raises(UserError, match="one name"):
+    with pytest.raises(UserError, match="another reward called a"):
         plan_of(f"{tmp_path}/a.py:a,{tmp_path}/a.py:a")
 
 
