@@ -221,10 +221,23 @@ def numbers(text: str, names, option: str) -> dict[str, float]:
     return out
 
 
-def knob(default, help: str, of: str = ""):
-    """A field of a script's Config: its default and its line of --help. of: another knob that this one
-    belongs to; where that is given on the command line, a preset's value of this one does not count."""
-    return dataclasses.field(default=default, metadata={"help": help, "of": of})
+def knob(default, help: str, group: str = "", of: str = ""):
+    """A field of a script's Config: its default, its line of --help and the heading above it; without one it
+    is on the first screen. of: another knob that this one belongs to; where that is given on the command
+    line, a preset's value of this one does not count."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
+
+
+def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:
+    """The docstring, the knobs of the first screen, then each group under its heading."""
+    sections = {"": ["  --config NAME".ljust(34) + f"preset: {', '.join(presets)}"]}
+    for name, f in fields.items():
+        kind = getattr(hints[name], "__name__", str(hints[name]))
+        line = f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})"
+        sections.setdefault(f.metadata["group"], []).append(line)
+    sections[""] += ["  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox"]
+    return doc.strip() + "\n\n" + "\n\n".join(
+        "\n".join([*([f"{group}:"] if group else []), *lines]) for group, lines in sections.items())
 
 
 def _convert(key: str, text: str, kind):
@@ -254,11 +267,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     }  # `from_` is --from: Python keeps the word
     hints = {k.rstrip("_"): v for k, v in typing.get_type_hints(cls).items()}
     if "--help" in argv or "-h" in argv:
-        print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
-        for name, f in fields.items():
-            kind = getattr(hints[name], "__name__", str(hints[name]))
-            print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
-        print("  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox")
+        print(_help_text(doc, presets, fields, hints))
         sys.exit(0)
     if "--unsafe_code_execution" in argv:
         global unsafe_code_execution

@@ -35,7 +35,7 @@ from config import UserError, closest, knob, numbers, parse_args, presets_of, ru
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
-from metrics import Log, diagnosis, progress_line, table
+from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters
@@ -56,11 +56,13 @@ class Config:
     prompts: int = knob(32, "problems per rollout")
     group_size: int = knob(16, "G, completions per problem")
     max_new_tokens: int = knob(256, "longest completion")
-    temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained")
+    temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
+        group="sampling")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
     lr: float = knob(1e-5, "peak learning rate of AdamW; 5 steps of warm-up, then linear decay to a tenth")
     loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
-    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05", of="loss")
+    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05",
+        group="loss", of="loss")
     scale: str = knob("", "advantages are divided by the std of the group, of the batch, or by none; "
         "empty = as the loss's paper does", of="loss")
     clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
@@ -69,16 +71,19 @@ class Config:
     ref_every: int = knob(0,
         "steps after which the policy becomes the reference; 0 = the initial model stays")
     resample: int = knob(0,
-        "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped")
+        "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped",
+        group="sampling")
     reward: str = knob("",
-        "a reward of your own, file.py:function (TRL's calling convention), or preference:FOLDER, or both")
+        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER")
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
     router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
-    micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included")
-    eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves")
+    micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="memory")
+    eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves", group="logging")
+    tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
+        group="logging")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
     def __post_init__(self):
@@ -379,7 +384,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
             reference.load_state_dict(state["reference"])
-    log, say = Log(out, start, ranks.main, cfg.steps), print if ranks.main else lambda *a, **k: None
+    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
+    log = Log(out, start, ranks.main, cfg.steps, tracker)
+    say = print if ranks.main else lambda *a, **k: None
     if model.recompute:
         say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
             "backward pass (a smaller --micro_tokens may be faster)")
@@ -451,6 +458,7 @@ def check(cfg: Config):
         if not ok:
             raise UserError(message)
     settings_of(cfg.loss, cfg.loss_settings)
+    check_tracker(cfg.tracker)
 
 
 def base_checkpoint(cfg: Config, preset: str) -> str:

@@ -1,10 +1,16 @@
 """What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the
-final table."""
+final table; the experiment trackers that can follow a run."""
 
+import atexit
+import importlib.util
 import json
 import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from config import UserError, closest
 
 REFLECTION = re.compile(
     r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead"
@@ -51,10 +57,12 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
 class Log:
     """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops what it
     will write again: the rows after the step that it goes on from, and those that follow the last of `steps`
-    steps (that state is saved before it is evaluated). Only rank 0 writes."""
+    steps (that state is saved before it is evaluated). `tracker`, from `open_tracker`, gets the numbers of
+    each new row of metrics.jsonl as well. Only rank 0 writes."""
 
-    def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1):
-        self.dir, self.main, self.rows = Path(dir), main, []
+    def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1,
+            tracker: Callable | None = None):
+        self.dir, self.main, self.rows, self.tracker = Path(dir), main, [], tracker
         for name in ("metrics", "samples") if main else ():
             self._keep(self.dir / f"{name}.jsonl", after_step, steps)
 
@@ -75,6 +83,8 @@ class Log:
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])
+            if self.tracker:
+                self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
@@ -85,6 +95,72 @@ class Log:
         with open(self.dir / f"{name}.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
                 + "\n")
+
+
+# ------------------------------------------------------------------------------------------------ trackers
+
+
+def tensorboard(dir: Path, settings: dict) -> Callable:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(dir)
+
+    def write(kind, step, values):
+        for key, value in values.items():
+            writer.add_scalar(f"{kind}/{key}", value, step)
+        writer.flush()  # it would keep them for two minutes, and lose them at the end
+
+    return write
+
+
+def wandb(dir: Path, settings: dict) -> Callable:
+    import wandb
+
+    wandb.init(project="picor1", name=run_name(dir), config=settings, dir=str(dir))
+    return lambda kind, step, values: wandb.log({f"{kind}/{k}": v for k, v in values.items()}, step=step)
+
+
+def trackio(dir: Path, settings: dict) -> Callable:
+    import trackio
+
+    trackio.init(project="picor1", name=run_name(dir), config=settings)
+    atexit.register(trackio.finish)  # it sends from a thread: wait for the last rows
+    return lambda kind, step, values: trackio.log({f"{kind}/{k}": v for k, v in values.items()}, step=step)
+
+
+# --tracker: open(dir, settings) -> write(kind, step, values); the pip package that it needs, "" for none
+TRACKERS: dict[str, tuple[Callable, str]] = {
+    "tensorboard": (tensorboard, "tensorboard"),
+    "wandb": (wandb, "wandb"),
+    "trackio": (trackio, "trackio"),
+}
+
+
+def run_name(dir: Path) -> str:
+    """out/tiny/grpo -> tiny-grpo."""
+    return "-".join(dir.resolve().parts[-2:])
+
+
+def check_tracker(name: str):
+    """Before anything is trained: raises UserError for an unknown tracker or one that is not installed."""
+    if not name:
+        return
+    if name not in TRACKERS:
+        raise UserError(f"--tracker {name}{closest(name, TRACKERS)}")
+    package = TRACKERS[name][1]
+    if package and sys.modules.get(package) is None:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:  # no origin: a mere folder, as wandb leaves behind
+            raise UserError(f"--tracker {name} needs its library: pip install {package}")
+
+
+def open_tracker(name: str, dir: Path, settings: dict) -> Callable | None:
+    """The write function of a tracker for the run in dir; None without a name."""
+    check_tracker(name)
+    return TRACKERS[name][0](dir, settings) if name else None
+
+
+# ------------------------------------------------------------------------------------------- what is printed
 
 
 def clock(seconds: float) -> str:

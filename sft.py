@@ -30,7 +30,7 @@ from config import PRESETS, ModelConfig, UserError, knob, parse_args, presets_of
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
 from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, shipped
 from kernels import token_logprobs
-from metrics import Log
+from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters, make_optimizers
@@ -51,7 +51,7 @@ class Config:
     template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
         "plain = the prompt and a newline, zero = R1-Zero's; empty = that of --init, else plain")
     batch_size: int = knob(64, "sequences per step")
-    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
+    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
     warmup: int = knob(20, "steps of linear warm-up")
     think_tags: str = knob("", "the special tokens around the thinking, two words ('<|startofthought|> "
@@ -61,8 +61,11 @@ class Config:
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
     dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
-    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time")
+    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
+        group="memory")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
+    tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
+        group="logging")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
@@ -163,6 +166,7 @@ def main():
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
+    check_tracker(cfg.tracker)
     rows = training_rows(cfg.task, cfg.seed)
     if pairs := "chosen" in rows(0):
         rows = training_rows(cfg.task, cfg.seed, hold_out=True)
@@ -194,7 +198,8 @@ def main():
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    log = Log(out, start, ranks.main)
+    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
+    log = Log(out, start, ranks.main, tracker=tracker)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):

@@ -62,6 +62,7 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "unknown preset": (["--config", "tinny"], "did you mean tiny"),
     "group of one": (["--group_size", "1"], "--group_size 1"),
     "unknown loss": (["--loss", "dappo"], "did you mean dapo"),
+    "unknown tracker": (["--tracker", "wandbb"], "did you mean wandb"),
     "zero temperature": (["--temperature", "0"], "temperature"),
     "unknown task": (["--task", "chess"], "unknown task chess"),
     "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
@@ -124,6 +125,14 @@ def test_help_lists_every_knob(script):
         line = next(row for row in out.stdout.splitlines()
             if row.strip().startswith(f"--{f.name.rstrip('_')} "))
         assert f.metadata["help"][:20] in line and f"(default {f.default})" in line
+
+
+def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
+    first, *groups = run("grpo", "--help").stdout.partition("\n  --config NAME")[2].strip().split("\n\n")
+    found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
+    assert found == {"sampling": ["--temperature", "--resample"], "memory": ["--micro_tokens"],
+        "logging": ["--eval_every", "--tracker"]}
+    assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
 
 def weights(dir):

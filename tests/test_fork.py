@@ -17,13 +17,13 @@ from model import Transformer
 
 ROOT = Path(__file__).parent.parent
 ADDED = {  # file: [(in front of what, what is added)]
-    "grpo.py": [("class Loss(NamedTuple)", """def tempered(ratio, advantages, logprobs, low, high, *, power=1.0,
-        most=3.0):
+    "grpo.py": [("class Loss(NamedTuple)", """def tempered(
+        ratio, advantages, logprobs, clip_low, clip_high, *, power=1.0, most=3.0):
     return ratio.pow(power).clamp(max=most) * advantages
 
 
 """), ('    "sapo": Loss(', '    "tempered": Loss(tempered, False, True, "sequences", clip_low=0.5),\n')],
-    "rewards.py": [("REWARDS: dict", """def digits_reward(completions, **_):
+    "rewards.py": [("REWARDS: dict[str, Callable", """def digits_reward(completions, **_):
     return [float(any(c.isdigit() for c in text)) for text in completions]
 
 
@@ -34,14 +34,14 @@ ADDED = {  # file: [(in front of what, what is added)]
 
 
 """), ('    "arithmetic": Task(', '    "double": Task(double_problem),\n')],
-    "metrics.py": [("TRACKERS: dict", """def track_lines(dir, settings):
+    "metrics.py": [("# --tracker: open(dir", """def track_lines(dir, settings):
     def write(kind, step, values):
         with open(f"{dir}/lines.txt", "a") as f:
             f.write(f"{kind} {step} {sorted(values)[0]}\\n")
     return write
 
 
-"""), ('    "wandb": ', '    "lines": track_lines,\n')]}
+"""), ('    "wandb": (', '    "lines": (track_lines, ""),\n')]}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "ve
 SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search", "bench.bench"]
 PACKAGES = {"torch", "numpy", "tiktoken", "safetensors", "tqdm"}
 DEVELOPMENT = {"report.plot": {"matplotlib"},
-    "bench.bench": {"transformers", "trl", "datasets", "tokenizers"}}
+    "bench.bench": {"transformers", "trl", "datasets", "tokenizers"},
+    "metrics": {"wandb", "trackio"}}  # imported only by --tracker
 ROOMS = ("data", "verify", "report", "experiments", "bench")
 FILES = [*ROOT.glob("*.py"), *(p for room in ROOMS for p in ROOT.glob(f"{room}/*.py"))]
 
@@ -63,9 +64,9 @@ def test_requirements_are_the_five_packages_with_torch_pinned():
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_has_at_most_24_knobs_each_with_its_meaning(name):
+def test_the_first_screen_has_at_most_24_knobs_and_each_knob_its_meaning(name):
     fields = dataclasses.fields(importlib.import_module(name).Config)
-    assert len(fields) <= 24
+    assert sum(not f.metadata["group"] for f in fields) <= 24
     assert all(f.metadata.get("help") for f in fields)
 
 
