@@ -432,7 +432,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
                        optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
         if stopped:
-            say(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on from there")
+            say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
     look(cfg.steps, *final)
     return log

@@ -56,7 +56,7 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
 
 class Log:
     """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops what it
-    will write again: the rows after the step that it goes on from, and those that follow the last of `steps`
+    will write again: the rows after the step that it resumes from, and those that follow the last of `steps`
     steps (that state is saved before it is evaluated). `tracker`, from `open_tracker`, gets the numbers of
     each new row of metrics.jsonl as well. Only rank 0 writes."""
 

@@ -181,7 +181,7 @@ def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and says how to go on. A second
+    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and prints how to resume. A second
     Ctrl-C ends the process at once; the last saved state stays."""
 
     def __init__(self):

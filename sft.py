@@ -157,9 +157,8 @@ def steps_of(cfg: Config, pairs: bool) -> int:
     return max(1, round(cfg.epochs * count / cfg.batch_size))
 
 
-def main():
-    cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
-    preset = preset.partition("/")[0]
+def check(cfg: Config):
+    """Raises UserError for a setting that cannot work."""
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.dtype not in ("", "float32", "bfloat16"):
@@ -167,33 +166,29 @@ def main():
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
     check_tracker(cfg.tracker)
-    rows = training_rows(cfg.task, cfg.seed)
-    if pairs := "chosen" in rows(0):
-        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
-    elif "text" not in rows(0):
-        chain_for(rows(0), cfg.seed, 0)
-    if cfg.epochs:
-        cfg.steps = steps_of(cfg, pairs)
-    out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
-    state = unfinished(out, cfg)
-    ranks, stop = setup(cfg.device), StopSignal()
-    if ranks.main and not state:
-        new_run_folder(out)
-    gather(ranks, None)  # wait for the folder
-    source = out / "state" if state else cfg.init
+
+
+def start_model(cfg: Config, preset: str, source, state: dict | None, pairs: bool, device: str):
+    """(model, tokenizer): of the folder `source`, or random weights of the preset's shape if it is empty."""
     tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
     template = {"": tokenizer.template, "plain": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template)
     tokenizer.template = checked(template, "--template")
-    model = (load_model(source, ranks.device) if source
+    model = (load_model(source, device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
-    model = (with_score_head(model) if pairs else model).to(ranks.device)
+    model = (with_score_head(model) if pairs else model).to(device)
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
+    return model, tokenizer
+
+
+def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
+        ranks: Ranks) -> tuple[Log, int]:
+    """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
+    stop, start, tokens_seen = StopSignal(), 0, 0
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
-    start, tokens_seen = 0, 0
     if state:
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -217,20 +212,43 @@ def main():
         if stopped:
             bar.close()
             if ranks.main:
-                print(f"stopped after step {step + 1}, saved in {out}/state; the same command goes on")
+                print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
             sys.exit(130)
     bar.close()
-    if pairs and ranks.main:
+    return log, tokens_seen
+
+
+def main():
+    cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
+    check(cfg)
+    preset, begin = preset.partition("/")[0], time.perf_counter()
+    rows = training_rows(cfg.task, cfg.seed)
+    if pairs := "chosen" in rows(0):
+        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
+    elif "text" not in rows(0):
+        chain_for(rows(0), cfg.seed, 0)
+    if cfg.epochs:
+        cfg.steps = steps_of(cfg, pairs)
+    out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
+    state, ranks = unfinished(out, cfg), setup(cfg.device)
+    if ranks.main and not state:
+        new_run_folder(out)
+    gather(ranks, None)  # wait for the folder
+    source = out / "state" if state else cfg.init
+    model, tokenizer = start_model(cfg, preset, source, state, pairs, ranks.device)
+    log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
+    if not ranks.main:
+        return
+    if pairs:
         held = split_rows(load_jsonl(cfg.task), cfg.task)["test"]
         found = pair_accuracy(model, tokenizer, held)
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
         print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
-    if ranks.main:
-        (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
-        save_run(out, model, tokenizer, cfg.init)
-        seconds = time.perf_counter() - begin
-        print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
+    (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
+    save_run(out, model, tokenizer, cfg.init)
+    seconds = time.perf_counter() - begin
+    print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
 
 
 if __name__ == "__main__":

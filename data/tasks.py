@@ -221,7 +221,7 @@ def parse_task(spec: str) -> tuple[str, dict]:
 
 def row_at(spec: str, split: str, seed: int, index: int) -> dict:
     """Row number `index` of one split of a task: a function of its arguments alone, so any process can
-    make any row and a resumed run goes on where it stopped."""
+    make any row and a resumed run starts where it stopped."""
     name, knobs = parse_task(spec)
     rng = random.Random(f"{spec}/{split}/{seed}/{index}")
     for _ in range(10_000):

@@ -88,7 +88,8 @@ def test_memory_is_predicted_from_the_shapes(capsys):
     assert tiny["weights"] == sum(p.numel() * 4 for p in model.parameters()) == tiny["training"] / 3
 
 
-@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("1b", 1)), (80, ("1b", 16)), (141, ("1b", 16))])
+@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("54m", 16)), (32, ("1b", 8)),
+    (80, ("1b", 16)), (141, ("1b", 16))])
 def test_the_largest_model_that_fits_the_card_is_measured(gib, want):
     assert bench.gpu_plan(gib * 2**30) == want
 
