@@ -7,6 +7,7 @@ checkpoint's config is read as it stands and `ModelConfig.to_hf` writes a file t
 import dataclasses
 import difflib
 import json
+import math
 import os
 import sys
 import typing
@@ -156,9 +157,28 @@ def closest(word: str, choices) -> str:
     return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
 
 
-def knob(default, help: str):
-    """A field of a script's Config: its default and its line of --help."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def knob(default, help: str, group: str = "", of: str = ""):
+    """A field of a script's Config: its default, its line of --help, and the heading that it is listed under;
+    "" = the first screen. `of`: the knob that this one belongs to. Who chooses another loss on the command
+    line does not want the clip range that a preset gave to its own."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
+
+
+def numbers(text: str, names, flag: str) -> dict[str, float]:
+    """"a=1,b=0.5", the value of a flag, to {"a": 1.0, "b": 0.5}. Raises UserError for a name that is not one
+    of `names`, and for a value that is not a finite number."""
+    out = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, _, value = item.partition("=")
+        if name not in names:
+            raise UserError(f"{flag}: unknown name {name}{closest(name, names)}")
+        try:
+            out[name] = float(value)
+        except ValueError:
+            out[name] = math.nan
+        if not math.isfinite(out[name]):
+            raise UserError(f"{flag} {item}: expected {name}=NUMBER")
+    return out
 
 
 def _convert(key: str, text: str, kind):
@@ -177,8 +197,22 @@ def _convert(key: str, text: str, kind):
 unsafe_code_execution = False  # set by --unsafe_code_execution: a permission here, not a setting of a run
 
 
+def print_help(fields: dict, hints: dict, presets: dict[str, dict], doc: str):
+    """The first screen of --help, then the other knobs under their headings."""
+    print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
+    print("  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox")
+    for group in dict.fromkeys(["", *(f.metadata["group"] for f in fields.values())]):
+        if group:
+            print(f"\n{group}:")
+        for name, f in fields.items():
+            if f.metadata["group"] == group:
+                kind = (typing.get_args(hints[name]) or [hints[name]])[0].__name__  # of int | None: int
+                print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
+
+
 def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None = None):
-    """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs.
+    """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs. A
+    preset's knobs that belong (`knob(of=)`) to one that has another value on the command line are left out.
 
     Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown
     key, preset or value."""
@@ -188,11 +222,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     }  # `from_` is --from: Python keeps the word
     hints = {k.rstrip("_"): v for k, v in typing.get_type_hints(cls).items()}
     if "--help" in argv or "-h" in argv:
-        print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
-        for name, f in fields.items():
-            kind = getattr(hints[name], "__name__", str(hints[name]))
-            print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
-        print("  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox")
+        print_help(fields, hints, presets, doc)
         sys.exit(0)
     if "--unsafe_code_execution" in argv:
         global unsafe_code_execution
@@ -217,8 +247,12 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
         raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
-    values = presets[preset] | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
-    return cls(**values), preset
+    given = {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
+    default = {f.name: f.default for f in fields.values()} | presets[preset]
+    other = {k for k, v in given.items() if v != default[k]}
+    belongs = {f.name: f.metadata["of"] for f in fields.values()}
+    row = {k: v for k, v in presets[preset].items() if belongs[k] not in other}
+    return cls(**row | given), preset
 
 
 def run_script(main):

@@ -1,10 +1,16 @@
 """What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the
 final table."""
 
+import atexit
+import importlib
 import json
 import os
 import re
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from config import UserError, closest
 
 REFLECTION = re.compile(
     r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead"
@@ -51,12 +57,19 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
 class Log:
     """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops what it
     will write again: the rows after the step that it goes on from, and those that follow the last of `steps`
-    steps (that state is saved before it is evaluated). Only rank 0 writes."""
+    steps (that state is saved before it is evaluated). Only rank 0 writes.
 
-    def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1):
-        self.dir, self.main, self.rows = Path(dir), main, []
+    writers: further readers of the rows of metrics.jsonl (`open_tracker`), called with (kind, step, values).
+    They get the whole run, first what a resumed one has kept. Steps never descend, as trackers want it: what
+    is measured about an earlier step comes with the latest one."""
+
+    def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1,
+            writers: Iterable[Callable] = ()):
+        self.dir, self.main, self.rows, self.writers, self.latest = Path(dir), main, [], list(writers), 0
         for name in ("metrics", "samples") if main else ():
             self._keep(self.dir / f"{name}.jsonl", after_step, steps)
+        for row in self.rows:
+            self._track(**row)
 
     def _keep(self, path: Path, after_step: int, steps: int):
         def stays(row: dict) -> bool:
@@ -75,16 +88,76 @@ class Log:
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])
+            self._track(**self.rows[-1])
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
         if self.main:
             self._append("samples", {"step": step, **values})
 
+    def _track(self, kind: str, step: int, **values):
+        self.latest = max(self.latest, step)
+        for write in self.writers:
+            write(kind, self.latest, values)
+
     def _append(self, name: str, row: dict):
         with open(self.dir / f"{name}.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
                 + "\n")
+
+
+# -------------------------------------------------------------------------------------------------- trackers
+
+
+def to_tensorboard(library, out: Path, settings: dict) -> Callable:
+    """Events under out/tensorboard, anew each time: a resumed run writes its kept rows again."""
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    writer = library.SummaryWriter(str(out / "tensorboard"))
+
+    def write(kind: str, step: int, values: dict):
+        for name, value in values.items():
+            writer.add_scalar(f"{kind}/{name}", value, step)
+        writer.flush()
+
+    return write
+
+
+def to_project(library, out: Path, settings: dict) -> Callable:
+    """A run of the project picoR1: wandb, and trackio, which has the same functions."""
+    library.init(project="picoR1", name=str(out), config=settings)
+    atexit.register(library.finish)
+
+    def write(kind: str, step: int, values: dict):
+        library.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    return write
+
+
+# module, imported only when asked for; function of (module, out, settings) -> write(kind, step, values)
+TRACKERS: dict[str, tuple[str, Callable]] = {
+    "tensorboard": ("torch.utils.tensorboard", to_tensorboard),
+    "wandb": ("wandb", to_project),
+    "trackio": ("trackio", to_project),
+}
+
+
+def tracker_library(name: str):
+    """The module of a tracker, None for no name. Raises UserError for an unknown or uninstalled one."""
+    if name not in {"", *TRACKERS}:
+        raise UserError(f"--tracker {name}{closest(name, TRACKERS)}")
+    try:
+        return importlib.import_module(TRACKERS[name][0]) if name else None
+    except ImportError:
+        raise UserError(f"--tracker {name}: it is not installed; pip install {name}") from None
+
+
+def open_tracker(name: str, out: Path, settings: dict) -> list[Callable]:
+    """What `Log` takes as writers: one for a name of TRACKERS, none without a name."""
+    library = tracker_library(name)
+    return [TRACKERS[name][1](library, out, settings)] if name else []
+
+
+# -------------------------------------------------------------------------------------------- what is printed
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,7 @@
 A reward is `f(completions: list[str], **columns) -> list[float]`: one column per field of the dataset rows,
 each a list as long as `completions`; extra columns are ignored. This is the calling convention of TRL's
 reward functions. A new reward = one function, one row in REWARDS, its name in TASK_REWARDS, one test; or,
-without touching this file, `--reward my_file.py:my_function`.
+without touching this file, `--reward my_file.py:my_function,other.py:another`.
 
 A completion is `<think>...</think>` then `<answer>...</answer>` and nothing else but white space. Where the
 prompt itself ends in `<think>`, as R1's chat template does, `score` puts the tag in front of the completion
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import config
-from config import UserError, closest
+from config import UserError, closest, numbers
+from data.tasks import TASKS
 from verify.answers import same_answer
 from verify.sandbox import SandboxError, check_tests, run_many
 
@@ -343,10 +344,11 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "preference": preference_reward, "helpful": preference_reward, "harmless": preference_reward,
 }
 BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a response counts as right
-# a task's rewards: its accuracy, and others with their weights; those of weight 0 are only logged
+# A task's rewards: its accuracy, and others with their weights; those of weight 0 are only logged. A task of
+# TASKS without a row of its own here is judged by its column "answer".
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
-    "countdown": ("countdown", {"format": 0.1}), "arithmetic": ("exact", {"format": 0.1}),
-    "sort_words": ("exact", {"format": 0.1}), "math": ("math", {"format": 0.1}),
+    **dict.fromkeys(TASKS, ("exact", {"format": 0.1})),
+    "countdown": ("countdown", {"format": 0.1}), "math": ("math", {"format": 0.1}),
     "math_boxed": ("math_boxed", {"format_boxed": 0.1}), "code": ("code", {"format": 0.1}),
     "general": ("preference",
         {"format": 0.1, "helpful": 0.0, "harmless": 0.0, "answered": 0.0, "clean": 0.0}),
@@ -354,7 +356,7 @@ TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 class Plan(NamedTuple):
-    """What a run adds to the tables: its own reward function, and weights by name."""
+    """What a run adds to the tables: its own reward functions, and weights by name."""
 
     custom: dict[str, Callable[..., list[float]]] = {}
     weights: dict[str, float] = {}
@@ -383,30 +385,25 @@ def load_function(where: str) -> tuple[str, Callable]:
 
 @lru_cache
 def reward_plan(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
-    """From --reward file.py:function and --reward_weights accuracy=1,format=0.1; functions: further (name,
-    reward) pairs, of a preference model. Raises UserError."""
-    custom = (dict([load_function(reward)]) if reward else {}) | dict(functions)
-    out = {}
-    items = [item.strip() for item in weights.split(",") if item.strip()]
-    for item in items:
-        name, _, text = item.partition("=")
-        if item == "overlong=mask":
-            continue
-        names = ["accuracy", *REWARDS, *custom]
-        if name not in names:
-            raise UserError(f"--reward_weights: unknown reward {name}{closest(name, names)}")
-        try:
-            out[name] = float(text)
-        except ValueError:
-            out[name] = math.nan
-        if not math.isfinite(out[name]):
-            raise UserError(f"--reward_weights {item}: expected {name}=NUMBER")
-    return Plan(custom, out, "overlong=mask" in items)
+    """From --reward a.py:f,b.py:g and --reward_weights accuracy=1,format=0.1,g=0.5. Each function is a
+    component of its own name and, without another weight, of weight 1. functions: further (name, reward)
+    pairs, of a preference model. Raises UserError."""
+    custom: dict[str, Callable] = {}
+    for where in filter(None, map(str.strip, reward.split(","))):
+        name, function = load_function(where)
+        if name in custom or name in REWARDS or name in ("accuracy", "reward"):
+            raise UserError(f"--reward {where}: there is another reward called {name}; rename the function")
+        custom[name] = function
+    custom |= dict(functions)
+    items = [item.strip() for item in weights.split(",")]
+    values = numbers(",".join(item for item in items if item != "overlong=mask"),
+        ["accuracy", *REWARDS, *custom], "--reward_weights")
+    return Plan(custom, values, "overlong=mask" in items)
 
 
 def rewards_of(task: str, plan: Plan) -> tuple[str, dict[str, float]]:
     """(the reward that is the task's accuracy, weight of each reward). A task that is in no table is judged
-    by the plan's own reward: right where that is 1 or more."""
+    by the first of the plan's own rewards: right where that is 1 or more."""
     accuracy, others = TASK_REWARDS[task] if task in TASK_REWARDS else (next(iter(plan.custom)), {})
     weights = {accuracy: 1.0} | others | {name: 1.0 for name in plan.custom if name not in BY_MODEL}
     return accuracy, weights | {accuracy if k == "accuracy" else k: w for k, w in plan.weights.items()}
@@ -463,7 +460,7 @@ def _call(name: str, reward: Callable, rows: list[dict], completions: list[str],
 
 def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
     """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use.
-    Programs are run, and the plan's own reward is called, for the first row only."""
+    Programs are run, and the plan's own rewards are called, for the first row only."""
     formed = "<think></think><answer>1</answer>"
     for number, row in enumerate(rows, 1):
         judged = TASK_REWARDS.get(row["task"], ("",))[0] in plan.custom  # by a model: as costly as a function

@@ -31,7 +31,7 @@ from config import PRESETS, ModelConfig, UserError, knob, parse_args, run_script
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
 from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, save_beside, shipped
 from kernels import token_logprobs
-from metrics import Log
+from metrics import Log, open_tracker, tracker_library
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters, make_optimizers
@@ -52,19 +52,23 @@ class Config:
     template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
         "zero = R1-Zero's, empty = the prompt and a newline")
     batch_size: int = knob(64, "sequences per step")
-    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
-    warmup: int = knob(20, "steps of linear warm-up")
     think_tags: str = knob("", "the special tokens around the thinking, two words ('<|startofthought|> "
         "<|endofthought|>'); empty = those of --init, else <think> </think>; the checkpoint remembers them")
-    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
-    weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
-    balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
-    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
-    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
-    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time")
-    save_every: int = knob(200, "steps between saves of the state that resumes the run")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw", group="optimizer")
+    warmup: int = knob(20, "steps of linear warm-up", group="optimizer")
+    weight_decay: float = knob(0.01, "decoupled weight decay of the matrices", group="optimizer")
+    balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)", group="experts")
+    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen",
+        group="experts")
+    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
+    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32",
+        group="memory")
+    recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
+        group="memory")
+    save_every: int = knob(200, "steps between saves of the state that resumes the run", group="logging")
+    tracker: str = knob("", "also log to tensorboard, wandb or trackio (the table TRACKERS)", group="logging")
 
 
 _TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
@@ -176,6 +180,7 @@ def main():
     preset = preset.partition("/")[0]
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
+    tracker_library(cfg.tracker)
     if cfg.dtype not in ("", "float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
@@ -214,7 +219,8 @@ def main():
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    log = Log(out, start, ranks.main)
+    log = Log(out, start, ranks.main,
+        writers=open_tracker(cfg.tracker if ranks.main else "", out, asdict(cfg)))
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):

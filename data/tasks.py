@@ -4,8 +4,8 @@ loader.
 A row is a dict {"prompt": str, "task": str, ...columns}; a completion is `<think>reasoning</think>` newline
 `<answer>result</answer>`. A problem belongs to the train or the test split by a hash of its key (what makes
 it the same problem: for Countdown the multiset of numbers and the target), so the splits are disjoint by
-problem whatever the seeds. A new task = `problem`, `chain`, one row in `TASKS`, one row in
-rewards.TASK_REWARDS, one test.
+problem whatever the seeds. A new task = `problem`, one row in `TASKS`, one test; where a cold start is to be
+trained on it, `chain`; where its answer is not a text to be given exactly, a row in rewards.TASK_REWARDS.
 """
 
 import hashlib
@@ -178,13 +178,15 @@ def sort_words_chain(row, rng, patience: float = 0.8):
 
 class Task(NamedTuple):
     problem: Callable[..., dict]  # (rng, **knobs) -> row
-    chain: Callable[..., str]  # (row, rng) -> completion for the cold start
-    key: Callable[[dict], object]  # what makes two rows the same problem
+    chain: Callable[..., str] | None = None  # (row, rng) -> completion for the cold start
+    key: Callable[[dict], object] = lambda row: row["prompt"]  # what makes two rows the same problem
 
 
-TASKS: dict[str, Task] = {"countdown": Task(countdown_problem, countdown_chain,
-    lambda r: (sorted(r["numbers"]), r["target"])), "arithmetic": Task(arithmetic_problem, arithmetic_chain,
-    lambda r: r["prompt"]), "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"])}
+TASKS: dict[str, Task] = {
+    "countdown": Task(countdown_problem, countdown_chain, lambda r: (sorted(r["numbers"]), r["target"])),
+    "arithmetic": Task(arithmetic_problem, arithmetic_chain),
+    "sort_words": Task(sort_words_problem, sort_words_chain, lambda r: r["answer"]),
+}
 
 
 class TaskError(UserError):
@@ -266,12 +268,14 @@ def chain_for(row: dict, seed: int, index: int) -> str:
     Raises TaskError if it has neither."""
     if "completion" in row:
         return row["completion"]
+    chain = row["task"] in TASKS and TASKS[row["task"]].chain
     try:
-        return TASKS[row["task"]].chain(row, random.Random(f"chain/{seed}/{index}"))
-    except KeyError as missing:
-        raise TaskError(
-            f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({missing})'
-        ) from None
+        if chain:
+            return chain(row, random.Random(f"chain/{seed}/{index}"))
+        why = "no chain in TASKS"
+    except KeyError as column:
+        why = f"no column {column}"
+    raise TaskError(f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({why})')
 
 
 def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:

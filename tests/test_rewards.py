@@ -430,7 +430,7 @@ def test_weights_replace_and_add_components():
     assert not plan.mask_truncated and reward_plan("", "overlong=mask").mask_truncated
     assert score([row], [wrap("0")], reward_plan("", "overlong=mask"))[0]["reward"] == 0.1
     for weights, message in (
-        ("speed=1", "unknown reward"),
+        ("speed=1", "unknown name speed"),
         ("format=x", "NUMBER"),
         ("format", "NUMBER"),
         ("format=nan", "NUMBER"),
