@@ -1,5 +1,6 @@
 """The scripts as a user runs them: bad input gets one line and exit code 2; a run stops, resumes and ends."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -62,6 +63,8 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "unknown preset": (["--config", "tinny"], "did you mean tiny"),
     "group of one": (["--group_size", "1"], "--group_size 1"),
     "unknown loss": (["--loss", "dappo"], "did you mean dapo"),
+    "unknown setting of a loss": (["--loss", "sapo", "--loss_settings", "tau_nge=1"], "did you mean tau_neg"),
+    "unknown tracker": (["--tracker", "wandbee"], "did you mean wandb"),
     "zero temperature": (["--temperature", "0"], "temperature"),
     "unknown task": (["--task", "chess"], "unknown task chess"),
     "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
@@ -115,7 +118,6 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
 @pytest.mark.parametrize("script", ["grpo", "sft", "distill", "data/r1_data", "eval", "sample",
     "experiments/search"])
 def test_help_lists_every_knob(script):
-    import dataclasses
     import importlib
 
     out = run(script, "--help")
@@ -124,6 +126,18 @@ def test_help_lists_every_knob(script):
         line = next(row for row in out.stdout.splitlines()
             if row.strip().startswith(f"--{f.name.rstrip('_')} "))
         assert f.metadata["help"][:20] in line and f"(default {f.default})" in line
+
+
+def test_help_lists_the_first_screen_before_the_headings():
+    import grpo
+
+    lines = run("grpo", "--help").stdout.splitlines()
+    first = lines.index("the loss:")
+    assert {"sampling:", "memory:", "logging:"} <= set(lines[first:])
+    for f in dataclasses.fields(grpo.Config):
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"  --{f.name} "))
+        heading = [line for line in lines[first : at + 1] if line.endswith(":") and line[0] != " "]
+        assert heading[-1:] == ([f"{f.metadata['group']}:"] if f.metadata["group"] else []), f.name
 
 
 def weights(dir):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import grpo
-from config import ModelConfig, UserError
+from config import ModelConfig, UserError, parse_args
 from data.tokenizer import shipped
 from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss
 from kernels import token_logprobs
@@ -32,8 +32,9 @@ def tiny(**overrides):
 
 # ------------------------------------------------------------------------------------------ TRL as the oracle
 
+# ours -> TRL's name, and its level of the ratio; a loss that TRL does not have has no entry
 TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo": ("dapo", "token"),
-    "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token")}
+    "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
 
 def trl_loss(x, loss, low, high, beta):
@@ -49,7 +50,8 @@ def trl_loss(x, loss, low, high, beta):
     me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
         **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
         off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1,
+            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05),
         loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         max_completion_length=x["mask"].shape[1], accelerator=accelerator, aux_loss_enabled=False,
@@ -75,7 +77,7 @@ def random_batch(seed, B=6, T=9, spread=1.0):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beta", [0.0, 0.3])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TRL_LOSSES)
 def test_policy_loss_equals_trl(loss, beta, seed):
     x = random_batch(seed)
     want, theirs = trl_loss(x, loss, 0.2, 0.28, beta)
@@ -110,6 +112,55 @@ def test_advantages_equal_trl(scale):
     space = dict(vars(trl), self=me, rewards_per_func=rewards[:, None], num_generations=4, device="cpu")
     exec(block, space)  # noqa: S102  the oracle's own source
     torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
+
+
+# ----------------------------------------------------------------------------------- what a loss brings along
+
+
+def config_of(*argv):
+    return parse_args(Config, grpo.RECIPES, "", list(argv))[0]
+
+
+@pytest.mark.parametrize("loss,scale,low,high", [("grpo", "group", 0.2, 0.2), ("dr_grpo", "none", 0.2, 0.2),
+    ("dapo", "group", 0.2, 0.28), ("gspo", "group", 3e-4, 4e-4)])
+def test_a_loss_brings_the_settings_of_its_paper_and_a_flag_overrides_them(loss, scale, low, high):
+    got = Config(loss=loss)
+    assert (got.scale, got.clip_low, got.clip_high) == (scale, low, high)
+    got = config_of("--loss", loss, "--scale", "batch", "--clip_low", "0", "--clip_high", "10")
+    assert (got.scale, got.clip_low, got.clip_high) == ("batch", 0.0, 10.0)
+
+
+def test_a_presets_clip_range_is_for_the_presets_loss():
+    """tiny has clip_high 0.28 beside grpo: GSPO must not inherit that, a thousand times its own."""
+    for argv in ((), ("--loss", "grpo"), ("--lr", "1e-4")):
+        got = config_of("--config", "tiny", *argv)
+        assert (got.scale, got.clip_low, got.clip_high) == ("group", 0.2, 0.28)
+    assert config_of("--config", "tiny", "--loss", "gspo").clip_high == 4e-4
+    assert config_of("--config", "tiny", "--loss", "gspo", "--clip_high", "0.28").clip_high == 0.28
+
+
+def test_a_losss_own_settings_come_from_its_row_and_the_command_line():
+    assert config_of("--loss", "sapo").loss_settings == "tau_pos=1.0,tau_neg=1.05"
+    changed = config_of("--loss", "sapo", "--loss_settings", "tau_neg=2")
+    assert changed.loss_settings == "tau_pos=1.0,tau_neg=2.0"
+    x = random_batch(0)
+    x.pop("ref_logprobs")
+    own, same, other = (policy_loss(**x, loss="sapo", settings=s)[0]
+        for s in (None, {"tau_neg": 1.05}, {"tau_neg": 2.0}))
+    assert own == same != other
+    for argv, message in ((["--loss", "sapo", "--loss_settings", "tau_ne=2"], "did you mean tau_neg"),
+            (["--loss", "sapo", "--loss_settings", "tau_neg=x"], "tau_neg=NUMBER"),
+            (["--loss_settings", "tau_neg=2"], "grpo has no settings"),
+            (["--loss", "sap"], "did you mean sapo")):
+        with pytest.raises(UserError, match=message):
+            config_of(*argv)
+
+
+def test_the_settings_reach_the_loss_of_a_run():
+    model, samples = sampled()
+    values = [micro_step(model, None, samples, 1, 1, Config(kl_coef=0.0, loss="sapo", loss_settings=s),
+        shipped().pad_id, "cpu")["loss"] for s in ("", "tau_pos=8")]
+    assert abs(values[0] - values[1]) > 0.1
 
 
 # --------------------------------------------------- mistakes that real GRPO codebases shipped, one test each
@@ -353,6 +404,21 @@ def test_groups_without_variance_are_dropped():
     groups = [group([1.0, 0.0]), group([1.0, 1.0]), group([0.0, 0.0]), group([0.1, 0.0])]
     kept = grpo.with_advantages(groups, Config(group_size=2))
     assert [round(s.advantage, 2) for s in kept] == [0.71, -0.71, 0.71, -0.71]
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 16])
+def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(size):
+    for scale in ("group", "batch", "none"):
+        got = group_advantages(torch.tensor([0.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
+        assert not got[:size].any() and got[size:].all()
+
+
+def test_a_group_counts_by_its_advantages_so_that_another_baseline_works(monkeypatch):
+    """Against the constant 0.5, a group that is all right or all wrong teaches something; one of 0.5 not."""
+    monkeypatch.setattr(grpo, "group_advantages", lambda rewards, group_size, scale: rewards - 0.5)
+    groups, cfg = [group([1.0, 1.0]), group([0.5, 0.5]), group([0.0, 1.0])], Config(group_size=2)
+    assert [s.advantage for s in grpo.with_advantages(groups, cfg)] == [0.5, 0.5, -0.5, 0.5]
+    assert grpo.rollout_metrics(groups, cfg)["no_variance"] == pytest.approx(1 / 3)
 
 
 def test_truncated_completions_are_masked_only_when_asked():

@@ -212,7 +212,8 @@ def test_rows_that_cannot_be_scored_are_found_before_the_run(row, message):
 
 
 def test_rewards_follow_the_calling_convention_of_trl():
-    """Keyword columns as lists, unknown keywords ignored, a list of floats back."""
+    """Keyword columns as lists, unknown keywords ignored, a list of floats back. A new reward has its own
+    test: these are the rewards that this fixture was made for."""
     n = 5
     columns = dict(
         completions=[wrap("1+2", "so we wait")] * n,
@@ -231,20 +232,13 @@ def test_rewards_follow_the_calling_convention_of_trl():
         never=[["fool"]] * n,
         refusals=[["1+2"]] * n,
     )
-    other = {
-        "code": 0.0,
-        "code_fraction": 0.0,
-        "math_boxed": 0.0,
-        "format_boxed": 0.0,
-        "overlong": 0.0,
-        "repetition": 0.0,
-    }
-    for name, reward in REWARDS.items():
-        if name in BY_MODEL:  # tests/test_preference.py
-            with pytest.raises(UserError, match="preference model"):
-                reward(**columns)
-            continue
-        assert reward(**columns) == [other.get(name, 1.0)] * n, name
+    nothing = ("code", "code_fraction", "math_boxed", "format_boxed", "overlong", "repetition")
+    right = ("countdown", "math", "exact", "format", "soft_format", "language", "length", "answered", "clean")
+    for name in (*right, *nothing):
+        assert REWARDS[name](**columns) == [float(name in right)] * n, name
+    for name in BY_MODEL:  # tests/test_preference.py
+        with pytest.raises(UserError, match="preference model"):
+            REWARDS[name](**columns)
 
 
 def test_random_expressions_reward_exactly_the_true_ones():
@@ -470,6 +464,22 @@ def test_a_custom_reward_is_a_component_and_judges_unknown_tasks(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             reward_plan(what)
+
+
+def test_several_own_rewards_have_a_weight_each_and_are_logged_by_themselves(tmp_path):
+    for name, value in (("a", "len(c)"), ("b", "c.count('1')")):
+        text = f"def {name}(completions, **kwargs):\n    return [float({value}) for c in completions]\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    a, b = f"{tmp_path}/a.py:a", f"{tmp_path}/b.py:b"
+    row = row_at("countdown", "train", 0, 0)
+    (got,) = score([row], ["11"], reward_plan(f"{a}, {b}", "b=0.25"))
+    assert got == {"countdown": 0.0, "format": 0.0, "a": 2.0, "b": 2.0, "accuracy": 0.0, "reward": 2.5}
+    assert list(reward_plan(f"{b},{a}").custom) == ["b", "a"]  # the first judges tasks that are in no table
+    (tmp_path / "other.py").write_text("def a(completions, **_): pass\ndef format(completions, **_): pass\n")
+    for where, name in ((f"{a},{a}", "a"), (f"{a},{tmp_path}/other.py:a", "a"),
+            (f"{tmp_path}/other.py:format", "format")):
+        with pytest.raises(UserError, match=f"another reward called {name}; rename"):
+            reward_plan(where)
 
 
 def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
