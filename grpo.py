@@ -202,8 +202,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo, gspo and
     sapo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
     own (for dr_grpo B x T). settings: of the loss alone; None = its row's. Returns (loss, metrics): means
-    over this call's completion tokens, and "tokens", their number. Raises UserError for an unknown loss, or
-    kl_coef without ref_logprobs."""
+    over this call's completion tokens, and "tokens", their number. clip_fraction is of the two objectives
+    above that clip, else 0. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
     settings = loss_settings(loss) | (settings or {})
     if kl_coef and ref_logprobs is None:
         raise UserError("kl_coef > 0 needs ref_logprobs")
@@ -229,7 +229,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
     below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
-    outside = above if objective is clipped_weight else below | above & (A > 0)
+    outside = {clipped: below | above & (A > 0), clipped_weight: above}.get(objective, above & False)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics

@@ -1,5 +1,5 @@
-"""What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the
-final table."""
+"""What a run writes and prints: metrics.jsonl, samples.jsonl, the trackers' rows, the progress line, the
+diagnosis line, the final table."""
 
 import atexit
 import importlib

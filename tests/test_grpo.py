@@ -148,6 +148,7 @@ def test_a_losss_own_settings_come_from_its_row_and_the_command_line():
     own, same, other = (policy_loss(**x, loss="sapo", settings=s)[0]
         for s in (None, {"tau_neg": 1.05}, {"tau_neg": 2.0}))
     assert own == same != other
+    assert policy_loss(**x, loss="sapo")[1]["clip_fraction"] == 0 < policy_loss(**x)[1]["clip_fraction"]
     for argv, message in ((["--loss", "sapo", "--loss_settings", "tau_ne=2"], "did you mean tau_neg"),
             (["--loss", "sapo", "--loss_settings", "tau_neg=x"], "tau_neg=NUMBER"),
             (["--loss_settings", "tau_neg=2"], "grpo has no settings"),
