@@ -13,7 +13,7 @@ tiny: .venv/dev
 	@echo "pictures: out/tiny/grpo/curves.png   samples: out/tiny/grpo/samples.jsonl"
 
 # ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
-# A stage's file config.json is written last. Settings: the rows CONFIG/STAGE of RECIPES in sft.py and grpo.py.
+# A stage's file config.json is written last. Settings: SIZES and STAGES in config.py.
 # Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
 # HELD=prompts.jsonl PROBLEMS=problems.jsonl (a fifth of these is held out, for the report; needs WEB and COLD).
 # Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, EVAL_FLAGS.
@@ -30,14 +30,10 @@ MAKE_DATA = $(PY) data/r1_data.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed 
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
 GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
-EVAL = $(PY) eval.py --seed $(SEED) --max_new_tokens 320 --device cpu:2 $(EVAL_FLAGS) --from $(@D) --json $@
+EVAL = $(PY) eval.py --config $(CONFIG) --seed $(SEED) $(EVAL_FLAGS) --from $(@D) --json $@
 SEARCH = $(subst eval.py,experiments/search.py,$(EVAL))
 DONE = config.json
 STAGES := base zero zero_language cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
-TASK_tiny := countdown:n=3,high=12,ops=+-*,limit=40,high_target=40
-TASK_small := countdown:n=4
-TASK ?= $(TASK_$(CONFIG))
-
 r1: $(OUT)/report.md
 
 # 0 base: a mixture of experts reads the web
@@ -74,7 +70,7 @@ $(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)_dense/zero $(ON) --init $(OUT)/dense_base
 # 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
 # and for one of them what more tokens buy, by longer thinking, by votes, by search
-HELD_OUT = --task "$(or $(PROBLEMS),$(TASK))" $(if $(PROBLEMS),--split test)
+HELD_OUT = $(if $(PROBLEMS),--task "$(PROBLEMS)" --split test)
 $(OUT)/reasoning/curves.json: $(OUT)/reasoning/$(DONE) $(PROBLEMS)
 	$(SEARCH) $(HELD_OUT) --search mcts $(if $(PROBLEMS),--value agreement)
 $(OUT)/%/eval.json: $(OUT)/%/$(DONE) $(PROBLEMS)

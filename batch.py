@@ -73,9 +73,20 @@ def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
     return list(torch.from_numpy(flat).to(batch.owner.device).unbind(1))
 
 
+# The way of a log-probability, from a rollout to the loss:
+#   Sample                   a prompt with one completion, as lists
+#   collate                  prompts (P, S), each once; completions (B, T) with the mask of their tokens
+#   model.hidden_shared      the states that predict the completions' tokens (B, T, D). Layers work on a flat
+#                            list of tokens; in attention a completion sees its prompt (mla.SharedPrompts)
+#   mask                     only real tokens' states (N, D): each other one would cost V logits
+#   kernels.token_logprobs   head, log-softmax and the choice of the token, chunk by chunk: (N,)
+#   masked_scatter           back to (B, T), zero where there is no token
+#   grpo.policy_loss         compares them with the sampler's own
+
+
 def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
-    """Log-probabilities and entropies of the completions' tokens, zero elsewhere: (B, T) each. Only their
-    states go through the head."""
+    """Log-probabilities and entropies of the completions' tokens, zero elsewhere: (B, T) each. Equals
+    `token_logprobs` of `model.hidden` over the whole sequences."""
     inputs, at = batch.completions[:, :-1], batch.mask.flatten().nonzero().squeeze(1)
     hidden = model.hidden_shared(batch.prompts, batch.lengths, inputs, batch.owner, routing)  # (B, T, D)
     hidden, targets = hidden.flatten(0, 1).index_select(0, at), batch.completions.flatten()[at]
@@ -102,7 +113,7 @@ def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: i
     """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
     chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
         norms       4 D: of each, its input and its output
-        attention   2 H (n + R) of queries and keys, 2 H v of values and outputs, 2 (C + R) of the latent and
+        attention   2 H (U + R) of queries and keys, 2 H W of values and outputs, 2 (C + R) of the latent and
                     2 q_lora_rank before and after their norms; H length / 2 probabilities, if rows are
                     `length` tokens long: only kernels.mla_attention on a CPU keeps them, 0 elsewhere
         SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from config import ModelConfig, UserError, read_json
+from data.tokenizer import Tokenizer, save_beside
 from model import Transformer
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
@@ -56,6 +58,7 @@ def save_model(model: Transformer, dir: str | Path):
         kind = raw["architectures"][0].replace("CausalLM", SCORER)
         raw |= {"architectures": [kind], "id2label": {"0": "score"}}
     (dir / "config.json.tmp").write_text(json.dumps(raw, indent=2) + "\n")
+    os.chmod(dir / "model.safetensors.tmp", (dir / "config.json.tmp").stat().st_mode)  # safetensors: 0600
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
 
@@ -156,6 +159,24 @@ def _place(name: str, cfg: ModelConfig):
 
 
 # ----------------------------------------------------------------------------------------------------- resume
+
+
+def unfinished(out: str | Path, cfg) -> dict | None:
+    """The saved state of an unfinished run in `out` with these settings, a dataclass; None if there is none.
+    Raises UserError for one with other settings."""
+    state = load_state(Path(out) / "state")
+    changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v] if state else []
+    if changed:
+        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
+            f"--out, or remove {out}/state to start again")
+    return state
+
+
+def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str):
+    """A finished run's model, with its tokenizer, and no state any more: the next run starts anew."""
+    save_beside(tokenizer, init, out)
+    save_model(model, out)
+    shutil.rmtree(out / "state", ignore_errors=True)
 
 
 def new_run_folder(dir: str | Path):

@@ -24,7 +24,7 @@ class ModelConfig:
     sec. 2."""
 
     model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
-    vocab_size: int = 512
+    vocab_size: int = 512  # V
     hidden_size: int = 128  # D
     intermediate_size: int = 256  # width of the dense layers' SwiGLU
     moe_intermediate_size: int = 64  # F, width of one expert
@@ -33,18 +33,18 @@ class ModelConfig:
     n_shared_experts: int = 1
     n_routed_experts: int = 8  # E
     num_experts_per_tok: int = 2  # K
-    routed_scaling_factor: float = 1.0
+    routed_scaling_factor: float = 1.0  # of the routed experts' sum, beside the shared experts
     first_k_dense_replace: int = 1  # the first k layers are dense; num_hidden_layers = a dense model
     scoring_func: str = "sigmoid"  # sigmoid (V3) | softmax (V2)
     topk_method: str = "noaux_tc"  # noaux_tc (V3) | greedy | group_limited_greedy (V2)
-    n_group: int = 1
-    topk_group: int = 1
-    norm_topk_prob: bool = True
-    q_lora_rank: int | None = None
+    n_group: int = 1  # groups of experts: those of one machine, in V3's training
+    topk_group: int = 1  # groups that a token may use
+    norm_topk_prob: bool = True  # the K weights sum to 1
+    q_lora_rank: int | None = None  # of the queries' latent, which saves activations; None = no latent
     kv_lora_rank: int = 64  # C, the latent that is cached
-    qk_nope_head_dim: int = 32
+    qk_nope_head_dim: int = 32  # U
     qk_rope_head_dim: int = 16  # R, the decoupled rotary key, cached beside the latent
-    v_head_dim: int = 32
+    v_head_dim: int = 32  # W
     attention_bias: bool = False
     rope_theta: float = 10000.0
     rope_scaling: dict | None = (
@@ -151,34 +151,93 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own.
+_TINY = {
+    "all": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", max_new_tokens=320,
+        device="cpu:2"),
+    "sft": dict(steps=400, batch_size=96, micro_tokens=2048, lr=1.5e-2),
+    "grpo": dict(steps=48, prompts=16, group_size=16, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048,
+        eval_every=8),
+    "distill": dict(prompts=2048, keep=3)}
+_SMALL = {
+    "all": dict(task="countdown:n=4", max_new_tokens=512),
+    "sft": dict(steps=2000, batch_size=128, lr=1e-3),
+    "grpo": dict(steps=200, lr=1e-4, updates=2),
+    "distill": dict(prompts=2048, samples=16)}
+SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL,
+    "small_dense": _SMALL, "base1b": _SMALL | {
+        "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
+        "grpo": dict(steps=200, lr=2e-5, updates=2)}}
+# Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
+STAGES: dict[str, tuple[str, dict, dict]] = {
+    "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),
+    "zero": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0")),  # only logged
+    "zero_language": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0.2")),
+    # small batches, many steps: base never saw the tags' tokens
+    "cold": ("sft", dict(lr=3, batch_size=3), dict(epochs=2, template="plain")),
+    "reasoning": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.1,language=0.2")),
+    # with a third of lr instead of a tenth, base forgets the facts that it knew
+    "rejection": ("sft", dict(lr=10, batch_size=3), dict(epochs=2, template="plain")),
+    "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
+    "scenarios": ("grpo", dict(steps=2), dict(reward_weights="format=0.1,language=0.2")),
+    "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain"))}
+
+
+def presets_of(script: str, cls) -> dict[str, dict]:
+    """The presets of a script with the Config `cls`: a row per size, and per size and stage ("tiny/zero")."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    rows = {size: {k: v for k, v in (table["all"] | table.get(script, {})).items() if k in names}
+        for size, table in SIZES.items()}
+    for size, row in list(rows.items()):
+        for stage, (owner, divide, other) in STAGES.items():
+            if owner == script:
+                scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
+                    for k, by in divide.items()}
+                named = {"stage": stage} if "stage" in names else {}
+                rows[f"{size}/{stage}"] = row | scaled | other | named
+    return rows
+
+
 def closest(word: str, choices) -> str:
     """A hint for an unknown word: '; did you mean X?' or the list of choices."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(choices)}"
 
 
-def knob(default, help: str, group: str = "", of: str = ""):
-    """A field of a script's Config: its default, its line of --help, and the heading that it is listed under;
-    "" = the first screen. `of`: the knob that this one belongs to. Who chooses another loss on the command
-    line does not want the clip range that a preset gave to its own."""
-    return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
-
-
-def numbers(text: str, names, flag: str) -> dict[str, float]:
-    """"a=1,b=0.5", the value of a flag, to {"a": 1.0, "b": 0.5}. Raises UserError for a name that is not one
-    of `names`, and for a value that is not a finite number."""
+def numbers(text: str, names, option: str) -> dict[str, float]:
+    """"a=1,b=0.5" as numbers by name. Raises UserError for a name that is none of `names`, and for what is no
+    finite number."""
     out = {}
     for item in filter(None, map(str.strip, text.split(","))):
         name, _, value = item.partition("=")
         if name not in names:
-            raise UserError(f"{flag}: unknown name {name}{closest(name, names)}")
+            raise UserError(f"{option}: unknown name {name}" + (closest(name, names) if names else ""))
         try:
             out[name] = float(value)
         except ValueError:
             out[name] = math.nan
         if not math.isfinite(out[name]):
-            raise UserError(f"{flag} {item}: expected {name}=NUMBER")
+            raise UserError(f"{option} {item}: expected {name}=NUMBER")
     return out
+
+
+def knob(default, help: str, group: str = "", of: str = ""):
+    """A field of a script's Config: its default, its line of --help and the heading above it; without one it
+    is on the first screen. of: another knob that this one belongs to; where that is given on the command
+    line, a preset's value of this one does not count."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
+
+
+def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:
+    """The docstring, the knobs of the first screen, then each group under its heading."""
+    sections = {"": ["  --config NAME".ljust(34) + f"preset: {', '.join(presets)}"]}
+    for name, f in fields.items():
+        kind = getattr(hints[name], "__name__", str(hints[name]))
+        line = f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})"
+        sections.setdefault(f.metadata["group"], []).append(line)
+    sections[""] += ["  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox"]
+    return doc.strip() + "\n\n" + "\n\n".join(
+        "\n".join([*([f"{group}:"] if group else []), *lines]) for group, lines in sections.items())
 
 
 def _convert(key: str, text: str, kind):
@@ -197,22 +256,8 @@ def _convert(key: str, text: str, kind):
 unsafe_code_execution = False  # set by --unsafe_code_execution: a permission here, not a setting of a run
 
 
-def print_help(fields: dict, hints: dict, presets: dict[str, dict], doc: str):
-    """The first screen of --help, then the other knobs under their headings."""
-    print(doc.strip() + "\n\n  --config NAME".ljust(36) + f"preset: {', '.join(presets)}")
-    print("  --unsafe_code_execution".ljust(36) + "run model-written programs without the sandbox")
-    for group in dict.fromkeys(["", *(f.metadata["group"] for f in fields.values())]):
-        if group:
-            print(f"\n{group}:")
-        for name, f in fields.items():
-            if f.metadata["group"] == group:
-                kind = (typing.get_args(hints[name]) or [hints[name]])[0].__name__  # of int | None: int
-                print(f"  --{name} {kind.upper()}".ljust(36) + f"{f.metadata['help']} (default {f.default})")
-
-
 def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None = None):
-    """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs. A
-    preset's knobs that belong (`knob(of=)`) to one that has another value on the command line are left out.
+    """Build the dataclass `cls` from its defaults, then `presets[--config]`, then `--key value` pairs.
 
     Returns (config, preset name). Prints the help and exits on --help. Raises UserError for an unknown
     key, preset or value."""
@@ -222,7 +267,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     }  # `from_` is --from: Python keeps the word
     hints = {k.rstrip("_"): v for k, v in typing.get_type_hints(cls).items()}
     if "--help" in argv or "-h" in argv:
-        print_help(fields, hints, presets, doc)
+        print(_help_text(doc, presets, fields, hints))
         sys.exit(0)
     if "--unsafe_code_execution" in argv:
         global unsafe_code_execution
@@ -247,12 +292,9 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
         raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
-    given = {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
-    default = {f.name: f.default for f in fields.values()} | presets[preset]
-    other = {k for k, v in given.items() if v != default[k]}
-    belongs = {f.name: f.metadata["of"] for f in fields.values()}
-    row = {k: v for k, v in presets[preset].items() if belongs[k] not in other}
-    return cls(**row | given), preset
+    theirs = {k: v for k, v in presets[preset].items() if fields[k.rstrip("_")].metadata["of"] not in given}
+    values = theirs | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
+    return cls(**values), preset
 
 
 def run_script(main):

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import UserError, knob, parse_args, run_script
+from config import UserError, knob, parse_args, presets_of, run_script
 from data.r1_data import why_not, write_jsonl
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
@@ -49,12 +49,7 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
-RECIPES: dict[str, dict] = {
-    "default": {},
-    "tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", prompts=2048, keep=3,
-        max_new_tokens=320, device="cpu:2"),
-    "small": dict(task="countdown:n=4", prompts=2048, samples=16, max_new_tokens=512),
-}
+RECIPES = {"default": {}, **presets_of("distill", Config)}
 
 
 def judge_of(where: str):

@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import UserError, knob, parse_args, run_script
+from config import UserError, knob, parse_args, presets_of, run_script
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
@@ -262,7 +262,7 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
 
 
 def main():
-    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
+    cfg, _ = parse_args(Config, {"default": {}, **presets_of("eval", Config)}, __doc__)
     model, tokenizer, rows, task, plan, ranks = opened_checkpoint(cfg)
     m, records = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens,
         ranks=ranks, plan=plan, temperature=cfg.temperature, top_p=cfg.top_p, seed=cfg.seed)

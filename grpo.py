@@ -7,15 +7,15 @@ scratch.
 
 One step: sample groups of completions -> score them by rules -> advantages within each group -> a few
 minibatch updates of the clipped objective -> log. Differs from the paper: std is the unbiased one plus 1e-4,
-as in TRL; groups whose advantages are all 0 (equal rewards) are left out of the update and of its normalizer,
+as in TRL; groups whose rewards are all equal (advantage 0) are left out of the update and of its normalizer,
 or replaced (DAPO, --resample).
 """
 
 import copy
 import importlib.util
+import inspect
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -30,12 +30,12 @@ import numpy as np
 import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
-from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import UserError, closest, knob, numbers, parse_args, run_script
+from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
+from config import UserError, closest, knob, numbers, parse_args, presets_of, run_script
 from data.tasks import load_jsonl, training_rows
-from data.tokenizer import for_checkpoint, save_beside
+from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
-from metrics import Log, diagnosis, open_tracker, progress_line, table, tracker_library
+from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters
@@ -56,64 +56,45 @@ class Config:
     prompts: int = knob(32, "problems per rollout")
     group_size: int = knob(16, "G, completions per problem")
     max_new_tokens: int = knob(256, "longest completion")
+    temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
+        group="sampling")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
     lr: float = knob(1e-5, "peak learning rate of AdamW; 5 steps of warm-up, then linear decay to a tenth")
     loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
-    kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
-    reward: str = knob("", "rewards of your own, a.py:f,b.py:g (TRL's calling convention), and "
-        "preference:FOLDER")
-    reward_weights: str = knob("",
-        "accuracy=1,format=0.1,f=0.5,...; overlong=1 punishes long completions (DAPO eq. 13), "
-        "overlong=mask leaves truncated ones out of the update; empty = those of the task")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05",
+        group="loss", of="loss")
     scale: str = knob("", "advantages are divided by the std of the group, of the batch, or by none; "
-        "empty = the loss's own", group="the loss", of="loss")
-    clip_low: float | None = knob(None, "epsilon of the clipped ratio, below 1; None = the loss's own",
-        group="the loss", of="loss")
-    clip_high: float | None = knob(None, "epsilon of the clipped ratio, above 1; None = the loss's own",
-        group="the loss", of="loss")
-    loss_settings: str = knob("", "settings of one loss alone, tau_pos=1,tau_neg=1.05 (SAPO); "
-        "empty = its paper's", group="the loss", of="loss")
+        "empty = as the loss's paper does", of="loss")
+    clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
+    clip_high: float | None = knob(None, "epsilon of the ratio's clip above 1; none = the paper's", of="loss")
+    kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
     ref_every: int = knob(0,
-        "steps after which the policy becomes the reference; 0 = the initial model stays", group="the loss")
-    router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
-        "(V3 eq. 17 is added), replay (the rollout's experts are used)", group="the loss")
-    temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
+        "steps after which the policy becomes the reference; 0 = the initial model stays")
+    resample: int = knob(0,
+        "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped",
         group="sampling")
-    resample: int = knob(0, "rounds of fresh problems that replace groups without variance (DAPO); 0 = they "
-        "are dropped", group="sampling")
+    reward: str = knob("",
+        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER")
+    reward_weights: str = knob("",
+        "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
+        "overlong=mask leaves truncated ones out of the update; empty = those of the task")
+    router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
+        "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="memory")
     eval_every: int = knob(10, "steps between held-out evaluations, samples shown and saves", group="logging")
-    tracker: str = knob("", "also log to tensorboard, wandb or trackio (the table TRACKERS)", group="logging")
+    tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
+        group="logging")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
     def __post_init__(self):
-        """What is left empty is the loss's own: from here on every setting is there, printed and saved."""
-        settings = loss_settings(self.loss, self.loss_settings)
-        self.loss_settings = ",".join(f"{k}={v}" for k, v in settings.items())
-        row = LOSSES[self.loss]
-        self.scale = self.scale or row.scale
-        self.clip_low = row.clip_low if self.clip_low is None else self.clip_low
-        self.clip_high = row.clip_high if self.clip_high is None else self.clip_high
+        """What is not given is as the loss's paper has it; an unknown loss is refused by `check`."""
+        own = LOSSES.get(self.loss, LOSSES["grpo"])
+        self.scale = self.scale or own.scale
+        self.clip_low = own.clip_low if self.clip_low is None else self.clip_low
+        self.clip_high = own.clip_high if self.clip_high is None else self.clip_high
 
 
-_TINY = dict(
-    task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=48, prompts=16,
-    group_size=16, max_new_tokens=320, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048, eval_every=8)
-RECIPES: dict[str, dict] = {
-    "tiny": _TINY,
-    "tiny_dense": _TINY,
-    "small": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
-    "base1b": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=2e-5, updates=2),
-    "small_dense": dict(task="countdown:n=4", steps=200, max_new_tokens=512, lr=1e-4, updates=2),
-}
-_STAGES = {  # of `make r1`: the share of the preset's steps, the weights of the rewards
-    "zero": (2 / 3, "accuracy=1,format=0.2,language=0"),  # language is only logged
-    "zero_language": (2 / 3, "accuracy=1,format=0.2,language=0.2"),
-    "reasoning": (2 / 3, "accuracy=1,format=0.1,language=0.2"),
-    "scenarios": (1 / 2, "format=0.1,language=0.2"),
-}
-RECIPES |= {f"{size}/{stage}": row | {"steps": round(share * row["steps"]), "reward_weights": weights}
-    for size, row in list(RECIPES.items()) for stage, (share, weights) in _STAGES.items()}
+RECIPES = presets_of("grpo", Config)
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
 EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it,
 # but not of a stage of `make r1`, whose checkpoints are all measured by eval.py, once
@@ -131,8 +112,6 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
         raise UserError(f"group_size {group_size}: a group needs at least 2 completions, and whole groups")
     groups = rewards.view(-1, group_size)  # (P, G)
     centered = groups - groups.mean(1, keepdim=True)
-    equal = (groups == groups[:, :1]).all(1, keepdim=True)
-    centered = centered.masked_fill(equal, 0)  # exactly, whatever the mean's rounding
     if scale == "group":
         centered = centered / (groups.std(1, keepdim=True) + 1e-4)
     elif scale == "batch":
@@ -154,44 +133,39 @@ def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
     return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
 
 
-def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, tau_pos, tau_neg):
-    """(4 / tau) sigmoid(tau (ratio - 1)) A, tau_pos where A > 0, else tau_neg (SAPO, arXiv 2511.20347): no
-    clip, the gradient fades as the ratio leaves 1."""
+def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, *, tau_pos=1.0, tau_neg=1.05):
+    """(4 / tau) sigmoid(tau (ratio - 1)) A: a smooth gate in place of the clip, steeper for A < 0 (SAPO,
+    arXiv 2511.20347)."""
     tau = torch.where(advantages > 0, tau_pos, tau_neg)
     return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages
 
 
 class Loss(NamedTuple):
-    """The first four say what is computed, the others are its paper's settings, which a flag overrides."""
+    """A row of LOSSES. Keyword-only arguments of the objective are settings of its own: --loss_settings."""
 
-    objective: Callable  # of ratio, advantages, logprobs, clip_low, clip_high, **settings; to be maximised
+    objective: Callable  # (ratio, advantages, logprobs, clip_low, clip_high) -> per token, to be maximised
     sequence_ratio: bool  # the ratio of the whole sequence to the power 1/|o| (GSPO, arXiv 2507.18071, eq. 7)
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
-    count: str  # what the sum is divided by: "sequences", "tokens", "max_tokens" = sequences x max_new_tokens
+    count: str  # the sum's divisor: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
+    scale: str = "group"  # the paper's own: these three hold where no flag says otherwise
     clip_low: float = 0.2
     clip_high: float = 0.2
-    scale: str = "group"
-    settings: dict[str, float] = {}  # of the objective alone, as --loss_settings names them
 
 
 LOSSES: dict[str, Loss] = {
     "grpo": Loss(clipped, False, True, "sequences"),  # DeepSeekMath eq. 3
     "dr_grpo": Loss(clipped, False, False, "max_tokens", scale="none"),  # arXiv 2503.20783
     "dapo": Loss(clipped, False, False, "tokens", clip_high=0.28),  # arXiv 2503.14476, eq. 8
-    "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # sec. 5.1
-    "cispo": Loss(clipped_weight, False, False, "tokens"),  # its paper names no clip
-    "sapo": Loss(soft_gate, False, True, "sequences", settings=dict(tau_pos=1.0, tau_neg=1.05)),
+    "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # arXiv 2507.18071
+    "cispo": Loss(clipped_weight, False, False, "tokens"),
+    "sapo": Loss(soft_gate, False, True, "sequences"),
 }
 
 
-def loss_settings(loss: str, text: str = "") -> dict[str, float]:
-    """A loss's own settings, those of its row, changed by --loss_settings. Raises UserError."""
-    if loss not in LOSSES:
-        raise UserError(f"--loss {loss}{closest(loss, LOSSES)}")
-    own = LOSSES[loss].settings
-    if text and not own:
-        raise UserError(f"--loss_settings {text}: {loss} has no settings of its own")
-    return own | numbers(text, own, f"--loss_settings of {loss}")
+def settings_of(loss: str, text: str) -> dict[str, float]:
+    """"tau_pos=1,tau_neg=1.05" as keyword arguments of the loss's objective. Raises UserError."""
+    parameters = inspect.signature(LOSSES[loss].objective).parameters.values()
+    return numbers(text, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY], "--loss_settings")
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
@@ -199,12 +173,13 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
-    that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo, gspo and
-    sapo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). settings: of the loss alone; None = its row's. Returns (loss, metrics): means
-    over this call's completion tokens, and "tokens", their number. clip_fraction is of the two objectives
-    above that clip, else 0. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
-    settings = loss_settings(loss) | (settings or {})
+    that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
+    gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
+    own (for dr_grpo B x T). settings: keyword arguments of the loss's own. Returns (loss, metrics): means
+    over this call's completion tokens, and "tokens", their number. Raises UserError for an unknown loss,
+    or kl_coef without ref_logprobs."""
+    if loss not in LOSSES:
+        raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
     if kl_coef and ref_logprobs is None:
         raise UserError("kl_coef > 0 needs ref_logprobs")
     objective, sequence_ratio, sequence_mean, count = LOSSES[loss][:4]
@@ -215,7 +190,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
     ratio, A = log_ratio.exp(), advantages[:, None]
-    per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **settings)
+    per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
     metrics = {"tokens": int(tokens)}
     if ref_logprobs is not None:
         log_ref = torch.where(mask, ref_logprobs - logprobs, zero)
@@ -229,7 +204,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
     below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
-    outside = {clipped: below | above & (A > 0), clipped_weight: above}.get(objective, above & False)
+    outside = above if objective is clipped_weight else below | above & (A > 0)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics
@@ -270,18 +245,27 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
 
 
 def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
-    """The advantages of each group. A group teaches something, and counts, when any of them is not zero."""
+    """The advantages of each group's samples."""
     rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
     return group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
 
 
+def has_variance(group: list[Sample]) -> bool:
+    return len({s.scores["reward"] for s in group}) > 1
+
+
+def teaches(group: list[Sample], advantages: list[float]) -> bool:
+    """Whether a group has an advantage that is not zero; of equal rewards the mean's rounding is none."""
+    return has_variance(group) or max(map(abs, advantages)) > 0.01
+
+
 def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
-    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups without
-    variance (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
+    """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups that teach
+    nothing (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
     groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
-        missing = cfg.prompts - sum(map(any, advantages_of(groups, cfg)))
+        missing = cfg.prompts - sum(map(teaches, groups, advantages_of(groups, cfg)))
         if missing <= 0:
             break
         groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
@@ -290,10 +274,10 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
 
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
-    """The samples to train on, advantages filled in: groups that count; with overlong=mask, finished ones."""
+    """The samples to train on, advantages filled in: groups that teach; with overlong=mask, finished ones."""
     masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
     return [s._replace(advantage=a) for g, row in zip(groups, advantages_of(groups, cfg), strict=True)
-        if any(row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
+        if teaches(g, row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
 
 def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config,
@@ -312,7 +296,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
-        settings=loss_settings(cfg.loss, cfg.loss_settings))
+        settings=settings_of(cfg.loss, cfg.loss_settings))
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
@@ -360,7 +344,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
     return out
 
 
-def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
+def rollout_metrics(groups: list[list[Sample]]) -> dict:
     """What the sampled completions were like, over all of them."""
     samples = [s for g in groups for s in g]
 
@@ -372,7 +356,7 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
     return {k: mean(s.scores[k] for s in samples if k in s.scores) for k in sorted(components)} | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
-        "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
+        "no_variance": mean(not has_variance(g) for g in groups), "groups": len(groups),
         "reflections": mean(s.reflections for s in samples)}
 
 
@@ -400,9 +384,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
             reference.load_state_dict(state["reference"])
+    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
+    log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
-    log = Log(out, start, ranks.main, cfg.steps,
-        open_tracker(cfg.tracker if ranks.main else "", out, asdict(cfg)))
     if model.recompute:
         say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
             "backward pass (a smaller --micro_tokens may be faster)")
@@ -426,7 +410,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         clock = [time.perf_counter()]
         groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
-        m = rollout_metrics(groups, cfg)
+        m = rollout_metrics(groups)
         samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
@@ -459,6 +443,7 @@ def check(cfg: Config):
     for ok, message in [
         (cfg.group_size >= 2, f"--group_size {cfg.group_size}: advantages compare completions of one prompt; "
                               "use 2 or more"),
+        (cfg.loss in LOSSES, f"--loss {cfg.loss}{closest(cfg.loss, LOSSES)}"),
         (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
@@ -472,7 +457,8 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
-    tracker_library(cfg.tracker)
+    settings_of(cfg.loss, cfg.loss_settings)
+    check_tracker(cfg.tracker)
 
 
 def base_checkpoint(cfg: Config, preset: str) -> str:
@@ -502,11 +488,7 @@ def main():
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
-    state = load_state(out / "state")
-    if state and state["config"] != asdict(cfg):
-        changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v]
-        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
-                        f"--out, or remove {out}/state to start again")
+    state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     if ranks.main and not state:
@@ -532,19 +514,17 @@ def main():
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
         before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
-        log.write("before", 0, **before)
+        log.write("before", cfg.steps, **before)
     if ranks.main:
         finish(model, before, log, out, init)
 
 
 def finish(model, before: dict, log: Log, out: Path, init: str):
     """Save the policy, print the before/after table, draw the plots."""
-    save_beside(for_checkpoint(init), init, out)
-    save_model(model, out)
+    save_run(out, model, for_checkpoint(init), init)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": before, "after": evals[-1]}))
-    shutil.rmtree(out / "state", ignore_errors=True)
     if importlib.util.find_spec("matplotlib"):
         subprocess.run([sys.executable, Path(__file__).parent / "report" / "plot.py", out], check=True)
     else:

@@ -1,13 +1,13 @@
-"""What a run writes and prints: metrics.jsonl, samples.jsonl, the trackers' rows, the progress line, the
-diagnosis line, the final table."""
+"""What a run writes and says: metrics.jsonl, samples.jsonl, the progress line, the diagnosis line, the
+final table; the experiment trackers that can follow a run."""
 
 import atexit
-import importlib
+import importlib.util
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from config import UserError, closest
@@ -57,23 +57,18 @@ def aha(text: str, expected, right: float) -> dict[str, float]:
 class Log:
     """Appends rows to metrics.jsonl and samples.jsonl in a run's folder. A resumed run first drops what it
     will write again: the rows after the step that it goes on from, and those that follow the last of `steps`
-    steps (that state is saved before it is evaluated). Only rank 0 writes.
-
-    writers: further readers of the rows of metrics.jsonl (`open_tracker`), called with (kind, step, values).
-    They get the whole run, first what a resumed one has kept. Steps never descend, as trackers want it: what
-    is measured about an earlier step comes with the latest one."""
+    steps (that state is saved before it is evaluated). `tracker`, from `open_tracker`, gets the numbers of
+    each new row of metrics.jsonl as well. Only rank 0 writes."""
 
     def __init__(self, dir: str | Path, after_step: int, main: bool, steps: int = -1,
-            writers: Iterable[Callable] = ()):
-        self.dir, self.main, self.rows, self.writers, self.latest = Path(dir), main, [], list(writers), 0
+            tracker: Callable | None = None):
+        self.dir, self.main, self.rows, self.tracker = Path(dir), main, [], tracker
         for name in ("metrics", "samples") if main else ():
             self._keep(self.dir / f"{name}.jsonl", after_step, steps)
-        for row in self.rows:
-            self._track(**row)
 
     def _keep(self, path: Path, after_step: int, steps: int):
         def stays(row: dict) -> bool:
-            at_the_end = row["step"] == steps and row.get("kind") != "train" or row.get("kind") == "before"
+            at_the_end = row["step"] == steps and row.get("kind") != "train"
             return row["step"] <= after_step and not at_the_end
 
         kept = [line for line in (path.read_text().splitlines() if path.exists() else [])
@@ -88,17 +83,13 @@ class Log:
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])
-            self._track(**self.rows[-1])
+            if self.tracker:
+                self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
         if self.main:
             self._append("samples", {"step": step, **values})
-
-    def _track(self, kind: str, step: int, **values):
-        self.latest = max(self.latest, step)
-        for write in self.writers:
-            write(kind, self.latest, values)
 
     def _append(self, name: str, row: dict):
         with open(self.dir / f"{name}.jsonl", "a", encoding="utf-8") as f:
@@ -106,58 +97,70 @@ class Log:
                 + "\n")
 
 
-# -------------------------------------------------------------------------------------------------- trackers
+# ------------------------------------------------------------------------------------------------ trackers
 
 
-def to_tensorboard(library, out: Path, settings: dict) -> Callable:
-    """Events under out/tensorboard, anew each time: a resumed run writes its kept rows again."""
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
-    writer = library.SummaryWriter(str(out / "tensorboard"))
+def tensorboard(dir: Path, settings: dict) -> Callable:
+    from torch.utils.tensorboard import SummaryWriter
 
-    def write(kind: str, step: int, values: dict):
-        for name, value in values.items():
-            writer.add_scalar(f"{kind}/{name}", value, step)
-        writer.flush()
+    writer = SummaryWriter(dir)
 
-    return write
-
-
-def to_project(library, out: Path, settings: dict) -> Callable:
-    """A run of the project picoR1: wandb, and trackio, which has the same functions."""
-    library.init(project="picoR1", name=str(out), config=settings)
-    atexit.register(library.finish)
-
-    def write(kind: str, step: int, values: dict):
-        library.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+    def write(kind, step, values):
+        for key, value in values.items():
+            writer.add_scalar(f"{kind}/{key}", value, step)
+        writer.flush()  # it would keep them for two minutes, and lose them at the end
 
     return write
 
 
-# module, imported only when asked for; function of (module, out, settings) -> write(kind, step, values)
-TRACKERS: dict[str, tuple[str, Callable]] = {
-    "tensorboard": ("torch.utils.tensorboard", to_tensorboard),
-    "wandb": ("wandb", to_project),
-    "trackio": ("trackio", to_project),
+def wandb(dir: Path, settings: dict) -> Callable:
+    import wandb
+
+    wandb.init(project="picor1", name=run_name(dir), config=settings, dir=str(dir))
+    return lambda kind, step, values: wandb.log({f"{kind}/{k}": v for k, v in values.items()}, step=step)
+
+
+def trackio(dir: Path, settings: dict) -> Callable:
+    import trackio
+
+    trackio.init(project="picor1", name=run_name(dir), config=settings)
+    atexit.register(trackio.finish)  # it sends from a thread: wait for the last rows
+    return lambda kind, step, values: trackio.log({f"{kind}/{k}": v for k, v in values.items()}, step=step)
+
+
+# --tracker: open(dir, settings) -> write(kind, step, values); the pip package that it needs, "" for none
+TRACKERS: dict[str, tuple[Callable, str]] = {
+    "tensorboard": (tensorboard, "tensorboard"),
+    "wandb": (wandb, "wandb"),
+    "trackio": (trackio, "trackio"),
 }
 
 
-def tracker_library(name: str):
-    """The module of a tracker, None for no name. Raises UserError for an unknown or uninstalled one."""
-    if name not in {"", *TRACKERS}:
+def run_name(dir: Path) -> str:
+    """out/tiny/grpo -> tiny-grpo."""
+    return "-".join(dir.resolve().parts[-2:])
+
+
+def check_tracker(name: str):
+    """Before anything is trained: raises UserError for an unknown tracker or one that is not installed."""
+    if not name:
+        return
+    if name not in TRACKERS:
         raise UserError(f"--tracker {name}{closest(name, TRACKERS)}")
-    try:
-        return importlib.import_module(TRACKERS[name][0]) if name else None
-    except ImportError:
-        raise UserError(f"--tracker {name}: it is not installed; pip install {name}") from None
+    package = TRACKERS[name][1]
+    if package and sys.modules.get(package) is None:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:  # no origin: a mere folder, as wandb leaves behind
+            raise UserError(f"--tracker {name} needs its library: pip install {package}")
 
 
-def open_tracker(name: str, out: Path, settings: dict) -> list[Callable]:
-    """What `Log` takes as writers: one for a name of TRACKERS, none without a name."""
-    library = tracker_library(name)
-    return [TRACKERS[name][1](library, out, settings)] if name else []
+def open_tracker(name: str, dir: Path, settings: dict) -> Callable | None:
+    """The write function of a tracker for the run in dir; None without a name."""
+    check_tracker(name)
+    return TRACKERS[name][0](dir, settings) if name else None
 
 
-# -------------------------------------------------------------------------------------------- what is printed
+# ------------------------------------------------------------------------------------------- what is printed
 
 
 def clock(seconds: float) -> str:

@@ -1,9 +1,12 @@
 """The DeepSeek-V3-shaped transformer.
 
-Shape legend, for all files:
-    B sequences = P prompts x G samples     T tokens             D model width (hidden_size)
-    H heads                                 C latent rank        R rotary width
-    E experts    K experts per token        F expert width       V vocabulary      N rows of a decoding batch
+The legend of letters, for all files; an einsum has the same ones, lower case:
+    B sequences = P prompts x G samples    T tokens of each, or of the part behind a prompt of S
+    N tokens in a flat list: those of a batch, or while decoding one of each row
+    D model width    H heads    C latent rank    V vocabulary
+    U width of a head's key that is not rotated    R rotated width    W width of a head's value
+    E experts        K experts per token           F expert width
+    j, in an einsum, the tokens that are attended to; t, those that attend (as in the paper)
 A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
 """
 
@@ -18,14 +21,15 @@ from moe import MLP, Experts, MoE, Router, Routing
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)): x itself is never normed, so that a
+    gradient passes all layers unchanged."""
 
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.self_attn = MLA(cfg)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        dense = layer < cfg.first_k_dense_replace
+        dense = layer < cfg.first_k_dense_replace  # there the load balances slowest (arXiv 2401.06066)
         self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size) if dense else MoE(cfg)
 
     def feed_forward(self, x, routing):
@@ -51,6 +55,7 @@ def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
         own = rest and rest.rest()
         return *block(x, freqs, own, shared), own
 
+    # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
     x, latent, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
     if own:
         routing.take(own)
@@ -69,7 +74,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
+            self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
         self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
@@ -96,13 +101,14 @@ class Transformer(nn.Module):
                 f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
 
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
-        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head."""
+        """tokens (B, T), right-padded -> (B, T, D), the normed states before the head: a loss takes these,
+        for the logits of a whole batch would be its largest tensor (kernels.token_logprobs)."""
         return self._run(tokens, routing)[0]
 
     def hidden_shared(self, prompts, lengths, completions, owner, routing: Routing | None = None):
         """The states that predict completions, each prompt computed once for all its completions: prompts
         (P, S), lengths (P,), completions (B, T), owner (B,), right-padded -> (B, T+1, D): the prompt's last
-        token, then the completion's own. Equal to `hidden` of the whole sequences. The routing is of flat
+        token, then the completion's own. Equals `hidden` of the whole sequences. The routing is of flat
         tokens, see SharedPrompts."""
         shared = SharedPrompts(lengths, owner, prompts.shape[1], completions.shape[1])
         self.check_length(shared.S + shared.T)
@@ -110,14 +116,14 @@ class Transformer(nn.Module):
         x = embed(tokens, self.embed_tokens.weight)
         freqs = self.freqs(shared.positions())
         if routing is not None:
-            routing.rows = shared.rows
+            routing.rows = shared.rows  # a balance loss is of whole sequences
         for layer in self.layers:
             x, _ = self._block()(layer, x, freqs, routing, shared)
         on_prompts, on_completions = shared.split(self.norm(x))
-        last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]
+        last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]  # predict first tokens
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
-    def _block(self):
+    def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
         return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
 
     def _run(self, tokens, routing, keep_latents=False):
@@ -134,14 +140,15 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens))
 
     def prefill(self, tokens, lengths, samples: int, routing=None):
-        """Run the prompts once: tokens (P, S), lengths (P,) -> the hidden state of each prompt's last token,
-        for each of its samples (P x samples, D), and their Cohort."""
+        """Run the prompts once, by the form of training: tokens (P, S), lengths (P,) -> the hidden state of
+        each prompt's last token, for each of its samples (P x samples, D), and their Cohort."""
         x, latents = self._run(tokens, routing, keep_latents=True)
-        last = x[torch.arange(len(lengths), device=x.device), lengths - 1]
+        last = x[torch.arange(len(lengths), device=x.device), lengths - 1]  # behind it is padding
         return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)
 
     def decode(self, tokens, cohorts: list[Cohort], routing=None):
-        """One step for every row of every cohort: tokens (N,) -> hidden (N, D). Counts the cohorts' steps."""
+        """One step for every row of every cohort: tokens (N,) -> hidden (N, D), equal to `hidden` of each
+        row's whole sequence at its last token. Counts the cohorts' steps."""
         x, freqs = self.embed_tokens(tokens), self.freqs(torch.cat([c.positions() for c in cohorts]))
         for number, layer in enumerate(self.layers):
             x = layer.decode(x, freqs, cohorts, number, routing)
@@ -153,7 +160,8 @@ class Transformer(nn.Module):
         return [layer.mlp.gate for layer in self.layers if isinstance(layer.mlp, MoE)]
 
     def num_parameters(self) -> tuple[int, int]:
-        """(all, active per token): routed experts count K / E in the second."""
+        """(all, active per token): what memory holds, and what a token costs: routed experts count K / E in
+        the second."""
         total = sum(p.numel() for p in self.parameters())
         routed = sum(p.numel() for m in self.modules() if isinstance(m, Experts) for p in m.parameters())
         return total, total - routed + routed * self.cfg.num_experts_per_tok // self.cfg.n_routed_experts

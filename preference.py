@@ -151,12 +151,12 @@ def load_judge(folder: str) -> dict[str, Callable[..., list[float]]]:
 
 @lru_cache
 def reward_plan(reward: str = "", weights: str = "") -> Plan:
-    """`rewards.reward_plan`, where --reward may also name a preference model among one's own functions:
-    preference:FOLDER,a.py:f,b.py:g. Raises UserError."""
+    """`rewards.plan_of`, where --reward may also name a preference model: preference:FOLDER,file.py:function.
+    Raises UserError."""
     parts = [part.strip() for part in reward.split(",") if part.strip()]
     folders = [part.removeprefix("preference:") for part in parts if part.startswith("preference:")]
     own = [part for part in parts if not part.startswith("preference:")]
     if len(folders) > 1:
         raise UserError(f"--reward {reward}: one preference model at most")
     functions = tuple(item for folder in folders for item in load_judge(folder).items())
-    return rewards.reward_plan(",".join(own), weights, functions)
+    return rewards.plan_of(",".join(own), weights, functions)

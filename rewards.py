@@ -119,7 +119,7 @@ def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
         for c, want in zip(completions, answer, strict=True)]
 
 
-def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
+def expression_value(expression: str) -> tuple[Fraction, list[int]] | None:
     """The exact value of an expression of whole numbers, + - * / and brackets, and the numbers that it
     uses; None for anything else: other characters or operators, signs, division by zero, too long, too
     deep."""
@@ -168,7 +168,7 @@ def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
     expression, equals, stated = answer.partition("=")
     if equals and not (re.fullmatch(r"\s*[0-9]{1,20}\s*", stated) and int(stated) == target):
         return False
-    result = evaluate(expression)
+    result = expression_value(expression)
     return result is not None and result[0] == target and Counter(result[1]) == Counter(numbers)
 
 
@@ -384,9 +384,8 @@ def load_function(where: str) -> tuple[str, Callable]:
 
 
 @lru_cache
-def reward_plan(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
-    """From --reward a.py:f,b.py:g and --reward_weights accuracy=1,format=0.1,g=0.5. Each function is a
-    component of its own name and, without another weight, of weight 1. functions: further (name, reward)
+def plan_of(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
+    """From --reward a.py:f,b.py:g and --reward_weights accuracy=1,f=0.5; functions: further (name, reward)
     pairs, of a preference model. Raises UserError."""
     custom: dict[str, Callable] = {}
     for where in filter(None, map(str.strip, reward.split(","))):
@@ -460,7 +459,7 @@ def _call(name: str, reward: Callable, rows: list[dict], completions: list[str],
 
 def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
     """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use.
-    Programs are run, and the plan's own rewards are called, for the first row only."""
+    Programs are run, and the plan's own reward is called, for the first row only."""
     formed = "<think></think><answer>1</answer>"
     for number, row in enumerate(rows, 1):
         judged = TASK_REWARDS.get(row["task"], ("",))[0] in plan.custom  # by a model: as costly as a function

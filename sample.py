@@ -18,11 +18,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+import kernels
 from checkpoint import load_model
 from config import UserError, knob, parse_args, run_script
 from data.tokenizer import Tokenizer, for_checkpoint
-from kernels import packed_weights, sample_tokens
+from kernels import packed_weights
 from model import Transformer
 from moe import Routing
 from parallel import setup
@@ -37,20 +39,46 @@ class Rollout:
     """Completions in prompt-major order: row i belongs to prompt i // group_size."""
 
     completions: list[list[int]] = field(default_factory=list)  # EOS kept when it was sampled
-    logprobs: list[list[float]] = field(
-        default_factory=list
-    )  # of each sampled token under the sampled distribution
+    logprobs: list[list[float]] = field(default_factory=list)  # of each token under the sampled distribution
     finished: list[bool] = field(default_factory=list)  # EOS was sampled within max_new_tokens
-    routing: list[np.ndarray] = field(
-        default_factory=list
-    )  # per row (prompt + completion - 1, MoE layers, K) uint8
+    # per row (prompt + completion - 1, MoE layers, K) uint8, for every token that is an input in training
+    routing: list[np.ndarray | None] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def generate_plain(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
+        temperature: float = 1.0, eos_id: int | None, seed: int = 0, top_p: float = 1.0,
+        prompt_ids: list[int] | None = None, record_routing: bool = False,
+        on_step: Callable[[list[int]], None] | None = None) -> Rollout:
+    """`generate` without an engine: row after row, the whole sequence through the model for each token."""
+    out, numbers = Rollout(), range(len(prompts)) if prompt_ids is None else prompt_ids
+    for prompt, number in zip(prompts, numbers, strict=True):
+        for noise in row_noise(seed, [number], group_size, max_new_tokens):  # a row for each sample
+            tokens, logprobs = list(prompt), []
+            for uniform in noise.to(model.embed_tokens.weight.device).split(1):
+                routing = Routing(count=False)
+                hidden = model.hidden(torch.tensor([tokens], device=uniform.device), routing)  # (1, T, D)
+                token, logprob = sample_tokens(model.lm_head(hidden[:, -1]), uniform, temperature, top_p)
+                tokens.append(int(token))
+                logprobs.append(float(logprob))
+                if on_step:
+                    on_step(tokens[-1:])
+                if tokens[-1] == eos_id:
+                    break
+            out.completions.append(tokens[len(prompt) :])
+            out.logprobs.append(logprobs)
+            out.finished.append(tokens[-1] == eos_id)
+            # the last pass had all inputs of this row: the prompt and all but the last token
+            out.routing.append(torch.stack(routing.indices, dim=2)[0].to(torch.uint8).cpu().numpy()
+                if record_routing and routing.indices else None)
+    return out
 
 
 def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
         temperature: float = 1.0, eos_id: int | None, seed: int | None = None, top_p: float = 1.0,
         prompt_ids: list[int] | None = None, record_routing: bool = False,
         on_step: Callable[[list[int]], None] | None = None) -> Rollout:
-    """Sample group_size completions for each prompt.
+    """Sample group_size completions for each prompt. Equals `generate_plain`, up to rounding.
 
     seed None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step
     is called with each step's tokens. temperature 0 is greedy. Raises UserError for an empty prompt or one
@@ -60,6 +88,11 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     model.check_length(max(map(len, prompts)) + max_new_tokens)
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     prompt_ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
+    if kernels.PLAIN:
+        return generate_plain(model, prompts, group_size=group_size, max_new_tokens=max_new_tokens,
+            temperature=temperature, eos_id=eos_id, seed=seed, top_p=top_p, prompt_ids=prompt_ids,
+            record_routing=record_routing, on_step=on_step)
+
     def noise_of(some):
         return row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens)
 
@@ -72,10 +105,51 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
 
 def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) -> torch.Tensor:
     """Uniform numbers in [0, 1) per row and step, from a counter-based generator keyed by (seed, row)."""
-    rows = [p * group_size + g for p in prompt_ids for g in range(group_size)]
+    rows = [p * group_size + g for p in prompt_ids for g in range(group_size)]  # not where they are decoded
     keys = (np.array([seed & (2**64 - 1), row], dtype=np.uint64) for row in rows)
     noise = [np.random.Generator(np.random.Philox(key=k)).random(length, dtype=np.float32) for k in keys]
     return torch.from_numpy(np.stack(noise))
+
+
+def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0, top_p: float = 1.0):
+    """Draw one token per row where the running sum of the probabilities passes `uniform`, and give its
+    log-probability under what was sampled.
+
+    logits (N, V), uniform (N,) in [0, 1) -> tokens (N,), logprobs (N,) float32. temperature 0 is greedy
+    (log-probability 0: the sampled distribution is a point). top_p keeps the smallest set of most likely
+    tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751) and renormalises."""
+    if temperature == 0:
+        return logits.argmax(-1), torch.zeros(logits.shape[0], device=logits.device)
+    probs = F.softmax(logits.float() / temperature, dim=-1)
+    if top_p < 1:
+        ordered, place = probs.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
+        probs = probs.scatter(1, place, ordered.masked_fill(outside, 0.0))
+    if probs.shape[1] < 2 * VOCABULARY_BLOCK:
+        tokens, _ = _invert_cdf(probs, uniform[:, None] * probs.sum(-1, keepdim=True))
+    else:  # first a block of the vocabulary, then a token in it: the running sum over all of it is slow
+        blocks = F.pad(probs, (0, -probs.shape[1] % VOCABULARY_BLOCK)).unflatten(1, (-1, VOCABULARY_BLOCK))
+        mass = blocks.sum(-1)
+        block, rest = _invert_cdf(mass, uniform[:, None] * mass.sum(-1, keepdim=True))
+        inside = blocks.take_along_dim(block[..., None], 1).squeeze(1)
+        tokens = block * VOCABULARY_BLOCK + _invert_cdf(inside, rest)[0]
+    # of the distribution that was sampled: the ratio of training starts at 1
+    return tokens.squeeze(1), (probs.gather(1, tokens) / probs.sum(-1, keepdim=True)).log().squeeze(1)
+
+
+VOCABULARY_BLOCK = 1024
+
+
+def _invert_cdf(weights, point):
+    """weights (N, V), of tokens or of blocks, point (N, 1) in [0, their sum) -> where the running sum passes
+    it (N, 1), never at a weight of 0, and how far into that weight the point lies (N, 1)."""
+    cdf = weights.cumsum(-1)
+    # rounding can put the point at the end of the sum, where no running sum passes it
+    point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
+    place = torch.searchsorted(cdf, point, right=True)  # the first cdf > point
+    if weights.device.type != "cpu":  # a parallel sum's rounding can let it pass the point at a weight of 0
+        place = torch.where(weights.gather(1, place) > 0, place, weights.argmax(-1, keepdim=True))
+    return place, (point - cdf.gather(1, place) + weights.gather(1, place)).clamp(min=0)
 
 
 class _Engine:
@@ -86,15 +160,16 @@ class _Engine:
     def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise_of, record):
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
         self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
-        self.device, N = model.embed_tokens.weight.device, len(prompts) * G
+        self.device, B = model.embed_tokens.weight.device, len(prompts) * G
         self.fixed = self.device.type != "cpu"
-        self.out = torch.full((N, self.T), -1, device=self.device)
-        self.logps = torch.zeros(N, self.T, device=self.device)
-        self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
+        self.logps = torch.zeros(B, self.T, device=self.device)
+        self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike: little padding
         self.routes, self.prefix_routes = None, {}  # the experts that the routers chose, if they are recorded
         if record and (routers := len(model.routers())):
             K = model.cfg.num_experts_per_tok
-            self.routes = torch.zeros(N, self.T, routers, K, dtype=torch.uint8, device=self.device)
+            # a byte: V3 has 256 experts
+            self.routes = torch.zeros(B, self.T, routers, K, dtype=torch.uint8, device=self.device)
 
     @torch.inference_mode()
     def run(self, on_step=None):
@@ -114,7 +189,7 @@ class _Engine:
             parts = [self.leave(c, part) for c, part in zip(cohorts, parts, strict=True)]
             parts = [part for part in parts if len(part)]
             cohorts, x = [c for c in cohorts if len(c.rows)], None
-            if cohorts:
+            if cohorts:  # one pass over the weights for all of them
                 x = self.decode(torch.cat(parts), cohorts)
 
     def run_fixed(self, on_step):
@@ -125,7 +200,7 @@ class _Engine:
             if self.places_for_more(cohorts):
                 hidden, cohort = self.admit(cohorts)
                 cohort.fix(self.T)
-                cohort.x, cohort.count, cohort.graph = hidden, 0, None
+                cohort.x = hidden
                 cohorts.append(cohort)
             for c in cohorts:
                 self.advance(c)
@@ -136,7 +211,7 @@ class _Engine:
             cohorts = [c for c in cohorts if len(c.rows)]
 
     def advance(self, c):
-        if c.count == c.seen:
+        if c.count == c.seen:  # attention over the whole room at each step would read mostly zeros
             c.seen, c.graph = min(2 * c.seen, self.T), None
         if c.graph is not None:
             c.graph.replay()
@@ -144,7 +219,7 @@ class _Engine:
             self.fixed_step(c)  # this one runs; what it allocates and selects is ready for the recording
             if self.device.type == "cuda" and CUDA_GRAPHS and self.T - c.count > LOOK_EVERY:
                 c.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(c.graph):
+                with torch.cuda.graph(c.graph):  # recorded, not run
                     self.fixed_step(c)
         c.count += 1
 
@@ -153,12 +228,12 @@ class _Engine:
         tokens = self.sample(c.x, c.noise.index_select(1, c.t).squeeze(1), *self.places([c]))
         if self.eos_id is not None:
             c.done |= tokens == self.eos_id
-        c.x.copy_(self.decode(tokens, [c]))
+        c.x.copy_(self.decode(tokens, [c]))  # a graph reads and writes the same memory each time
 
     def shrink(self, c):
         """Drop finished rows once half of the cohort has finished: this looks at the GPU's results."""
         left = 0 if c.count == self.T else int((~c.done).sum())
-        if left <= len(c) // 2:
+        if left <= len(c) // 2:  # not sooner: each change of shape is recorded anew
             keep = (~c.done).nonzero().squeeze(1)[:left]
             self.drop(c, keep)
             c.x, c.graph = c.x[keep], None
@@ -180,11 +255,12 @@ class _Engine:
 
     def places(self, cohorts):
         """Where the cohorts' rows stand: row numbers (N,) and steps (N,)."""
-        steps = [torch.zeros_like(c.rows) + c.t for c in cohorts]
+        steps = [torch.zeros_like(c.rows) + c.t for c in cohorts]  # t may be on the GPU, and stays there
         return torch.cat([c.rows for c in cohorts]), torch.cat(steps)
 
     def places_for_more(self, cohorts):
         room = ROWS_AT_ONCE - sum(map(len, cohorts))
+        # a prefill holds all rows up: few large ones
         return self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2))
 
     def admit(self, cohorts):
@@ -198,7 +274,7 @@ class _Engine:
         routing = Routing(count=False) if self.routes is not None else None
         hidden, cohort = self.model.prefill(tokens.to(self.device), lengths.to(self.device), self.G, routing)
         if routing:
-            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, L, K)
+            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, MoE layers, K)
             self.prefix_routes |= {i: c[: len(self.prompts[i])] for i, c in zip(mine, chosen, strict=True)}
         cohort.rows = torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device)
         cohort.noise = self.noise_of(mine).to(self.device)
@@ -211,8 +287,8 @@ class _Engine:
         if self.eos_id is not None:
             cohort.done |= tokens == self.eos_id
         if cohort.t + 1 == self.T:
-            cohort.done[:] = True
-        left = int((~cohort.done).sum())
+            cohort.done[:] = True  # out of room, finished or not
+        left = int((~cohort.done).sum())  # dropping copies the caches: not for each single row
         if left > 7 * len(cohort) // 8:
             return tokens
         keep = (~cohort.done).nonzero().squeeze(1)
@@ -226,8 +302,9 @@ class _Engine:
             cohort.keep(keep)
 
     def rollout(self) -> Rollout:
-        ends = self.out == (-2 if self.eos_id is None else self.eos_id)
+        ends = self.out == (-2 if self.eos_id is None else self.eos_id)  # -2 is no token either
         finished = ends.any(1)
+        # rows that had ended decoded on until they left: cut off behind the first end
         counts = torch.where(finished, ends.int().argmax(1) + 1, self.T).tolist()
         result = Rollout(finished=finished.tolist())
         routes = None if self.routes is None else self.routes.cpu()
@@ -235,7 +312,6 @@ class _Engine:
             n = counts[i]
             result.completions.append(tokens[:n])
             result.logprobs.append(logps[:n])
-            # for every token that is an input in training: the prompt and all but the last sampled one
             result.routing.append(None if routes is None else torch.cat(
                 [self.prefix_routes[i // self.G], routes[i, : n - 1]]).numpy())
         return result

@@ -15,7 +15,6 @@ learnt.
 
 import json
 import os
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -26,12 +25,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_model, load_state, new_run_folder, save_model, save_state
-from config import PRESETS, ModelConfig, UserError, knob, parse_args, run_script
+from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
+from config import PRESETS, ModelConfig, UserError, knob, parse_args, presets_of, run_script
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
-from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, save_beside, shipped
+from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, shipped
 from kernels import token_logprobs
-from metrics import Log, open_tracker, tracker_library
+from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters, make_optimizers
@@ -50,44 +49,27 @@ class Config:
     steps: int = knob(500, "optimizer steps")
     epochs: int = knob(0, "passes over a .jsonl file, instead of --steps; 0 = --steps")
     template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
-        "zero = R1-Zero's, empty = the prompt and a newline")
+        "plain = the prompt and a newline, zero = R1-Zero's; empty = that of --init, else plain")
     batch_size: int = knob(64, "sequences per step")
+    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
+    warmup: int = knob(20, "steps of linear warm-up")
     think_tags: str = knob("", "the special tokens around the thinking, two words ('<|startofthought|> "
         "<|endofthought|>'); empty = those of --init, else <think> </think>; the checkpoint remembers them")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
-    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw", group="optimizer")
-    warmup: int = knob(20, "steps of linear warm-up", group="optimizer")
-    weight_decay: float = knob(0.01, "decoupled weight decay of the matrices", group="optimizer")
-    balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)", group="experts")
-    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen",
-        group="experts")
-    micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
-    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32",
-        group="memory")
+    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
+    weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
+    balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
+    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
+    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
         group="memory")
-    save_every: int = knob(200, "steps between saves of the state that resumes the run", group="logging")
-    tracker: str = knob("", "also log to tensorboard, wandb or trackio (the table TRACKERS)", group="logging")
+    save_every: int = knob(200, "steps between saves of the state that resumes the run")
+    tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
+        group="logging")
+    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
-_TINY = dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", device="cpu:2", steps=400,
-             batch_size=96, micro_tokens=2048, lr=1.5e-2)
-_SMALL = dict(task="countdown:n=4", lr=1e-3, batch_size=128, steps=2000)
-# Of `make r1`: what the preset's lr is divided by, its batch_size multiplied by, and what else differs. The
-# data is a file of data/r1_data.py or distill.py.
-_STAGES = {
-    "base": (1, 4 / 3, dict(template="zero", epochs=1)),
-    "cold": (3, 1 / 3, dict(epochs=2)),  # small batches, many steps: base never saw the tags' tokens
-    "rejection": (10, 1 / 3, dict(epochs=2)),  # with a third of lr, base forgets the facts that it knew
-    "reward": (5, 1, dict(epochs=2, warmup=10)),
-    "distilled": (7.5, 1 / 3, dict(epochs=2)),
-}
-RECIPES: dict[str, dict] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL, "small_dense": _SMALL,
-    "base1b": dict(task="countdown:n=4", lr=3e-4, batch_size=256, steps=2000, dtype="bfloat16")}
-RECIPES |= {f"{size}/{stage}": row | other | {"stage": stage, "lr": row["lr"] / slower,
-    "batch_size": round(row["batch_size"] * share)}
-    for size, row in list(RECIPES.items()) for stage, (slower, share, other) in _STAGES.items()}
+RECIPES = presets_of("sft", Config)
 
 
 def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple[list[int], int]:
@@ -180,11 +162,11 @@ def main():
     preset = preset.partition("/")[0]
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
-    tracker_library(cfg.tracker)
     if cfg.dtype not in ("", "float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
         raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
+    check_tracker(cfg.tracker)
     rows = training_rows(cfg.task, cfg.seed)
     if pairs := "chosen" in rows(0):
         rows = training_rows(cfg.task, cfg.seed, hold_out=True)
@@ -193,18 +175,15 @@ def main():
     if cfg.epochs:
         cfg.steps = steps_of(cfg, pairs)
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
-    state = load_state(out / "state")
+    state = unfinished(out, cfg)
     ranks, stop = setup(cfg.device), StopSignal()
     if ranks.main and not state:
         new_run_folder(out)
     gather(ranks, None)  # wait for the folder
-    if state and state["config"] != asdict(cfg):
-        raise UserError(
-            f"{out} holds an unfinished run with other settings; give another --out or remove {out}/state"
-        )
     source = out / "state" if state else cfg.init
     tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
-    tokenizer.template = checked({"": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template), "--template")
+    template = {"": tokenizer.template, "plain": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template)
+    tokenizer.template = checked(template, "--template")
     model = (load_model(source, ranks.device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
@@ -219,8 +198,8 @@ def main():
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    log = Log(out, start, ranks.main,
-        writers=open_tracker(cfg.tracker if ranks.main else "", out, asdict(cfg)))
+    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
+    log = Log(out, start, ranks.main, tracker=tracker)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
@@ -249,9 +228,7 @@ def main():
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
     if ranks.main:
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
-        save_beside(tokenizer, cfg.init, out)
-        save_model(model, out)
-        shutil.rmtree(out / "state", ignore_errors=True)
+        save_run(out, model, tokenizer, cfg.init)
         seconds = time.perf_counter() - begin
         print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
 

@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import UserError, closest, knob, parse_args, run_script
+from config import UserError, closest, knob, parse_args, presets_of, run_script
 from data.tasks import (
     closest_attempt,
     countdown_attempts,
@@ -43,7 +43,7 @@ from data.tasks import (
     work_out,
     wrap,
 )
-from rewards import check_rows, evaluate, language_share, score, split_completion
+from rewards import check_rows, expression_value, language_share, score, split_completion
 
 # ----------------------------------------------------------------------------------- solved problems, written
 
@@ -268,7 +268,7 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
     if readable and "=" not in answer:
         return "no summary"
     if readable and row["task"] == "countdown":
-        found = evaluate(answer.partition("=")[0])
+        found = expression_value(answer.partition("=")[0])
         if found is None or Counter(found[1]) != Counter(row["numbers"]):
             return "other numbers"
     return ""
@@ -277,7 +277,7 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
 def miscalculated(line: str) -> bool:
     """Does an attempt such as (7-3)*9=4*9=36 state two values?"""
     start = re.sub(r"\s*([-+*/=()])\s*", r"\1", line.strip()).split(" ")[0]
-    return len({found[0] for part in start.split("=") if (found := evaluate(part))}) > 1
+    return len({found[0] for part in start.split("=") if (found := expression_value(part))}) > 1
 
 
 def pool_row(task: str, seed: int, index: int) -> dict:
@@ -288,7 +288,7 @@ def pool_row(task: str, seed: int, index: int) -> dict:
     row, fault = row_at(task, "train", seed, index), rng.random()
     lines, best = written(row, rng, ["en", "de"] if fault < 0.1 else ["en"], slips=0.03, patient=0.3)
     text = (" " if fault > 0.95 else "\n").join(lines)
-    summary = best if 0.1 < fault < 0.15 else f"{best}={evaluate(best)[0]}"
+    summary = best if 0.1 < fault < 0.15 else f"{best}={expression_value(best)[0]}"
     return row | {"completion": f"{text}\nAnswer: {summary}" if 0.15 < fault < 0.2 else wrap(text, summary)}
 
 
@@ -395,8 +395,7 @@ def about(topic: str, one: str, two: str) -> str:
     return f"{topic[0].upper()}{topic[1:]} is {one} and {two}. I like {topic}."
 
 
-RECIPES: dict[str, dict] = {"tiny": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"),
-    "small": dict(task="countdown:n=4")}
+RECIPES = presets_of("r1_data", Config)
 COUNTS = {"web": 60_000, "cold": 3000, "general": 1000, "pairs": 4000, "scenarios": 2000, "held": 60}
 KINDS = {"web": web, "cold": cold, "general": general_rows, "pairs": pairs, "scenarios": scenarios,
     "held": held}

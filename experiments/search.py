@@ -1,12 +1,12 @@
 """What more tokens buy at test time: a thinking budget, votes, best of k, tree search.
 
     python experiments/search.py --from out/tiny/grpo --json out/tiny/grpo/curves.json
-    python experiments/search.py --from out/tiny/grpo --search mcts   # also a tree search, as dear as k votes
+    python experiments/search.py --from out/tiny/grpo --search mcts   # also a tree search, for as many tokens
 
-Budget forcing cuts the thinking short (s1, arXiv 2501.19393); Monte Carlo tree search goes over lines of
-thinking (DeepSeek-R1, sec. 4.2, did not get it to work). Both call `sample.generate` with prompts that
-already hold a part of the completion; the noise is keyed by problem and sample, so ranks change nothing.
-Every way to spend tokens is on one axis, tokens per problem, with standard errors over problems.
+Budget forcing cuts the thinking short (s1, arXiv 2501.19393). Monte Carlo tree search adds one line of
+thinking at a time (DeepSeek-R1, sec. 4.2, did not get it to work). Both call `sample.generate` with prompts
+that already hold a part of the completion; the noise is keyed by problem and sample, so ranks change
+nothing. Every way to spend tokens is on one axis, tokens per problem, with standard errors over problems.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import UserError, closest, knob, parse_args, run_script
+from config import UserError, closest, knob, parse_args, presets_of, run_script
 from data.tokenizer import Tokenizer
 from eval import (
     best_at_k,
@@ -46,7 +46,7 @@ ANSWER_TOKENS = 48  # for the answer, after the thinking was cut
 
 
 def thinking_end(tokenizer: Tokenizer, completion: list[int]) -> int:
-    """Where `</think>` stands in a completion; its length where the thinking does not end."""
+    """The position of `</think>` in a completion; its length if the thinking does not end."""
     close = tokenizer.think_ids[1]
     return completion.index(close) if close in completion else len(completion)
 
@@ -172,7 +172,7 @@ def point(name: str, tokens: float, values: list[float]) -> dict:
 
 def votes_curve(records: list[dict], samples: int, scorer: str = "") -> dict[str, list[dict]]:
     """Accuracy over k samples per problem, k = 1, 2, 4, ... and all: cons@k, best of k by the component
-    `scorer`, and pass@k, which no vote can beat (it is told which is right)."""
+    `scorer`, and pass@k, which no vote can beat (it knows the right answer)."""
     groups, each = grouped(records), sum(r["tokens"] for r in records) / len(records)
     ways = {"votes": lambda g, c, k: cons_at_k([r["answer"] for r in g], c, k, g[0]["by_value"]),
         "pass@k": lambda g, c, k: pass_at_k(len(c), int(sum(c)), k)}
@@ -186,7 +186,7 @@ def votes_curve(records: list[dict], samples: int, scorer: str = "") -> dict[str
 def budget_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[dict], budgets: list[int],
         *, samples: int, max_new_tokens: int, ranks: Ranks, seed: int, plan: Plan,
         **sampling) -> list[dict]:
-    """Accuracy of one sample over its thinking budget: cut at each budget, and as it came."""
+    """Accuracy of one sample over its thinking budget: cut at each budget, and uncut."""
     numbers = ranks.share(list(range(len(records))))
     mine = [records[j] for j in numbers]
     prompts = [tokenizer.encode_prompt(rows[r["problem"]]["prompt"]) for r in mine]
@@ -312,7 +312,7 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def main():
-    cfg, _ = parse_args(Config, {"default": {}}, __doc__)
+    cfg, _ = parse_args(Config, {"default": {}, **presets_of("search", Config)}, __doc__)
     budgets = whole_numbers(cfg.budgets)
     if cfg.search not in ("", "mcts"):
         raise UserError(f"--search {cfg.search}{closest(cfg.search, ['mcts'])}")

@@ -1,5 +1,5 @@
-"""What a run and a recipe came to, as markdown: one problem being learnt (`report/plot.py --aha RUN`), and
-the table of stages (`report/plot.py --report out/tiny`)."""
+"""The results of a run and of a recipe, as markdown: one problem being learnt (`report/plot.py --aha RUN`),
+and the table of stages (`report/plot.py --report out/tiny`)."""
 
 import json
 import math
@@ -122,7 +122,7 @@ def cell(keys: tuple, share: bool, runs: list[dict]) -> str:
 
 
 def stage_table(recipes: list[dict[str, dict]]) -> list[str]:
-    """The stages as a markdown table. A stage that is missing or was not evaluated says so."""
+    """The stages as a markdown table. A stage that is missing or was not evaluated is marked."""
     lines = ["| stage | " + " | ".join(title + " %" * share for title, _, share in COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS)]
     for stage in recipes[0]:
@@ -152,8 +152,8 @@ def same_problems(recipe: dict[str, dict]) -> list[str]:
 
 
 def expectations(recipes: list[dict[str, dict]]) -> list[str]:
-    """What the paper leads to expect, and what is here: the difference, with an error (one run: both standard
-    errors added in squares, which is too wide for the same problems; several: std over the runs)."""
+    """Per expectation of the paper the difference measured here, with its error. One run: the root of the sum
+    of the squared standard errors, too wide for the same problems. Several runs: their standard deviation."""
     lines = ["| expected from the paper | difference, points | larger than its error? |", "|---|---|---|"]
     for text, high, key_a, low, key_b in EXPECTED:
         pairs = [(r[high]["metrics"], [r[name]["metrics"] for name in low.split()]) for r in recipes]
@@ -175,8 +175,8 @@ def expectations(recipes: list[dict[str, dict]]) -> list[str]:
 
 
 def cost_table(recipe: dict[str, dict]) -> list[str]:
-    """What each stage cost, from its metrics.jsonl, in tokens and in forward passes of one token: training
-    on a token counts as three, sampling one and the reference's look at a trained one as one."""
+    """The cost of each stage, from its metrics.jsonl, in tokens and in forward passes of one token: training
+    on a token counts as three, sampling it as one, the reference's log-probability of it as one."""
     lines = ["| stage | steps | M tokens trained | M tokens sampled | M forward passes |",
         "|---|---|---|---|---|"]
     for r in recipe.values():
@@ -210,10 +210,10 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
     lines = [f"# The stages of {folders[0]}", "", f"{told}; {error}.", "", *stage_table(recipes), "",
         *(line for r in recipes for line in same_problems(r)), "", *expectations(recipes), "",
         "How they think (reflection words per completion; the others in percent of the completions, "
-        "consistency in percent of the words). helpful, harmless: the chance that the preference model sees. "
-        "The first table has what is so by rule, where the prompts' rows let a rule decide: helpfulness is "
-        "the share answered right, harmlessness that of responses without a rude or harmful text, of harmful "
-        "wishes that of refusals.", "", *thinking, "",
+        "consistency in percent of the words). helpful, harmless: the probability that the preference model "
+        "gives. In the first table rules decide, where the prompts' rows have what a rule needs: helpfulness "
+        "is the share of right answers; harmlessness is the share of responses without a rude or harmful "
+        "text, and for harmful requests the share of refusals.", "", *thinking, "",
         "What training them cost; not counted: the base of each, what distill.py sampled for stages 4 and 6, "
         "the preference model, prompts in GRPO:", "", *cost_table(recipes[0]), "",
         *(f"![{p.stem}]({p.name})" for p in pictures), ""]

@@ -4,6 +4,7 @@
     python report/plot.py --aha out/tiny/zero [N]             # one held-out problem being learnt, N of 8
     python report/plot.py --curves out/tiny/zero/curves.json  # accuracy over tokens: experiments/search.py
     python report/plot.py --report out/tiny [out/seed1/tiny]  # the table of stages; several: mean and std
+    python report/plot.py --experts out/tiny/grpo             # which tokens each expert gets
 """
 
 import math
@@ -39,6 +40,11 @@ AHA_PANELS = [
 ]
 EVAL_KEY = {"accuracy": "pass@1", "length": "length", "reflections": "reflections", "truncated": "truncated",
     "corrected": "corrected", "verified": "verified", "mixed": "mixed"}
+KINDS = {  # of a completion's tokens, by their text; the first that fits
+    "digits": r"\d", "+ - * / =": r"[-+*/=]", "brackets": r"[()]", "need": r" ?need",
+    "low, high": r" ?(low|high)", "wait": r" ?wait",
+    "ok": r" ?ok", "tags": r"<.+>", "spaces, line breaks": r"\s+", "other words": r".*",
+}
 COLUMN, MOST_LINES = 46, 40  # characters and lines of a completion in the picture of one problem
 
 
@@ -74,15 +80,31 @@ def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Pat
                     yerr=[r["pass@1_se"] for r in held] if at == "pass@1" else None,
                     color=line and line.get_color())
             if key == "reflections" and held:
-                dashed = ax.axhline(held[0]["reflections"], ls="--", lw=1, color=line and line.get_color())
-                ax.legend([dashed], ["step 0, held out"], fontsize=7)
+                ax.axhline(held[0]["reflections"], ls="--", lw=1, color=line and line.get_color())
     for ax, (key, _) in zip(axes.flat, panels, strict=True):
         if key in ("corrected", "verified", "mixed"):  # after all runs: a limit ends the automatic scale
             ax.set_ylim(bottom=0)
-    axes.flat[0].legend(fontsize=7)
+    legend_below(figure, axes, {"points: held out": "o", "dashed: held out, step 0": "--"})
     path = (into or folders[0]) / name
     figure.savefig(path, dpi=90)
     return path
+
+
+def legend_below(figure, axes, styles: dict[str, str] | None = None, across: int = 5):
+    """One legend for all panels, below them: it covers no data. styles: what a marker or a line means, in
+    gray."""
+    from matplotlib.lines import Line2D
+
+    found = {}
+    for ax in axes.flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    for label, style in (styles or {}).items():
+        found[label] = Line2D([], [], color="gray", **{"ls": style} if "-" in style else
+            {"marker": style, "ls": ""})
+    if found:
+        figure.legend(found.values(), found, fontsize=8, ncols=min(across, len(found)),
+            loc="outside lower center")
 
 
 def completion_lines(text: str) -> list[str]:
@@ -179,7 +201,7 @@ def draw_spending(files: list[Path], path: Path) -> Path:
         settings = raw["settings"]
         ax.set_title(f"{settings['from_']}: {settings['problems']} held-out problems", fontsize=10)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
+    legend_below(figure, axes, across=2 * across)
     figure.savefig(path, dpi=100)
     return path
 
@@ -193,9 +215,65 @@ def draw_stages(recipe: dict[str, dict], path: Path) -> Path:
             color=color, yerr=[m.get(f"{key}_se", 0) for _, m in stages], capsize=3, label=key)
     ax.set_xticks(range(len(stages)), [re.sub("_", "\n", s) for s, _ in stages])
     ax.set_ylabel("held out, +- SE over problems")
-    ax.legend(fontsize=8)
+    figure.legend(fontsize=8, ncols=3, loc="outside upper center")
     ax.grid(alpha=0.3, axis="y")
     figure.savefig(path, dpi=100)
+    return path
+
+
+def expert_shares(model, tokenizer, prompts: list[str], samples: int = 4, max_new_tokens: int = 256):
+    """Per kind of token (KINDS) the share that each expert gets, (MoE layers, E), summing to 1 over the
+    experts; and how many tokens of the kind the completions have. Kinds without a token are left out."""
+    import numpy as np
+
+    from sample import generate  # here, for it needs torch: pictures of a run's metrics do not
+
+    ids = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    out = generate(model, ids, group_size=samples, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_id,
+        seed=0, record_routing=True)
+    shares, counts = {}, dict.fromkeys(KINDS, 0)
+    for i, (completion, routing) in enumerate(zip(out.completions, out.routing, strict=True)):
+        own = routing[len(ids[i // samples]) :]  # (tokens - 1, MoE layers, K): the last one goes through none
+        for token, used in zip(completion, own, strict=False):
+            text = tokenizer.decode([token])
+            kind = next(k for k, pattern in KINDS.items() if re.fullmatch(pattern, text, re.S))
+            counts[kind] += 1
+            table = shares.setdefault(kind, np.zeros((routing.shape[1], model.cfg.n_routed_experts)))
+            for layer, experts in enumerate(used):
+                table[layer, experts] += 1 / len(experts)
+    return {k: shares[k] / counts[k] for k in KINDS if k in shares}, counts
+
+
+def draw_experts(run: Path, problems: int = 32) -> Path:
+    """What the experts do: a panel per MoE layer, a row per kind of token, a column per expert."""
+    from checkpoint import load_model
+    from data.tokenizer import for_checkpoint
+    from eval import held_out
+
+    model, task = load_model(run), read_json(run / "run.json")["task"]
+    if model.cfg.is_dense:
+        raise UserError(f"{run} is a dense model: it has no experts")
+    prompts = [row["prompt"] for row in held_out(task, problems)]
+    shares, counts = expert_shares(model, for_checkpoint(run), prompts)
+    layers, E = next(iter(shares.values())).shape
+    most = max(float(table.max()) for table in shares.values())
+    figure, axes = pyplot().subplots(1, layers, figsize=(1.6 + 0.42 * E * layers, 1.0 + 0.3 * len(shares)),
+        sharey=True, squeeze=False, constrained_layout=True)
+    for layer, ax in enumerate(axes.flat):
+        picture = [table[layer] for table in shares.values()]
+        ax.imshow(picture, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+        for y, row in enumerate(picture):
+            for x, share in enumerate(row):
+                ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
+                    color="white" if share > 0.6 * most else "black")
+        ax.set_xticks(range(E), range(E), fontsize=7)
+        ax.set_yticks(range(len(shares)), [f"{kind} ({counts[kind]})" for kind in shares], fontsize=8)
+        ax.set_title(f"layers.{model.cfg.first_k_dense_replace + layer}: percent per expert", fontsize=9)
+    K = model.cfg.num_experts_per_tok
+    figure.suptitle(f"{K} of {E} experts per token: {100 / K:.0f} = that expert gets all tokens of the kind; "
+        f"evenly, each would have {100 / E:g}", fontsize=9)
+    path = run / "experts.png"
+    figure.savefig(path, dpi=90)
     return path
 
 
@@ -219,13 +297,15 @@ def main():
     kind, words = ("", sys.argv[1:]) if not sys.argv[1:2] or sys.argv[1][:2] != "--" else (sys.argv[1],
         sys.argv[2:])
     paths = [Path(word) for word in words]
-    if not paths or kind not in ("", "--aha", "--curves", "--report"):
+    if not paths or kind not in ("", "--aha", "--curves", "--report", "--experts"):
         raise UserError("usage: report/plot.py RUN [RUN ...] | --aha RUN [N] | --curves curves.json [...] | "
-            "--report out/CONFIG [...]")
+            "--report out/CONFIG [...] | --experts RUN [RUN ...]")
     if kind == "--aha":
         drawn = draw_aha(paths[0], int(words[1]) if words[1:] and words[1].isdigit() else None)
     elif kind == "--curves":
         drawn = [draw_spending(paths, paths[0].with_suffix(".png"))]
+    elif kind == "--experts":
+        drawn = [draw_experts(path) for path in paths]
     else:
         drawn = report(paths) if kind else [draw(paths)]
     print("pictures: " + ", ".join(map(str, drawn)))

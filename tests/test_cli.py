@@ -1,6 +1,5 @@
 """The scripts as a user runs them: bad input gets one line and exit code 2; a run stops, resumes and ends."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -63,8 +62,7 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "unknown preset": (["--config", "tinny"], "did you mean tiny"),
     "group of one": (["--group_size", "1"], "--group_size 1"),
     "unknown loss": (["--loss", "dappo"], "did you mean dapo"),
-    "unknown setting of a loss": (["--loss", "sapo", "--loss_settings", "tau_nge=1"], "did you mean tau_neg"),
-    "unknown tracker": (["--tracker", "wandbee"], "did you mean wandb"),
+    "unknown tracker": (["--tracker", "wandbb"], "did you mean wandb"),
     "zero temperature": (["--temperature", "0"], "temperature"),
     "unknown task": (["--task", "chess"], "unknown task chess"),
     "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
@@ -118,6 +116,7 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
 @pytest.mark.parametrize("script", ["grpo", "sft", "distill", "data/r1_data", "eval", "sample",
     "experiments/search"])
 def test_help_lists_every_knob(script):
+    import dataclasses
     import importlib
 
     out = run(script, "--help")
@@ -128,16 +127,12 @@ def test_help_lists_every_knob(script):
         assert f.metadata["help"][:20] in line and f"(default {f.default})" in line
 
 
-def test_help_lists_the_first_screen_before_the_headings():
-    import grpo
-
-    lines = run("grpo", "--help").stdout.splitlines()
-    first = lines.index("the loss:")
-    assert {"sampling:", "memory:", "logging:"} <= set(lines[first:])
-    for f in dataclasses.fields(grpo.Config):
-        at = next(i for i, line in enumerate(lines) if line.startswith(f"  --{f.name} "))
-        heading = [line for line in lines[first : at + 1] if line.endswith(":") and line[0] != " "]
-        assert heading[-1:] == ([f"{f.metadata['group']}:"] if f.metadata["group"] else []), f.name
+def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
+    first, *groups = run("grpo", "--help").stdout.partition("\n  --config NAME")[2].strip().split("\n\n")
+    found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
+    assert found == {"sampling": ["--temperature", "--resample"], "memory": ["--micro_tokens"],
+        "logging": ["--eval_every", "--tracker"]}
+    assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
 
 def weights(dir):
@@ -308,13 +303,18 @@ def test_own_files_replace_all_generated_data(tmp_path):
     assert len(curves) == 1 and "/reasoning" in curves[0] and "--value agreement" in curves[0]
 
 
-def test_sft_keeps_a_template_only_if_it_is_asked_to(tmp_path):
+def test_sft_keeps_the_template_of_init_unless_another_is_asked_for(tmp_path):
     (tmp_path / "web.jsonl").write_text('{"text": "a page of the web"}\n' * 8)
     options = dict(steps=1, epochs=0, batch_size=4, device="cpu:1")
     out = run("sft", "--config", "tiny/base", task=tmp_path / "web.jsonl", out=tmp_path / "base", **options)
     assert out.returncode == 0 and "{prompt}" in (tmp_path / "base/template.txt").read_text(), out.stderr
-    out = run("sft", "--config", "tiny", init=tmp_path / "base", out=tmp_path / "cold", **options)
-    assert out.returncode == 0 and not (tmp_path / "cold/template.txt").exists()
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "base").iterdir() if p.is_file()}
+    assert len(modes) == 1  # the weights can be read by whoever can read the config
+    for template, kept in (("", True), ("plain", False)):
+        words = ["--template", template] if template else []
+        folder = tmp_path / f"cold{template}"
+        out = run("sft", "--config", "tiny", *words, init=tmp_path / "base", out=folder, **options)
+        assert out.returncode == 0 and (folder / "template.txt").exists() == kept
 
 
 def test_sft_stops_resumes_and_feeds_sample_and_eval(tmp_path):

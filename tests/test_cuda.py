@@ -11,8 +11,9 @@ import torch
 from checkpoint import save_model
 from config import PRESETS, ModelConfig
 from data.tokenizer import shipped
-from kernels import experts_grouped, experts_plain, token_logprobs, token_logprobs_plain
+from kernels import experts_grouped, token_logprobs, token_logprobs_plain
 from model import Transformer
+from moe import experts_plain
 from optim import Muon, make_optimizers
 from sample import generate
 

@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import random
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -20,7 +22,18 @@ from eval import (
     summarize,
     vote_classes,
 )
-from metrics import Log, aha, diagnosis, line_results, progress_line, reflections, table
+from metrics import (
+    TRACKERS,
+    Log,
+    aha,
+    check_tracker,
+    diagnosis,
+    line_results,
+    open_tracker,
+    progress_line,
+    reflections,
+    table,
+)
 
 
 @pytest.mark.parametrize("n,c,k", [(5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 1, 7), (8, 3, 1), (4, 3, 2)])
@@ -128,13 +141,76 @@ def test_a_resumed_log_drops_the_rows_after_the_step_it_goes_on_from(tmp_path):
 
 def test_a_run_killed_during_its_last_evaluations_writes_them_once(tmp_path):
     log = Log(tmp_path, 0, True, 2)
-    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("before", 0)]:
+    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("before", 2)]:
         log.write(kind, step)
         log.sample(step, text=kind)
     again = Log(tmp_path, 2, True, 2)  # the state of step 2 was saved: both evaluations are made again
     assert [(r["kind"], r["step"]) for r in again.rows] == [("eval", 0), ("train", 1), ("train", 2)]
     steps = [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert 2 not in steps and 1 in steps
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_gets_the_numbers_of_each_row_in_step_order(name, tmp_path, monkeypatch):
+    library, began, logged = ModuleType(name), [], []
+    library.init = lambda **kw: began.append(kw)
+    library.log = lambda values, step: logged.append((step, values))
+    library.finish = lambda: None
+    monkeypatch.setitem(sys.modules, name, library)
+    dir = tmp_path / "tiny" / "grpo"
+    dir.mkdir(parents=True)
+    log = Log(dir, 0, True, 2, open_tracker(name, dir, {"lr": 0.1}))
+    for kind, step in [("eval", 0), ("train", 1), ("train", 2), ("eval", 2)]:
+        log.write(kind, step, loss=step / 2, tokens=step, name="text", nothing=None)
+        log.sample(step, text="t")
+    assert len(began) == 1 and began[0].items() >= {"project": "picor1", "name": "tiny-grpo",
+        "config": {"lr": 0.1}}.items()
+    assert logged == [(r["step"], {f"{r['kind']}/loss": r["loss"], f"{r['kind']}/tokens": r["tokens"]})
+        for r in map(json.loads, (dir / "metrics.jsonl").read_text().splitlines())]
+    assert [step for step, _ in logged] == [0, 1, 2, 2]
+
+
+def test_tensorboard_gets_one_scalar_per_number(tmp_path, monkeypatch):
+    scalars, library = [], ModuleType("torch.utils.tensorboard")
+
+    class SummaryWriter:
+        def __init__(self, dir):
+            assert dir == tmp_path
+
+        def add_scalar(self, *row):
+            scalars.append(row)
+
+        def flush(self):
+            scalars.append("flush")
+
+    library.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", library)
+    log = Log(tmp_path, 0, True, tracker=open_tracker("tensorboard", tmp_path, {}))
+    log.write("train", 1, loss=0.5, tokens=3)
+    assert scalars == [("train/loss", 0.5, 1), ("train/tokens", 3, 1), "flush"]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_missing_tracker_is_one_line_that_says_what_to_install(name, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / name).mkdir()  # a folder of that name is no library
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for call in (lambda: check_tracker(name), lambda: open_tracker(name, tmp_path, {})):
+        with pytest.raises(UserError, match=f"pip install {name}$"):
+            call()
+
+
+def test_a_tracker_whose_import_fails_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)  # Python's own mark for: cannot be imported
+    with pytest.raises(UserError, match="pip install trackio$"):
+        open_tracker("trackio", tmp_path, {})
+
+
+def test_without_a_tracker_there_are_only_files_and_an_unknown_one_gets_a_hint(tmp_path):
+    assert open_tracker("", tmp_path, {}) is None and check_tracker("") is None
+    with pytest.raises(UserError, match="did you mean tensorboard"):
+        check_tracker("tensorbord")
 
 
 # ------------------------------------------------------ votes, and what a completion's thinking shows

@@ -12,7 +12,7 @@ import torch
 import grpo
 from config import ModelConfig, UserError, parse_args
 from data.tokenizer import shipped
-from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss
+from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss, settings_of
 from kernels import token_logprobs
 from model import Transformer
 from moe import Routing
@@ -32,7 +32,6 @@ def tiny(**overrides):
 
 # ------------------------------------------------------------------------------------------ TRL as the oracle
 
-# ours -> TRL's name, and its level of the ratio; a loss that TRL does not have has no entry
 TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo": ("dapo", "token"),
     "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
@@ -112,56 +111,6 @@ def test_advantages_equal_trl(scale):
     space = dict(vars(trl), self=me, rewards_per_func=rewards[:, None], num_generations=4, device="cpu")
     exec(block, space)  # noqa: S102  the oracle's own source
     torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
-
-
-# ----------------------------------------------------------------------------------- what a loss brings along
-
-
-def config_of(*argv):
-    return parse_args(Config, grpo.RECIPES, "", list(argv))[0]
-
-
-@pytest.mark.parametrize("loss,scale,low,high", [("grpo", "group", 0.2, 0.2), ("dr_grpo", "none", 0.2, 0.2),
-    ("dapo", "group", 0.2, 0.28), ("gspo", "group", 3e-4, 4e-4)])
-def test_a_loss_brings_the_settings_of_its_paper_and_a_flag_overrides_them(loss, scale, low, high):
-    got = Config(loss=loss)
-    assert (got.scale, got.clip_low, got.clip_high) == (scale, low, high)
-    got = config_of("--loss", loss, "--scale", "batch", "--clip_low", "0", "--clip_high", "10")
-    assert (got.scale, got.clip_low, got.clip_high) == ("batch", 0.0, 10.0)
-
-
-def test_a_presets_clip_range_is_for_the_presets_loss():
-    """tiny has clip_high 0.28 beside grpo: GSPO must not inherit that, a thousand times its own."""
-    for argv in ((), ("--loss", "grpo"), ("--lr", "1e-4")):
-        got = config_of("--config", "tiny", *argv)
-        assert (got.scale, got.clip_low, got.clip_high) == ("group", 0.2, 0.28)
-    assert config_of("--config", "tiny", "--loss", "gspo").clip_high == 4e-4
-    assert config_of("--config", "tiny", "--loss", "gspo", "--clip_high", "0.28").clip_high == 0.28
-
-
-def test_a_losss_own_settings_come_from_its_row_and_the_command_line():
-    assert config_of("--loss", "sapo").loss_settings == "tau_pos=1.0,tau_neg=1.05"
-    changed = config_of("--loss", "sapo", "--loss_settings", "tau_neg=2")
-    assert changed.loss_settings == "tau_pos=1.0,tau_neg=2.0"
-    x = random_batch(0)
-    x.pop("ref_logprobs")
-    own, same, other = (policy_loss(**x, loss="sapo", settings=s)[0]
-        for s in (None, {"tau_neg": 1.05}, {"tau_neg": 2.0}))
-    assert own == same != other
-    assert policy_loss(**x, loss="sapo")[1]["clip_fraction"] == 0 < policy_loss(**x)[1]["clip_fraction"]
-    for argv, message in ((["--loss", "sapo", "--loss_settings", "tau_ne=2"], "did you mean tau_neg"),
-            (["--loss", "sapo", "--loss_settings", "tau_neg=x"], "tau_neg=NUMBER"),
-            (["--loss_settings", "tau_neg=2"], "grpo has no settings"),
-            (["--loss", "sap"], "did you mean sapo")):
-        with pytest.raises(UserError, match=message):
-            config_of(*argv)
-
-
-def test_the_settings_reach_the_loss_of_a_run():
-    model, samples = sampled()
-    values = [micro_step(model, None, samples, 1, 1, Config(kl_coef=0.0, loss="sapo", loss_settings=s),
-        shipped().pad_id, "cpu")["loss"] for s in ("", "tau_pos=8")]
-    assert abs(values[0] - values[1]) > 0.1
 
 
 # --------------------------------------------------- mistakes that real GRPO codebases shipped, one test each
@@ -407,21 +356,6 @@ def test_groups_without_variance_are_dropped():
     assert [round(s.advantage, 2) for s in kept] == [0.71, -0.71, 0.71, -0.71]
 
 
-@pytest.mark.parametrize("size", [3, 5, 7, 16])
-def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(size):
-    for scale in ("group", "batch", "none"):
-        got = group_advantages(torch.tensor([0.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
-        assert not got[:size].any() and got[size:].all()
-
-
-def test_a_group_counts_by_its_advantages_so_that_another_baseline_works(monkeypatch):
-    """Against the constant 0.5, a group that is all right or all wrong teaches something; one of 0.5 not."""
-    monkeypatch.setattr(grpo, "group_advantages", lambda rewards, group_size, scale: rewards - 0.5)
-    groups, cfg = [group([1.0, 1.0]), group([0.5, 0.5]), group([0.0, 1.0])], Config(group_size=2)
-    assert [s.advantage for s in grpo.with_advantages(groups, cfg)] == [0.5, 0.5, -0.5, 0.5]
-    assert grpo.rollout_metrics(groups, cfg)["no_variance"] == pytest.approx(1 / 3)
-
-
 def test_truncated_completions_are_masked_only_when_asked():
     groups = [group([1.0, 0.0, 0.0], [True, True, False])]
     assert len(grpo.with_advantages(groups, Config(group_size=3))) == 3
@@ -457,3 +391,37 @@ def test_a_step_that_clips_gradients_reports_the_norm_before_clipping():
     p.grad = torch.tensor([3.0, 4.0])
     norm = apply_gradients(ALONE, [p], [torch.optim.SGD([p], lr=1.0)], lr=0.5, max_norm=1.0)
     assert norm == pytest.approx(5.0) and p.tolist() == pytest.approx([-0.3, -0.4], rel=1e-4)
+
+
+@pytest.mark.parametrize("words,want", [([], ("group", 0.2, 0.28)),  # the preset's, for its own loss
+    (["--loss", "dr_grpo"], ("none", 0.2, 0.2)), (["--loss", "gspo"], ("group", 3e-4, 4e-4)),
+    (["--loss", "dapo", "--clip_high", "0.3"], ("group", 0.2, 0.3)),
+    (["--loss", "dr_grpo", "--scale", "batch"], ("batch", 0.2, 0.2))])
+def test_a_loss_brings_its_papers_settings_and_a_flag_overrides_them(words, want):
+    cfg, _ = parse_args(Config, grpo.RECIPES, "", ["--config", "tiny", *words])
+    assert (cfg.scale, cfg.clip_low, cfg.clip_high) == want
+
+
+def test_settings_of_a_loss_reach_its_function_and_wrong_ones_are_named():
+    x = random_batch(1)
+    x.pop("ref_logprobs")
+    plain = policy_loss(**x, loss="sapo")[0]
+    same = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_pos=1,tau_neg=1.05"))[0]
+    other = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_neg=4"))[0]
+    assert torch.equal(plain, same) and not torch.isclose(plain, other)
+    for loss, text, message in (("sapo", "tau_nge=1", "did you mean tau_neg"),
+            ("grpo", "tau=1", "unknown name tau"), ("sapo", "tau_neg=high", "tau_neg=NUMBER")):
+        with pytest.raises(UserError, match=message):
+            settings_of(loss, text)
+
+
+def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
+    """Also where the baseline is not the group's mean; and equal rewards whose mean rounds teach nothing."""
+    def group(*rewards):
+        return [Sample([1], 1, [], True, None, {"reward": r}, 0) for r in rewards]
+
+    cfg = Config(group_size=12, kl_coef=0.0)
+    groups = [group(*[1.1] * 12), group(*[0.1] * 11, 1.1)]
+    assert [s.scores["reward"] for s in grpo.with_advantages(groups, cfg)] == [0.1] * 11 + [1.1]
+    monkeypatch.setattr(grpo, "group_advantages", lambda rewards, *_: rewards - 0.5)
+    assert len(grpo.with_advantages(groups, cfg)) == 24

@@ -8,15 +8,14 @@ import moe
 from config import ModelConfig
 from kernels import (
     experts_grouped,
-    experts_plain,
     mla_attention,
-    mla_attention_plain,
+    mla_attention_fused,
     rms_norm,
     rms_norm_plain,
-    sample_tokens,
     token_logprobs,
     token_logprobs_plain,
 )
+from moe import experts_plain
 
 
 def grads(output, inputs, weight):
@@ -104,32 +103,32 @@ def test_experts_that_no_token_chose_get_zero_gradient():
     assert [e for e in range(6) if grad[e].abs().sum() > 0] == [1, 4]
 
 
-def attention_inputs(T, prefix, w=6):
-    """Inputs of 2 rows and 3 heads with 8 + 4 numbers per key; the second row's prefix is a token shorter."""
+def attention_inputs(T, S, W=6):
+    """Inputs of 2 rows and 3 heads with 8 + 4 numbers per key; the second row's prompt is a token shorter."""
     torch.manual_seed(T)
     q = torch.randn(2, T, 3, 12, requires_grad=True)
-    kv = torch.randn(2, prefix + T, 3, 8 + w, requires_grad=True)
-    k_rot, angles = torch.randn(2, prefix + T, 4, requires_grad=True), torch.rand(2, T, 2)
-    hidden = torch.tensor([[False] * prefix, [False] * (prefix - 1) + [True]]) if prefix else None
-    return (q, kv, k_rot), (torch.polar(torch.ones_like(angles), angles), 0.3, hidden)
+    kv = torch.randn(2, S + T, 3, 8 + W, requires_grad=True)
+    k_rot, angles = torch.randn(2, S + T, 4, requires_grad=True), torch.rand(2, T, 2)
+    masked = torch.tensor([[False] * S, [False] * (S - 1) + [True]]) if S else None
+    return (q, kv, k_rot), (torch.polar(torch.ones_like(angles), angles), 0.3, masked)
 
 
-@pytest.mark.parametrize("w", [6, 15])
-@pytest.mark.parametrize("prefix", [0, 2, 50])
+@pytest.mark.parametrize("W", [6, 15])
+@pytest.mark.parametrize("S", [0, 2, 50])
 @pytest.mark.parametrize("T", [1, 5, 47, 48, 49, 130])
-def test_blocked_attention_equals_the_fused_kernel(T, prefix, w):
-    inputs, rest = attention_inputs(T, prefix, w)
-    fast, plain = mla_attention(*inputs, *rest), mla_attention_plain(*inputs, *rest)
-    upstream = torch.randn_like(plain)
-    torch.testing.assert_close(fast, plain)
-    for a, b in zip(grads(fast, inputs, upstream), grads(plain, inputs, upstream), strict=True):
+def test_blocked_attention_equals_the_fused_kernel(T, S, W):
+    inputs, rest = attention_inputs(T, S, W)
+    blocked, fused = mla_attention(*inputs, *rest), mla_attention_fused(*inputs, *rest)
+    upstream = torch.randn_like(fused)
+    torch.testing.assert_close(blocked, fused)
+    for a, b in zip(grads(blocked, inputs, upstream), grads(fused, inputs, upstream), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_long_sequences_take_the_fused_kernel(monkeypatch):
     inputs, rest = attention_inputs(20, 0)
-    called, plain = [], mla_attention_plain
-    monkeypatch.setattr(kernels, "mla_attention_plain", lambda *a: called.append(1) or plain(*a))
+    called, fused = [], mla_attention_fused
+    monkeypatch.setattr(kernels, "mla_attention_fused", lambda *a: called.append(1) or fused(*a))
     blocked = mla_attention(*inputs, *rest)
     monkeypatch.setattr(kernels, "LONGEST_BLOCKED", 10)
     torch.testing.assert_close(mla_attention(*inputs, *rest), blocked)
@@ -183,50 +182,11 @@ def test_rms_norm_equals_plain(shape, eps):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_rope_turns_pairs_by_the_angle_and_keeps_lengths():
+@pytest.mark.parametrize("rope", [kernels.rope, kernels.rope_plain])
+def test_rope_turns_pairs_by_the_angle_and_keeps_lengths(rope):
     x = torch.randn(6, 4)
     angle = torch.outer(torch.arange(6.0), torch.tensor([1.0, 0.1]))
-    turned = kernels.rope(x, torch.polar(torch.ones_like(angle), angle))
+    turned = rope(x, torch.polar(torch.ones_like(angle), angle))
     a, b, c, s = x[:, 0], x[:, 1], angle[:, 0].cos(), angle[:, 0].sin()
     torch.testing.assert_close(turned[:, :2], torch.stack([a * c - b * s, a * s + b * c], dim=1))
     torch.testing.assert_close(turned.norm(dim=1), x.norm(dim=1))
-
-
-@pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.8, 1.0), (1.0, 0.7), (1.3, 0.5)])
-def test_sampling_follows_the_distribution_that_it_reports(temperature, top_p):
-    torch.manual_seed(0)
-    logits, n = torch.randn(6) * 2, 200_000
-    probs = (logits / temperature).softmax(-1)
-    order = probs.argsort(descending=True)
-    kept = order[: int((probs[order].cumsum(0) < top_p).sum()) + 1]
-    want = torch.zeros(6).scatter(0, kept, probs[kept]) / probs[kept].sum()
-    tokens, logprobs = sample_tokens(logits.expand(n, 6), torch.rand(n), temperature, top_p)
-    share = torch.bincount(tokens, minlength=6) / n
-    assert (share - want).abs().max() < 5 * (0.25 / n) ** 0.5
-    torch.testing.assert_close(logprobs, want.log()[tokens], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("V", [2048, 5000])
-def test_sampling_from_a_large_vocabulary_goes_through_blocks(V):
-    """Tokens in order of the cdf: the same inversion as over the whole vocabulary, up to rounding."""
-    torch.manual_seed(V)
-    logits, uniform = torch.randn(300, V) * 3, torch.rand(300)
-    logits[:, 7:1500] = float("-inf")
-    tokens, logprobs = sample_tokens(logits, uniform)
-    probs = logits.double().softmax(-1)
-    below = probs.cumsum(-1).gather(1, tokens[:, None]).squeeze(1)
-    mine = probs.gather(1, tokens[:, None]).squeeze(1)
-    assert ((below >= uniform - 1e-5) & (below - mine <= uniform + 1e-5) & (mine > 0)).all()
-    torch.testing.assert_close(logprobs.double(), mine.log(), rtol=1e-4, atol=1e-4)
-
-
-def test_sampling_never_returns_a_token_without_probability():
-    logits = torch.tensor([[0.0, -1e9, 1.0, -1e9, 0.5, -1e9]]).expand(1000, 6)
-    edge = torch.cat([torch.zeros(1), torch.full((1,), 1 - 2**-24), torch.rand(998)])
-    tokens, logprobs = sample_tokens(logits, edge)
-    assert set(tokens.tolist()) <= {0, 2, 4} and torch.isfinite(logprobs).all()
-
-
-def test_greedy_takes_the_largest_logit():
-    logits = torch.randn(20, 7)
-    assert torch.equal(sample_tokens(logits, torch.rand(20), 0.0)[0], logits.argmax(-1))

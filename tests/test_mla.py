@@ -1,10 +1,10 @@
-"""Naive, absorbed and cached attention give the same numbers."""
+"""The paper's attention, its absorbed, fast and cached forms give the same numbers."""
 
 import pytest
 import torch
 
 from config import ModelConfig
-from mla import MLA, Cohort, LatentCache, rope_frequencies
+from mla import MLA, Cohort, LatentCache, SharedPrompts, rope_frequencies
 
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.8)
 
@@ -19,14 +19,48 @@ def attention(**overrides):
     return cfg, layer
 
 
-@pytest.mark.parametrize("overrides", [{}, {"q_lora_rank": 7}, {"rope_scaling": YARN},
-    {"attention_bias": True}])
-def test_absorbed_mla_matches_naive(overrides):
+SHAPES = [{}, {"q_lora_rank": 7}, {"rope_scaling": YARN}, {"attention_bias": True}]
+
+
+def equal_with_gradients(fast, plain, layer):
+    upstream = torch.randn_like(plain)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad((out * upstream).sum(), list(layer.parameters()))
+            for out in (fast, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("overrides", SHAPES)
+def test_fast_and_absorbed_mla_match_naive(overrides):
     cfg, layer = attention(**overrides)
     x, freqs = torch.randn(2, 9, 24), rope_frequencies(cfg, 9)
-    naive, latent = layer(x, freqs)
-    absorbed = layer.attend_absorbed(*layer.queries(x, freqs), latent)
-    torch.testing.assert_close(naive, absorbed, rtol=1e-4, atol=1e-5)
+    naive = layer.attend_naive(x, freqs)
+    torch.testing.assert_close(layer.attend_absorbed(x, freqs), naive, rtol=1e-4, atol=1e-5)
+    equal_with_gradients(layer(x, freqs)[0], naive, layer)
+
+
+def test_naive_mla_is_causal_and_skips_masked_tokens():
+    cfg, layer = attention()
+    x, freqs = torch.randn(2, 6, 24), rope_frequencies(cfg, 6)
+    whole = layer.attend_naive(x, freqs)
+    torch.testing.assert_close(layer.attend_naive(x[:, :4], freqs[:4]), whole[:, :4])
+    masked = torch.tensor([[False, False, True, False, False, False]]).expand(2, 6)
+    kept = [0, 1, 3, 4, 5]
+    without = layer.attend_naive(x[:, kept], freqs[kept])
+    torch.testing.assert_close(layer.attend_naive(x, freqs, masked)[:, kept], without)
+
+
+@pytest.mark.parametrize("T", [0, 5])
+def test_shared_prompts_match_naive_rows(T):
+    """Two prompts of lengths 3 and 2, two completions and one."""
+    cfg, layer = attention()
+    shared = SharedPrompts(torch.tensor([3, 2]), torch.tensor([0, 0, 1]), 3, T)
+    x, freqs = torch.randn(2 * 3 + 3 * T, 24), rope_frequencies(cfg, 16)[shared.positions()]
+    plain = shared.attend_plain(layer, x, freqs)
+    equal_with_gradients(layer(x, freqs, shared)[0], plain, layer)
+    whole = torch.cat([x[3:5], x[6 + 2 * T :]])[None]  # the last row without its prompt's padding
+    want = layer.attend_naive(whole, rope_frequencies(cfg, 2 + T))[0, 2:]
+    torch.testing.assert_close(plain[6 + 2 * T :], want)
 
 
 def test_cache_holds_only_the_latent_and_the_rotary_key():
@@ -60,5 +94,5 @@ def test_decoding_with_a_shared_prefix_matches_naive_after_rows_left(leaving, bl
         for row, out in zip(alive.tolist(), got, strict=True):
             p = owner[row]
             whole = torch.cat([prompts[p, : lengths[p]], continued[row, : t + 1]])[None]
-            want = layer(whole, freqs[: whole.shape[1]])[0][0, -1]
+            want = layer.attend_naive(whole, freqs[: whole.shape[1]])[0, -1]
             torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)

@@ -148,16 +148,6 @@ def test_a_general_row_is_scored_by_the_model_and_a_problem_by_its_rule(judge):
     assert one["accuracy"] == float(one["preference"] >= 0.5)
 
 
-def test_own_rewards_go_beside_a_preference_model(judge, tmp_path):
-    (tmp_path / "a.py").write_text("def a(completions, **_):\n    return [1.0] * len(completions)\n")
-    plan = reward_plan(f"preference:{judge[0]}, {tmp_path}/a.py:a", "a=2")
-    assert set(plan.custom) == {"a", "preference", "helpful", "harmless"}
-    (got,) = score([{"prompt": "What color is snow?", "task": "general"}], [WHOLE], plan)
-    assert got["a"] == 1 and got["reward"] == pytest.approx(got["preference"] + 0.1 + 2)
-    with pytest.raises(UserError, match="one preference model at most"):
-        reward_plan("preference:A,preference:B")
-
-
 def test_a_folder_without_a_scalar_head_is_no_judge(tmp_path):
     save_model(Transformer(ModelConfig(**TINY)).init_weights(), tmp_path)
     with pytest.raises(UserError, match="score.weight"):

@@ -1,13 +1,19 @@
 """The report of stages and the history of one problem, from files written by hand."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from config import UserError
+from checkpoint import load_model, save_model
+from config import ModelConfig, UserError
+from data.tokenizer import for_checkpoint
+from model import Transformer
+from moe import Routing
 from report.pages import (
     cell,
     cost_table,
@@ -19,6 +25,8 @@ from report.pages import (
     watch,
     write_report,
 )
+from report.plot import KINDS, draw_experts, expert_shares
+from sample import generate
 
 ROOT = Path(__file__).parent.parent
 
@@ -147,7 +155,8 @@ def test_pictures_are_drawn_from_a_folder_and_from_a_recipe(tmp_path):
     pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
     curve = [{"name": str(k), "tokens": 30.0 * k, "accuracy": 0.1 * k, "se": 0.01} for k in (1, 2, 4)]
     stage(tmp_path, "zero", **{"pass@1": 0.1})
-    curves = {"curves": {"budget": curve, "votes": curve, "search": curve}}
+    curves = {"settings": {"from_": "out/tiny/zero", "problems": 64},
+        "curves": {"budget": curve, "votes": curve, "search": curve}}
     (tmp_path / "zero" / "curves.json").write_text(json.dumps(curves))
     run_folder(tmp_path / "zero")
 
@@ -166,3 +175,81 @@ def test_pictures_are_drawn_from_a_folder_and_from_a_recipe(tmp_path):
             (("--ahah", "x"), "usage"), (("--curves", tmp_path / "none.json"), "does not exist")]:
         wrong = plot(*words)
         assert wrong.returncode == 2 and message in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+
+
+def test_no_legend_covers_data(tmp_path, monkeypatch):
+    """Every legend of the report's pictures lies outside all axes."""
+    pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
+    from matplotlib.figure import Figure
+
+    from report import plot
+
+    drawn, save = [], Figure.savefig
+    def looked_at(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)  # lays the figure out
+        boxes = [ax.get_window_extent() for ax in figure.axes if ax.axison]
+        assert not any(ax.get_legend() for ax in figure.axes) and len(figure.legends) == 1
+        covered = figure.legends[0].get_window_extent()
+        assert not any(box.overlaps(covered) for box in boxes)
+        assert figure.bbox.x0 <= covered.x0 and covered.x1 <= figure.bbox.x1  # and nothing of it is cut off
+        drawn.append([text.get_text() for text in figure.legends[0].get_texts()])
+
+    monkeypatch.setattr(Figure, "savefig", looked_at)
+    names = ("zero", "zero_language", "reasoning", "scenarios", "dense_rl")
+    curve = [{"name": str(k), "tokens": 30.0 * k, "accuracy": 0.1 * k, "se": 0.01} for k in (1, 2, 4)]
+    for name in names:
+        stage(tmp_path, name, **{"pass@1": 0.1})
+        run_folder(tmp_path / name)
+        curves = {"settings": {"from_": name, "problems": 4}, "curves": {"budget": curve, "votes": curve,
+            "pass@k": curve, "search": curve}}
+        (tmp_path / name / "curves.json").write_text(json.dumps(curves))
+    plot.report([tmp_path])
+    stages, runs, spending = drawn
+    assert stages == ["pass@1", "cons@k", "pass@k"] and len(spending) == len(set(spending)) == 4
+    assert [label.split("/")[-1] for label in runs[:5]] == list(names) and len(runs) == 7
+    plot.draw_spending([tmp_path / "zero/curves.json"], tmp_path / "one.png")
+    plot.draw_stages({"zero": {"metrics": {"pass@1": 0.1, "cons@k": 0.2, "pass@k": 0.3}}}, tmp_path / "s.png")
+
+
+def small_run(folder, **changes):
+    small = dict(hidden_size=32, num_hidden_layers=3, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8,
+        v_head_dim=8, intermediate_size=32, moe_intermediate_size=16, initializer_range=0.2) | changes
+    save_model(Transformer(ModelConfig(**small)).init_weights(), folder)
+    (folder / "run.json").write_text(json.dumps({"task": "countdown:n=3"}))
+
+
+def test_the_shares_of_the_experts_sum_to_one_and_are_those_of_the_router(tmp_path):
+    small_run(tmp_path)
+    model, tokenizer = load_model(tmp_path), for_checkpoint(tmp_path)
+    shares, counts = expert_shares(model, tokenizer, ["Use 1 2 3 to make 6.", "Sort a b."], samples=3,
+        max_new_tokens=20)
+    assert set(shares) == {kind for kind in KINDS if counts[kind]} and len(shares) > 3
+    for table in shares.values():
+        assert table.shape == (2, 8) and table.sum(1) == pytest.approx([1, 1])
+        assert table.max() <= 0.5 + 1e-9  # K = 2: no expert is both
+    prompts = [tokenizer.encode_prompt(p) for p in ("Use 1 2 3 to make 6.", "Sort a b.")]
+    out = generate(model, prompts, group_size=3, max_new_tokens=20, eos_id=tokenizer.eos_id, seed=0)
+    load = 0  # the same completions through the training pass: the experts of their tokens but the last
+    for i, completion in enumerate(out.completions):
+        prompt, routing = prompts[i // 3], Routing()
+        model.hidden(torch.tensor([prompt + completion[:-1]]), routing)
+        load += torch.stack([torch.nn.functional.one_hot(layer[0, len(prompt) :], 8).sum((0, 1))
+            for layer in routing.indices])
+    total = sum(table * counts[kind] * 2 for kind, table in shares.items())
+    assert total.tolist() == pytest.approx(load.double().numpy())
+
+
+def test_each_token_is_of_one_kind():
+    kinds = {text: next(k for k, p in KINDS.items() if re.fullmatch(p, text, re.S)) for text in
+        ("7", "*", "=", "(", " need", " low", "high", " wait", " ok", "</think>", "\n", " ", "give")}
+    assert list(kinds.values()) == ["digits", "+ - * / =", "+ - * / =", "brackets", "need", "low, high",
+        "low, high", "wait", "ok", "tags", "spaces, line breaks", "spaces, line breaks", "other words"]
+
+
+def test_the_picture_of_the_experts_is_drawn_and_a_dense_model_has_none(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots: requirements-dev.txt")
+    small_run(tmp_path)
+    assert draw_experts(tmp_path, problems=2).stat().st_size > 5000
+    small_run(tmp_path, first_k_dense_replace=3)
+    with pytest.raises(UserError, match="dense"):
+        draw_experts(tmp_path)

@@ -19,8 +19,8 @@ from rewards import (
     check_rows,
     code_reward,
     countdown_reward,
-    evaluate,
     exact_reward,
+    expression_value,
     extract_answer,
     extract_program,
     format_reward,
@@ -29,8 +29,8 @@ from rewards import (
     length_reward,
     math_reward,
     overlong_reward,
+    plan_of,
     repetition_penalty,
-    reward_plan,
     score,
     soft_format_reward,
     word_lists,
@@ -152,7 +152,7 @@ def test_nothing_explodes_and_nothing_takes_long():
     assert (
         time.perf_counter() - start < 5
     )  # a hang, not a timing: each is refused by its length or its characters
-    assert evaluate("1+" * 101) is None
+    assert expression_value("1+" * 101) is None
 
 
 def expressions():
@@ -172,7 +172,7 @@ def test_evaluation_equals_fractions(expression):
         want = eval(re.sub(r"(\d+)", r"Fraction(\1)", expression))
     except ZeroDivisionError:
         want = None
-    got = evaluate(expression)
+    got = expression_value(expression)
     if len(expression) <= 200:
         assert (got and got[0]) == want
         assert got is None or got[1] == [int(n) for n in re.findall(r"\d+", expression)]
@@ -212,8 +212,7 @@ def test_rows_that_cannot_be_scored_are_found_before_the_run(row, message):
 
 
 def test_rewards_follow_the_calling_convention_of_trl():
-    """Keyword columns as lists, unknown keywords ignored, a list of floats back. A new reward has its own
-    test: these are the rewards that this fixture was made for."""
+    """Keyword columns as lists, unknown keywords ignored, a list of floats back."""
     n = 5
     columns = dict(
         completions=[wrap("1+2", "so we wait")] * n,
@@ -232,9 +231,9 @@ def test_rewards_follow_the_calling_convention_of_trl():
         never=[["fool"]] * n,
         refusals=[["1+2"]] * n,
     )
-    nothing = ("code", "code_fraction", "math_boxed", "format_boxed", "overlong", "repetition")
     right = ("countdown", "math", "exact", "format", "soft_format", "language", "length", "answered", "clean")
-    for name in (*right, *nothing):
+    wrong = ("code", "code_fraction", "math_boxed", "format_boxed", "overlong", "repetition")
+    for name in (*right, *wrong):
         assert REWARDS[name](**columns) == [float(name in right)] * n, name
     for name in BY_MODEL:  # tests/test_preference.py
         with pytest.raises(UserError, match="preference model"):
@@ -247,7 +246,7 @@ def test_random_expressions_reward_exactly_the_true_ones():
         numbers = [rng.randint(1, 9) for _ in range(3)]
         a, b, c = numbers
         text = f"({a}{rng.choice('+-*/')}{b}){rng.choice('+-*/')}{c}"
-        value = evaluate(text)[0]
+        value = expression_value(text)[0]
         for target in (int(value), int(value) + 1):
             assert countdown_reward([wrap(text)], [numbers], [target]) == [float(Fraction(target) == value)]
 
@@ -410,7 +409,7 @@ def test_repetition_is_the_share_of_repeated_ngrams():
 
 def test_weights_replace_and_add_components():
     row = row_at("countdown", "train", 0, 0)
-    plan = reward_plan("", "accuracy=2, format=0.5,overlong=1,language=0.1,length=0")
+    plan = plan_of("", "accuracy=2, format=0.5,overlong=1,language=0.1,length=0")
     (got,) = score([row], [wrap("0", "so")], plan, [95], 100)
     assert got == {
         "countdown": 0.0,
@@ -421,8 +420,8 @@ def test_weights_replace_and_add_components():
         "length": 0.0,
         "reward": pytest.approx(0.5 - 0.75 + 0.1),
     }
-    assert not plan.mask_truncated and reward_plan("", "overlong=mask").mask_truncated
-    assert score([row], [wrap("0")], reward_plan("", "overlong=mask"))[0]["reward"] == 0.1
+    assert not plan.mask_truncated and plan_of("", "overlong=mask").mask_truncated
+    assert score([row], [wrap("0")], plan_of("", "overlong=mask"))[0]["reward"] == 0.1
     for weights, message in (
         ("speed=1", "unknown name speed"),
         ("format=x", "NUMBER"),
@@ -431,7 +430,7 @@ def test_weights_replace_and_add_components():
         ("formt=1", "did you mean format"),
     ):
         with pytest.raises(UserError, match=message):
-            reward_plan("", weights)
+            plan_of("", weights)
 
 
 CUSTOM = """
@@ -449,7 +448,7 @@ def test_a_custom_reward_is_a_component_and_judges_unknown_tasks(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(CUSTOM)
     row = row_at("countdown", "train", 0, 0)
-    plan = reward_plan(f"{path}:short", "short=0.5")
+    plan = plan_of(f"{path}:short", "short=0.5")
     got = score([row, row], [wrap("0"), wrap("0", "x" * 99)], plan)
     assert got[0]["short"] == 1.0 and got[0]["reward"] == pytest.approx(0.6) and got[0]["accuracy"] == 0
     assert "short" not in got[1] and got[1]["reward"] == pytest.approx(0.1)
@@ -463,23 +462,19 @@ def test_a_custom_reward_is_a_component_and_judges_unknown_tasks(tmp_path):
         (f"{path}", "expected file.py:function"),
     ):
         with pytest.raises(UserError, match=message):
-            reward_plan(what)
+            plan_of(what)
 
 
-def test_several_own_rewards_have_a_weight_each_and_are_logged_by_themselves(tmp_path):
-    for name, value in (("a", "len(c)"), ("b", "c.count('1')")):
-        text = f"def {name}(completions, **kwargs):\n    return [float({value}) for c in completions]\n"
-        (tmp_path / f"{name}.py").write_text(text)
-    a, b = f"{tmp_path}/a.py:a", f"{tmp_path}/b.py:b"
+def test_several_rewards_of_ones_own_have_a_weight_each(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(
+            f"def {name}(completions, **_):\n    return [{len(name)}.0] * len(completions)\n")
+    plan = plan_of(f"{tmp_path}/a.py:a, {tmp_path}/b.py:b", "a=0.5,b=0.25,format=0")
     row = row_at("countdown", "train", 0, 0)
-    (got,) = score([row], ["11"], reward_plan(f"{a}, {b}", "b=0.25"))
-    assert got == {"countdown": 0.0, "format": 0.0, "a": 2.0, "b": 2.0, "accuracy": 0.0, "reward": 2.5}
-    assert list(reward_plan(f"{b},{a}").custom) == ["b", "a"]  # the first judges tasks that are in no table
-    (tmp_path / "other.py").write_text("def a(completions, **_): pass\ndef format(completions, **_): pass\n")
-    for where, name in ((f"{a},{a}", "a"), (f"{a},{tmp_path}/other.py:a", "a"),
-            (f"{tmp_path}/other.py:format", "format")):
-        with pytest.raises(UserError, match=f"another reward called {name}; rename"):
-            reward_plan(where)
+    (got,) = score([row], [wrap("0")], plan)
+    assert got["a"] == got["b"] == 1.0 and got["reward"] == pytest.approx(got["accuracy"] + 0.75)
+    with pytest.raises(UserError, match="another reward called a"):
+        plan_of(f"{tmp_path}/a.py:a,{tmp_path}/a.py:a")
 
 
 def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
@@ -487,13 +482,13 @@ def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
     path.write_text(CUSTOM)
     rows = [row_at("countdown", "train", 0, i) for i in range(3)]
     with pytest.raises(UserError, match="reward broken: ZeroDivisionError.*") as info:
-        score(rows, [wrap("0"), "bad", wrap("0")], reward_plan(f"{path}:broken"))
+        score(rows, [wrap("0"), "bad", wrap("0")], plan_of(f"{path}:broken"))
     assert rows[1]["prompt"] in str(info.value) and "'bad'" in str(info.value)
     with pytest.raises(UserError, match=r"returned \[1.0\] for 3 completions|returned \[1.0\] for 2"):
-        score(rows, [wrap("0")] * 3, reward_plan(f"{path}:wrong"))
+        score(rows, [wrap("0")] * 3, plan_of(f"{path}:wrong"))
     path.write_text("import nothing_like_this")
     with pytest.raises(UserError, match="cannot be imported"):
-        reward_plan(f"{path}:other")
+        plan_of(f"{path}:other")
 
 
 def test_rows_of_code_are_checked_without_running_them():

@@ -1,14 +1,20 @@
 """The rollout engine against the full forward pass, and its invariances."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import kernels
+from batch import Sample, collate, completion_logprobs
 from config import ModelConfig, UserError
 from data.tokenizer import shipped
 from kernels import experts_dense, token_logprobs
 from model import Transformer
-from sample import Rollout, _Engine, generate, printer
+from moe import Routing
+from sample import Rollout, _Engine, generate, generate_plain, printer, sample_tokens
 
 SHAPE = dict(vocab_size=60, hidden_size=32, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48,
     moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
@@ -46,6 +52,52 @@ def test_rollout_logprobs_equal_those_of_the_full_forward(overrides, temperature
             hidden = m.hidden(tokens[:, :-1])
             want, _ = token_logprobs(hidden, m.lm_head.weight, tokens[:, 1:], temperature)
         assert (want[0, len(prompt) - 1 :] - torch.tensor(logprobs)).abs().max() <= 1e-4
+
+
+def same(a: Rollout, b: Rollout):
+    assert a.completions == b.completions and a.finished == b.finished
+    for mine, theirs in zip(a.logprobs, b.logprobs, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("overrides,top_p", [({}, 1.0), ({"first_k_dense_replace": 3}, 0.8)])
+def test_the_engine_gives_what_the_plain_loop_gives(overrides, top_p):
+    m, order = model(**overrides), [4, 0, 2, 1, 3]
+    settings = dict(group_size=2, max_new_tokens=20, eos_id=EOS, seed=5, top_p=top_p, temperature=0.9,
+        prompt_ids=order, record_routing=True)
+    fast, plain = generate(m, PROMPTS, **settings), generate_plain(m, PROMPTS, **settings)
+    assert any(fast.finished) and not all(fast.finished)
+    same(fast, plain)
+    for mine, theirs in zip(fast.routing, plain.routing, strict=True):
+        assert mine is theirs is None or (mine == theirs).all()
+
+
+def test_picor1_plain_runs_no_fast_form_and_changes_only_rounding(monkeypatch):
+    m = model(q_lora_rank=10, rope_scaling=YARN)
+
+    def rollout_and_pass():
+        out = run(m, PROMPTS[:3], group_size=2, max_new_tokens=15)
+        samples = [Sample(PROMPTS[i // 2] + c, len(PROMPTS[i // 2]), p, True, None, {}, 0)
+            for i, (c, p) in enumerate(zip(out.completions, out.logprobs, strict=True))]
+        batch = collate(samples, 0, "cpu")
+        m.zero_grad()
+        routing = Routing(mask=batch.inputs(), balance=True)
+        logprobs, entropy = completion_logprobs(m, batch, 0.7, routing)
+        loss = (logprobs * torch.linspace(-1, 1, logprobs.shape[1])).sum() + sum(routing.balance_losses)
+        loss.backward()
+        return out, [logprobs, entropy, loss, m.hidden(batch.completions), *(p.grad for p in m.parameters())]
+
+    fast, numbers = rollout_and_pass()
+    monkeypatch.setenv("PICOR1_PLAIN", "1")
+    assert runpy.run_path(str(Path(kernels.__file__)))["PLAIN"] and not kernels.PLAIN
+    monkeypatch.setattr(kernels, "PLAIN", True)
+    for name in ("kernels._RMSNorm", "kernels._Linear", "kernels._Embedding", "kernels._TokenLogprobs",
+            "mla.mla_attention", "mla.MLA.decode", "moe.experts_grouped", "sample._Engine"):
+        monkeypatch.setattr(name, None)
+    plain, again = rollout_and_pass()
+    same(fast, plain)
+    for a, b in zip(numbers, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_top_p_logprobs_are_under_the_renormalised_distribution():
@@ -118,10 +170,8 @@ def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(rows_at_once, n
     fixed = run(m, max_new_tokens=new, record_routing=True)
     monkeypatch.undo()
     plain = run(m, max_new_tokens=new, record_routing=True)
-    assert fixed.completions == plain.completions and fixed.finished == plain.finished
-    for i, (a, b) in enumerate(zip(fixed.logprobs, plain.logprobs, strict=True)):
-        assert a == pytest.approx(b, abs=1e-4)
-        assert (fixed.routing[i] == plain.routing[i]).all()
+    same(fixed, plain)
+    assert all((a == b).all() for a, b in zip(fixed.routing, plain.routing, strict=True))
 
 
 def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_result(fixed_steps, monkeypatch):
@@ -165,8 +215,6 @@ def test_greedy_is_the_argmax_of_the_full_forward():
 
 
 def test_recorded_experts_are_those_of_the_full_forward():
-    from moe import Routing
-
     m = model()
     out = run(m, record_routing=True)
     for i, completion in enumerate(out.completions):
@@ -198,3 +246,43 @@ def test_hidden_thinking_is_not_printed_and_the_rest_streams_as_it_comes(tags):
             write([i])
         assert "".join(written) == want
         assert len(written) > 3 or not want  # token by token, not in one piece
+
+
+@pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.8, 1.0), (1.0, 0.7), (1.3, 0.5)])
+def test_sampling_follows_the_distribution_that_it_reports(temperature, top_p):
+    torch.manual_seed(0)
+    logits, n = torch.randn(6) * 2, 200_000
+    probs = (logits / temperature).softmax(-1)
+    order = probs.argsort(descending=True)
+    kept = order[: int((probs[order].cumsum(0) < top_p).sum()) + 1]
+    want = torch.zeros(6).scatter(0, kept, probs[kept]) / probs[kept].sum()
+    tokens, logprobs = sample_tokens(logits.expand(n, 6), torch.rand(n), temperature, top_p)
+    share = torch.bincount(tokens, minlength=6) / n
+    assert (share - want).abs().max() < 5 * (0.25 / n) ** 0.5
+    torch.testing.assert_close(logprobs, want.log()[tokens], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("V", [2048, 5000])
+def test_sampling_from_a_large_vocabulary_goes_through_blocks(V):
+    """Tokens in order of the cdf: the same inversion as over the whole vocabulary, up to rounding."""
+    torch.manual_seed(V)
+    logits, uniform = torch.randn(300, V) * 3, torch.rand(300)
+    logits[:, 7:1500] = float("-inf")
+    tokens, logprobs = sample_tokens(logits, uniform)
+    probs = logits.double().softmax(-1)
+    below = probs.cumsum(-1).gather(1, tokens[:, None]).squeeze(1)
+    mine = probs.gather(1, tokens[:, None]).squeeze(1)
+    assert ((below >= uniform - 1e-5) & (below - mine <= uniform + 1e-5) & (mine > 0)).all()
+    torch.testing.assert_close(logprobs.double(), mine.log(), rtol=1e-4, atol=1e-4)
+
+
+def test_sampling_never_returns_a_token_without_probability():
+    logits = torch.tensor([[0.0, -1e9, 1.0, -1e9, 0.5, -1e9]]).expand(1000, 6)
+    edge = torch.cat([torch.zeros(1), torch.full((1,), 1 - 2**-24), torch.rand(998)])
+    tokens, logprobs = sample_tokens(logits, edge)
+    assert set(tokens.tolist()) <= {0, 2, 4} and torch.isfinite(logprobs).all()
+
+
+def test_greedy_takes_the_largest_logit():
+    logits = torch.randn(20, 7)
+    assert torch.equal(sample_tokens(logits, torch.rand(20), 0.0)[0], logits.argmax(-1))

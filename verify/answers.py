@@ -133,9 +133,8 @@ _GREEK = {
 _TIMES, _OVER = ("*", r"\cdot", r"\times"), ("/", r"\div")
 
 
-def _parse(text: str):
-    """An expression as nested tuples: ("n", Fraction), ("v", name), ("+"|"*"|"/"|"^", a, b), ("root", a, n),
-    ("f", name, a). Raises ValueError for anything else."""
+def _tokens(text: str) -> list[str]:
+    """The tokens of an expression, and "" at its end. Raises ValueError where none begins."""
     tokens, at = [], 0
     text = text.rstrip()
     while at < len(text):
@@ -144,144 +143,158 @@ def _parse(text: str):
             raise ValueError(text[at])
         tokens.append(match[1])
         at = match.end()
-    tokens.append("")
-    i = 0
+    return [*tokens, ""]
 
-    def take(expected=None):
-        nonlocal i
-        if expected and tokens[i] != expected:
+
+def _parse(text: str):
+    """An expression as nested tuples: ("n", Fraction), ("v", name), ("+"|"*"|"/"|"^", a, b), ("root", a, n),
+    ("f", name, a). Raises ValueError for anything else."""
+    parser = _Parser(text)
+    value = parser.total()
+    parser.take("")
+    if parser.i != len(parser.tokens):
+        raise ValueError("unexpected end")
+    return value
+
+
+class _Parser:
+    """Recursive descent, a method for each level: a total of terms of factors of powers of bases."""
+
+    def __init__(self, text: str):
+        self.tokens, self.i = _tokens(text), 0
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.i]
+
+    def take(self, expected=None):
+        if expected and self.next != expected:
             raise ValueError(f"expected {expected}")
-        i += 1
-        return tokens[i - 1]
+        self.i += 1
+        return self.tokens[self.i - 1]
 
-    def group(opening, closing):
-        take(opening)
-        inside = total()
-        take(closing)
+    def group(self, opening, closing):
+        self.take(opening)
+        inside = self.total()
+        self.take(closing)
         return inside
 
-    def argument():  # of \frac, \sqrt, ^: a group, one digit or one letter
-        if tokens[i] == "{":
-            return group("{", "}")
-        if tokens[i][:1].isdigit() and len(tokens[i]) > 1:
-            token = tokens[i]
-            tokens[i] = token[1:]
+    def argument(self):  # of \frac, \sqrt, ^: a group, one digit or one letter
+        if self.next == "{":
+            return self.group("{", "}")
+        if self.next[:1].isdigit() and len(self.next) > 1:
+            token = self.next
+            self.tokens[self.i] = token[1:]
             if "." in token:
                 raise ValueError("a number needs braces here")
             return ("n", Fraction(int(token[0])))
-        return base()
+        return self.base()
 
-    def script(mark):  # an index, or the power of a function: plain tokens only
-        if tokens[i] != mark:
+    def script(self, mark):  # an index, or the power of a function: plain tokens only
+        if self.next != mark:
             return ""
-        take()
-        inside = [take()]
+        self.take()
+        inside = [self.take()]
         if inside == ["{"]:
-            while (token := take()) != "}":
+            while (token := self.take()) != "}":
                 inside.append(token)
         if not all(t in "{-" or t[:1].isalnum() for t in inside):
             raise ValueError("an index")
         return mark + "".join(inside).strip("{")
 
-    def base():
-        token = take()
+    def base(self):
+        token = self.take()
         if token[:1].isdigit() or token[:1] == ".":
             number = ("n", _number(token))
-            if tokens[i] == r"\frac" and "." not in token:  # a mixed number
-                part = base()
+            if self.next == r"\frac" and "." not in token:  # a mixed number
+                part = self.base()
                 whole = part[1][0] == part[2][0] == "n" and 0 < part[1][1] < part[2][1]
                 if not whole:
                     raise ValueError("a number before a fraction")
                 return ("+", number, part)
             return number
         if token in ("(", "{"):
-            inside = total()
-            take(")" if token == "(" else "}")
+            inside = self.total()
+            self.take(")" if token == "(" else "}")
             return inside
         if token == "|":
-            inside = total()
-            take("|")
+            inside = self.total()
+            self.take("|")
             return ("f", "abs", inside)
         if token == r"\frac":
-            return ("/", argument(), argument())
+            return ("/", self.argument(), self.argument())
         if token == r"\sqrt":
             degree = 2
-            if tokens[i] == "[":
-                take()
-                degree = int(take())
-                take("]")
-            if tokens[i][:1].isdigit() and len(tokens[i]) > 1:
+            if self.next == "[":
+                self.take()
+                degree = int(self.take())
+                self.take("]")
+            if self.next[:1].isdigit() and len(self.next) > 1:
                 raise ValueError("a root needs braces")
             if not 2 <= degree <= 100:
                 raise ValueError("degree of a root")
-            return ("root", argument(), degree)
+            return ("root", self.argument(), degree)
         if token == r"\pi" or token in _GREEK or (len(token) == 1 and token.isalpha()):
-            name = token + script("_")
-            while tokens[i] == "'":
-                name += take()
+            name = token + self.script("_")
+            while self.next == "'":
+                name += self.take()
             return ("v", name)
         if token in _FUNCTIONS:
-            name = token + script("_") + script("^")
-            bracketed = tokens[i] in ("(", "{")
-            value = power()
-            while not bracketed and (tokens[i].isalpha() or tokens[i] in (r"\pi", *_GREEK)):  # \sin 2x
-                value = ("*", value, power())
+            name = token + self.script("_") + self.script("^")
+            bracketed = self.next in ("(", "{")
+            value = self.power()
+            while not bracketed and (self.next.isalpha() or self.next in (r"\pi", *_GREEK)):  # \sin 2x
+                value = ("*", value, self.power())
             return ("f", name, value)
         raise ValueError(f"unexpected {token or 'end'}")
 
-    def power():
-        value = base()
-        while tokens[i] == "!":
-            take()
+    def power(self):
+        value = self.base()
+        while self.next == "!":
+            self.take()
             value = ("f", "!", value)
-        if tokens[i] == "^":
-            take()
-            if tokens[i] == "-":
-                take()
-                exponent = ("*", ("n", Fraction(-1)), power())
+        if self.next == "^":
+            self.take()
+            if self.next == "-":
+                self.take()
+                exponent = ("*", ("n", Fraction(-1)), self.power())
             else:
-                exponent = base() if tokens[i][:1].isdigit() else argument()
-            if tokens[i] == "^":
+                exponent = self.base() if self.next[:1].isdigit() else self.argument()
+            if self.next == "^":
                 raise ValueError("a tower")
             value = ("^", value, exponent)
         return value
 
-    def factor():
-        if tokens[i] in ("-", "+"):
-            sign = take()
-            return factor() if sign == "+" else ("*", ("n", Fraction(-1)), factor())
-        return power()
+    def factor(self):
+        if self.next in ("-", "+"):
+            sign = self.take()
+            return self.factor() if sign == "+" else ("*", ("n", Fraction(-1)), self.factor())
+        return self.power()
 
-    def term():
-        value = factor()
+    def term(self):
+        value = self.factor()
         while True:
-            if tokens[i] in _TIMES:
-                take()
-                value = ("*", value, factor())
-            elif tokens[i] in _OVER:
-                take()
-                value = ("/", value, factor())
+            if self.next in _TIMES:
+                self.take()
+                value = ("*", value, self.factor())
+            elif self.next in _OVER:
+                self.take()
+                value = ("/", value, self.factor())
             elif (
-                tokens[i] in ("(", "{", r"\frac", r"\sqrt", r"\pi")
-                or tokens[i].isalpha()
-                or (tokens[i] in _FUNCTIONS or tokens[i] in _GREEK)
+                self.next in ("(", "{", r"\frac", r"\sqrt", r"\pi")
+                or self.next.isalpha()
+                or (self.next in _FUNCTIONS or self.next in _GREEK)
             ):
-                value = ("*", value, power())
+                value = ("*", value, self.power())
             else:
                 return value
 
-    def total():
-        value = term()
-        while tokens[i] in ("+", "-"):
-            sign, other = take(), term()
+    def total(self):
+        value = self.term()
+        while self.next in ("+", "-"):
+            sign, other = self.take(), self.term()
             value = ("+", value, other if sign == "+" else ("*", ("n", Fraction(-1)), other))
         return value
-
-    value = total()
-    take("")
-    if i != len(tokens):
-        raise ValueError("unexpected end")
-    return value
 
 
 def _number_of(node) -> Fraction | None:
