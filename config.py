@@ -223,8 +223,8 @@ def numbers(text: str, names, option: str) -> dict[str, float]:
 
 def knob(default, help: str, group: str = "", of: str = ""):
     """A field of a script's Config: its default, its line of --help and the heading above it; without one it
-    is on the first screen. of: another knob that this one belongs to; where that is given on the command
-    line, a preset's value of this one does not count."""
+    is on the first screen. of: another knob that this one belongs to; where the command line gives that
+    another value than the preset does, the preset's value of this one does not count."""
     return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
 
 
@@ -292,9 +292,12 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
         raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
-    theirs = {k: v for k, v in presets[preset].items() if fields[k.rstrip("_")].metadata["of"] not in given}
-    values = theirs | {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
-    return cls(**values), preset
+    given = {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
+    default = {f.name: f.default for f in fields.values()} | presets[preset]
+    other = {k for k, v in given.items() if v != default[k]}
+    of = {f.name: f.metadata["of"] for f in fields.values()}
+    theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
+    return cls(**theirs | given), preset
 
 
 def run_script(main):

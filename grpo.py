@@ -87,8 +87,11 @@ class Config:
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
     def __post_init__(self):
-        """What is not given is as the loss's paper has it; an unknown loss is refused by `check`."""
-        own = LOSSES.get(self.loss, LOSSES["grpo"])
+        """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
+        if self.loss not in LOSSES:
+            raise UserError(f"--loss {self.loss}{closest(self.loss, LOSSES)}")
+        own, settings = LOSSES[self.loss], settings_of(self.loss, self.loss_settings)
+        self.loss_settings = ",".join(f"{k}={v}" for k, v in settings.items())
         self.scale = self.scale or own.scale
         self.clip_low = own.clip_low if self.clip_low is None else self.clip_low
         self.clip_high = own.clip_high if self.clip_high is None else self.clip_high
@@ -118,7 +121,8 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
         centered = centered / (rewards.std() + 1e-4)
     elif scale != "none":
         raise UserError(f"scale {scale}: expected group, batch or none")
-    return centered.flatten()
+    equal = (groups == groups[:, :1]).all(1, keepdim=True)
+    return centered.masked_fill(equal, 0).flatten()  # exactly 0, whatever the mean rounds to
 
 
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
@@ -163,9 +167,11 @@ LOSSES: dict[str, Loss] = {
 
 
 def settings_of(loss: str, text: str) -> dict[str, float]:
-    """"tau_pos=1,tau_neg=1.05" as keyword arguments of the loss's objective. Raises UserError."""
+    """All settings of the loss's own, as keyword arguments of its objective: the defaults, changed by a text
+    like "tau_pos=1,tau_neg=1.05". Raises UserError."""
     parameters = inspect.signature(LOSSES[loss].objective).parameters.values()
-    return numbers(text, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY], "--loss_settings")
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return own | numbers(text, own, "--loss_settings")
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
@@ -176,8 +182,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
     own (for dr_grpo B x T). settings: keyword arguments of the loss's own. Returns (loss, metrics): means
-    over this call's completion tokens, and "tokens", their number. Raises UserError for an unknown loss,
-    or kl_coef without ref_logprobs."""
+    over this call's completion tokens, and "tokens", their number; clip_fraction is of the two objectives
+    above that clip, else 0. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
     if kl_coef and ref_logprobs is None:
@@ -204,7 +210,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
     below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
-    outside = above if objective is clipped_weight else below | above & (A > 0)
+    outside = {clipped: below | above & (A > 0), clipped_weight: above}.get(objective, above & False)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics
@@ -245,18 +251,9 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
 
 
 def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
-    """The advantages of each group's samples."""
+    """The advantages of each group's samples. A group teaches something where any of them is not zero."""
     rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
     return group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
-
-
-def has_variance(group: list[Sample]) -> bool:
-    return len({s.scores["reward"] for s in group}) > 1
-
-
-def teaches(group: list[Sample], advantages: list[float]) -> bool:
-    """Whether a group has an advantage that is not zero; of equal rewards the mean's rounding is none."""
-    return has_variance(group) or max(map(abs, advantages)) > 0.01
 
 
 def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
@@ -265,7 +262,7 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
     groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
-        missing = cfg.prompts - sum(map(teaches, groups, advantages_of(groups, cfg)))
+        missing = cfg.prompts - sum(map(any, advantages_of(groups, cfg)))
         if missing <= 0:
             break
         groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
@@ -277,7 +274,7 @@ def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
     """The samples to train on, advantages filled in: groups that teach; with overlong=mask, finished ones."""
     masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
     return [s._replace(advantage=a) for g, row in zip(groups, advantages_of(groups, cfg), strict=True)
-        if teaches(g, row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
+        if any(row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
 
 def micro_step(model, reference, samples: list[Sample], normalizer: float, sequences: int, cfg: Config,
@@ -344,7 +341,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
     return out
 
 
-def rollout_metrics(groups: list[list[Sample]]) -> dict:
+def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
     """What the sampled completions were like, over all of them."""
     samples = [s for g in groups for s in g]
 
@@ -356,7 +353,7 @@ def rollout_metrics(groups: list[list[Sample]]) -> dict:
     return {k: mean(s.scores[k] for s in samples if k in s.scores) for k in sorted(components)} | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
-        "no_variance": mean(not has_variance(g) for g in groups), "groups": len(groups),
+        "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
         "reflections": mean(s.reflections for s in samples)}
 
 
@@ -410,7 +407,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         clock = [time.perf_counter()]
         groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
-        m = rollout_metrics(groups)
+        m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
@@ -443,7 +440,6 @@ def check(cfg: Config):
     for ok, message in [
         (cfg.group_size >= 2, f"--group_size {cfg.group_size}: advantages compare completions of one prompt; "
                               "use 2 or more"),
-        (cfg.loss in LOSSES, f"--loss {cfg.loss}{closest(cfg.loss, LOSSES)}"),
         (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
@@ -457,7 +453,6 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
-    settings_of(cfg.loss, cfg.loss_settings)
     check_tracker(cfg.tracker)
 
 

@@ -65,6 +65,8 @@ class Log:
         self.dir, self.main, self.rows, self.tracker = Path(dir), main, [], tracker
         for name in ("metrics", "samples") if main else ():
             self._keep(self.dir / f"{name}.jsonl", after_step, steps)
+        for row in self.rows:  # what a resumed run has kept: a tracker shows the whole run, no step twice
+            self._track(**row)
 
     def _keep(self, path: Path, after_step: int, steps: int):
         def stays(row: dict) -> bool:
@@ -83,8 +85,11 @@ class Log:
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])
-            if self.tracker:
-                self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+            self._track(kind, step, **values)
+
+    def _track(self, kind: str, step: int, **values):
+        if self.tracker:
+            self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
@@ -103,6 +108,8 @@ class Log:
 def tensorboard(dir: Path, settings: dict) -> Callable:
     from torch.utils.tensorboard import SummaryWriter
 
+    for old in dir.glob("events.out.tfevents.*"):  # of the same run, before it was interrupted
+        old.unlink()
     writer = SummaryWriter(dir)
 
     def write(kind, step, values):

@@ -170,6 +170,17 @@ def test_a_tracker_gets_the_numbers_of_each_row_in_step_order(name, tmp_path, mo
     assert [step for step, _ in logged] == [0, 1, 2, 2]
 
 
+def test_a_resumed_run_gives_its_tracker_the_whole_run_and_no_step_twice(tmp_path):
+    first, again = [], []
+    log = Log(tmp_path, 0, True, 3, lambda *row: first.append(row))
+    for kind, step in [("eval", 0), ("train", 1), ("train", 2)]:
+        log.write(kind, step, loss=step / 2)
+    log = Log(tmp_path, 1, True, 3, lambda *row: again.append(row))  # killed after step 2, saved after step 1
+    log.write("train", 2, loss=1.0)
+    assert again == first == [("eval", 0, {"loss": 0.0}), ("train", 1, {"loss": 0.5}),
+        ("train", 2, {"loss": 1.0})]
+
+
 def test_tensorboard_gets_one_scalar_per_number(tmp_path, monkeypatch):
     scalars, library = [], ModuleType("torch.utils.tensorboard")
 
@@ -186,9 +197,11 @@ def test_tensorboard_gets_one_scalar_per_number(tmp_path, monkeypatch):
     library.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", library)
+    (tmp_path / "events.out.tfevents.1.interrupted").touch()
     log = Log(tmp_path, 0, True, tracker=open_tracker("tensorboard", tmp_path, {}))
     log.write("train", 1, loss=0.5, tokens=3)
     assert scalars == [("train/loss", 0.5, 1), ("train/tokens", 3, 1), "flush"]
+    assert not list(tmp_path.glob("events*"))
 
 
 @pytest.mark.parametrize("name", TRACKERS)

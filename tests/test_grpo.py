@@ -394,7 +394,8 @@ def test_a_step_that_clips_gradients_reports_the_norm_before_clipping():
 
 
 @pytest.mark.parametrize("words,want", [([], ("group", 0.2, 0.28)),  # the preset's, for its own loss
-    (["--loss", "dr_grpo"], ("none", 0.2, 0.2)), (["--loss", "gspo"], ("group", 3e-4, 4e-4)),
+    (["--loss", "grpo"], ("group", 0.2, 0.28)), (["--loss", "dr_grpo"], ("none", 0.2, 0.2)),
+    (["--loss", "gspo"], ("group", 3e-4, 4e-4)),
     (["--loss", "dapo", "--clip_high", "0.3"], ("group", 0.2, 0.3)),
     (["--loss", "dr_grpo", "--scale", "batch"], ("batch", 0.2, 0.2))])
 def test_a_loss_brings_its_papers_settings_and_a_flag_overrides_them(words, want):
@@ -402,10 +403,16 @@ def test_a_loss_brings_its_papers_settings_and_a_flag_overrides_them(words, want
     assert (cfg.scale, cfg.clip_low, cfg.clip_high) == want
 
 
+def test_a_runs_settings_hold_all_of_the_losss_own():
+    assert Config(loss="sapo", loss_settings="tau_neg=2").loss_settings == "tau_pos=1.0,tau_neg=2.0"
+    assert Config(loss="sapo").loss_settings == "tau_pos=1.0,tau_neg=1.05" and Config().loss_settings == ""
+
+
 def test_settings_of_a_loss_reach_its_function_and_wrong_ones_are_named():
     x = random_batch(1)
     x.pop("ref_logprobs")
-    plain = policy_loss(**x, loss="sapo")[0]
+    plain, m = policy_loss(**x, loss="sapo")
+    assert m["clip_fraction"] == 0 < policy_loss(**x)[1]["clip_fraction"]
     same = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_pos=1,tau_neg=1.05"))[0]
     other = policy_loss(**x, loss="sapo", settings=settings_of("sapo", "tau_neg=4"))[0]
     assert torch.equal(plain, same) and not torch.isclose(plain, other)
@@ -425,3 +432,13 @@ def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
     assert [s.scores["reward"] for s in grpo.with_advantages(groups, cfg)] == [0.1] * 11 + [1.1]
     monkeypatch.setattr(grpo, "group_advantages", lambda rewards, *_: rewards - 0.5)
     assert len(grpo.with_advantages(groups, cfg)) == 24
+    assert grpo.rollout_metrics(groups, cfg)["no_variance"] == 0
+    monkeypatch.setattr(grpo, "group_advantages", lambda rewards, *_: 0 * rewards)  # as if too easy
+    assert not grpo.with_advantages(groups, cfg) and grpo.rollout_metrics(groups, cfg)["no_variance"] == 1
+
+
+@pytest.mark.parametrize("size", [3, 7, 12, 16])
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(scale, size):
+    got = group_advantages(torch.tensor([1.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
+    assert not got[:size].any() and got[size:].all()
