@@ -1,5 +1,5 @@
 # make tiny: a base model, then GRPO, on this machine.   make test: set-up (if needed), lint, tests.
-# make r1: DeepSeek-R1's whole recipe; it goes on where it was stopped.   make -n r1 shows it.
+# make r1: DeepSeek-R1's whole recipe; it resumes where it was stopped.   make -n r1 prints it.
 PYTHON ?= python3
 PY := .venv/bin/python
 CONFIG ?= tiny

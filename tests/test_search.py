@@ -126,11 +126,12 @@ def test_tree_search_spends_its_budget_and_counts_only_what_it_sampled(model):
 
 def test_tree_search_goes_where_the_value_is(model):
     """A value that likes one kind of first line: the rollouts of the later half come from it more often than
-    plain samples do."""
+    plain samples do. Two seeds: a single search may settle on a line of the other kind for long."""
     def likes(problems, texts, lengths, finished):
         return [float("+" in t.split("\n")[0]) * float("-" not in t.split("\n")[0]) for t in texts]
 
-    done = tree_search(model, TOK, PROMPTS, 1500, likes, max_new_tokens=80, explore=0.1, seed=4, **SAMPLING)
+    done = [rollouts for seed in (4, 5) for rollouts in tree_search(model, TOK, PROMPTS, 3000, likes,
+        max_new_tokens=80, explore=0.1, seed=seed, **SAMPLING)]
     plain = generate(model, PROMPTS, group_size=20, max_new_tokens=80, eos_id=EOS, seed=5, **SAMPLING)
     base = likes(None, [TOK.decode_completion(c) for c in plain.completions], None, None)
     late = [r["value"] for rollouts in done for r in rollouts[len(rollouts) // 2 :]]
