@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -78,11 +79,11 @@ def _files(dir: Path) -> list[Path]:
 
 
 def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Read a DeepSeek-V3 / V2 checkpoint, ours or transformers', single-file or sharded; dtype None = as
-    stored.
+    """Read a checkpoint of one of config.FAMILIES, ours or transformers', single-file or sharded, tensor by
+    tensor, straight to its place on the device; dtype None = as stored, bfloat16 for FP8 (see `dequantised`).
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
-    tensors that the model does not have (multi-token-prediction layers past the last one are skipped)."""
+    tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
     dir = Path(dir)
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
@@ -96,27 +97,36 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     if cfg.tie_word_embeddings:
         del wanted["lm_head.weight"]
     filled: dict[str, torch.Tensor] = {}
-    seen, unknown = dict.fromkeys(wanted, 0), []  # numbers filled in, per tensor
-    for name, tensor in _stored_tensors(dir):
-        if _not_ours(name, cfg) or not tensor.numel():
+    seen, unknown, left_out = dict.fromkeys(wanted, 0), [], set()  # numbers filled in, per tensor
+    for name, tensor, scale in _stored_tensors(dir):
+        if layer := _past_the_last(name, cfg):
+            left_out.add(layer)
+        if layer or _not_ours(name, cfg) or not tensor.numel():
             continue
         target, where = _place(name, cfg)
         if target not in wanted:
             unknown.append(name)
             continue
         if target not in filled:  # the routing bias stays float32: it decides between close experts
-            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or tensor.dtype
+            stored = tensor.dtype if scale is None else torch.bfloat16
+            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
             filled[target] = torch.empty(wanted[target].shape, dtype=kind, device=device)
         slot = filled[target][where]
         if slot.shape != tensor.shape:
             raise UserError(
                 f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(slot.shape)}"
             )
-        slot.copy_(tensor)
+        if scale is None:
+            slot.copy_(tensor)
+        else:
+            for rows, part in dequantised(name, tensor, scale, raw, device):
+                slot[rows] = part
         seen[target] += tensor.numel()
     missing = [n for n, t in wanted.items() if seen[n] != t.numel()]
     if missing or unknown:
         raise UserError(f"{dir} does not fit its config.json: missing {missing[:3]}, unknown {unknown[:3]}")
+    if left_out and os.environ.get("RANK", "0") == "0":
+        print(f"{dir}: left out {', '.join(sorted(left_out))}: multi-token prediction, not part of the model")
     if cfg.tie_word_embeddings:
         filled["lm_head.weight"] = filled["embed_tokens.weight"]
     model.load_state_dict(filled, assign=True)
@@ -125,22 +135,67 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     return model.requires_grad_(True)
 
 
+READ_AT_ONCE = 1 << 28  # bytes of a file that are mapped into memory before it is opened anew
+SCALE = "_scale_inv"  # behind a weight's name: the factors of its blocks (DeepSeek-V3, sec. 3.3)
+
+
 def _stored_tensors(dir: Path):
-    """Every (name, tensor) of a checkpoint, file by file. Raises UserError for a file that cannot be read."""
-    for file in _files(dir):
-        try:
-            with safe_open(file, framework="pt", device="cpu") as f:
-                for name in f.keys():  # noqa: SIM118  safe_open is no dict
-                    yield name, f.get_tensor(name)
-        except SafetensorError as error:
-            raise UserError(f"{file} is truncated or no safetensors file ({error}); copy it again") from None
+    """Every (name, tensor, FP8 scale or None) of a checkpoint, file by file. Raises UserError for a file that
+    cannot be read, and for FP8 numbers without their scale."""
+    files, place = _files(dir), {}
+    for file in files:
+        with _opened(file) as f:
+            place |= dict.fromkeys(f.keys(), file)
+    for file in files:
+        names = [name for name, where in place.items() if where == file and not name.endswith(SCALE)]
+        while names:
+            with _opened(file) as f:  # what has been read stays in memory as long as the file is open
+                room = READ_AT_ONCE
+                while names and room > 0:
+                    name = names.pop(0)
+                    tensor, scale = f.get_tensor(name), None
+                    if tensor.dtype == torch.float8_e4m3fn:
+                        if name + SCALE not in place:
+                            raise UserError(f"{file}: {name} is FP8, and {name}{SCALE} is missing")
+                        with _opened(place[name + SCALE]) as other:
+                            scale = other.get_tensor(name + SCALE)
+                    room -= tensor.nbytes
+                    yield name, tensor, scale
+                    del tensor
+
+
+@contextmanager
+def _opened(file: Path):
+    try:
+        with safe_open(file, framework="pt", device="cpu") as f:
+            yield f
+    except SafetensorError as error:
+        raise UserError(f"{file} is truncated or no safetensors file ({error}); copy it again") from None
+
+
+def dequantised(name: str, weight, scale, raw: dict, device: str):
+    """An FP8 weight (out, in) times the scale of each of its blocks (DeepSeek-V3, arXiv 2412.19437, sec. 3.3:
+    128 x 128 numbers share one factor), some rows at a time: yields (rows, float32 numbers). Raises UserError
+    for scales that do not fit."""
+    high, wide = raw.get("quantization_config", {}).get("weight_block_size") or (128, 128)
+    blocks = -(-weight.shape[0] // high), -(-weight.shape[1] // wide)
+    if scale.shape != blocks:
+        raise UserError(f"{name}{SCALE} has shape {tuple(scale.shape)}, the weight needs {blocks}")
+    for i, factors in enumerate(scale.to(device, torch.float32)):
+        rows = slice(i * high, (i + 1) * high)
+        part = weight[rows].to(device).float()
+        yield rows, part.mul_(factors.repeat_interleave(wide)[: weight.shape[1]])
+
+
+def _past_the_last(name: str, cfg: ModelConfig) -> str:
+    """The layer of a tensor behind the model's last one, "" for all others."""
+    layer = re.match(r"model\.(layers\.(\d+))\.", name)
+    return layer[1] if layer and int(layer[2]) >= cfg.num_hidden_layers else ""
 
 
 def _not_ours(name: str, cfg: ModelConfig) -> bool:
-    """Multi-token-prediction layers behind the last one, old rotary buffers, a stored copy of a tied head."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
-    return (layer is not None and int(layer[1]) >= cfg.num_hidden_layers or "rotary_emb.inv_freq" in name
-        or name == "lm_head.weight" and cfg.tie_word_embeddings)
+    """Old rotary buffers, a stored copy of a tied head."""
+    return "rotary_emb.inv_freq" in name or name == "lm_head.weight" and cfg.tie_word_embeddings
 
 
 def _place(name: str, cfg: ModelConfig):

@@ -1,7 +1,8 @@
 """Model configuration, model presets and the `--key value` parser that every script shares.
 
-Field names are those of Hugging Face's `config.json` for deepseek_v3 (and deepseek_v2), so a released
-checkpoint's config is read as it stands and `ModelConfig.to_hf` writes a file that transformers opens.
+Field names are those of Hugging Face's `config.json` for deepseek_v3; the table FAMILIES says what other
+families call them and where they differ, so a released checkpoint's config is read as it stands and
+`ModelConfig.to_hf` writes a file that transformers opens.
 """
 
 import dataclasses
@@ -12,18 +13,66 @@ import os
 import sys
 import typing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
 
 
+class Family(NamedTuple):
+    """A row of FAMILIES: what one `model_type` of Hugging Face means."""
+
+    architecture: str  # the class that its config.json names
+    attention: str  # mla | gqa (model.ATTENTIONS)
+    routings: tuple = ()  # pairs (scoring_func, topk_method) that it has; none = all layers are dense
+    values: dict = {}  # of a field that its config.json does not say
+    names: dict = {}  # of a field in its config.json, where it differs from ours
+    only: dict = {}  # what else its config.json may say, with the one value that is supported
+    qkv_bias: bool | None = None  # None = as attention_bias says
+    o_bias: bool | None = None
+
+
+_DEEPSEEK = {"moe_layer_freq": 1, "rope_interleave": True}
+FAMILIES: dict[str, Family] = {
+    "deepseek_v3": Family("DeepseekV3ForCausalLM", "mla", (("sigmoid", "noaux_tc"),), only=_DEEPSEEK),
+    "deepseek_v2": Family("DeepseekV2ForCausalLM", "mla",  # no released checkpoint has norm_topk_prob, and
+        (("softmax", "greedy"), ("softmax", "group_limited_greedy")),  # implementations disagree on it
+        dict(norm_topk_prob=False), only=_DEEPSEEK | {"norm_topk_prob": False}),
+    "llama": Family("LlamaForCausalLM", "gqa"),
+    "qwen2": Family("Qwen2ForCausalLM", "gqa", qkv_bias=True, o_bias=False,
+        only={"use_sliding_window": False}),
+    "qwen3": Family("Qwen3ForCausalLM", "gqa", values=dict(use_qk_norm=True, head_dim=128),
+        only={"use_sliding_window": False}),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", "gqa", (("softmax", "greedy"),),
+        dict(use_qk_norm=True, norm_topk_prob=False, first_k_dense_replace=0),
+        {"n_routed_experts": "num_experts"},
+        {"use_sliding_window": False, "decoder_sparse_step": 1, "mlp_only_layers": []}),
+    # GLM-4.5; ours, too, for GQA beside DeepSeek's experts
+    "glm4_moe": Family("Glm4MoeForCausalLM", "gqa", (("sigmoid", "noaux_tc"),),
+        dict(head_dim=128, partial_rotary_factor=0.5), o_bias=False),
+}
+# The fields that a family's config.json has: these, its attention's, and if it has experts theirs.
+_FIELDS = ("model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+    "num_key_value_heads attention_bias rope_theta rope_scaling max_position_embeddings rms_norm_eps "
+    "tie_word_embeddings initializer_range bos_token_id eos_token_id pad_token_id").split()
+_ATTENTION_FIELDS = {
+    "mla": "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim".split(),
+    "gqa": "head_dim use_qk_norm partial_rotary_factor".split()}
+_EXPERT_FIELDS = ("moe_intermediate_size n_shared_experts n_routed_experts num_experts_per_tok "
+    "routed_scaling_factor first_k_dense_replace scoring_func topk_method n_group topk_group "
+    "norm_topk_prob").split()
+# Of a scaling of RoPE (context.ROPE_SCALINGS), the fields without which it is not defined.
+_ROPE_SCALINGS = {"yarn": ["original_max_position_embeddings"], "linear": ["factor"],
+    "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]}
+
+
 @dataclass
 class ModelConfig:
-    """Shape of a DeepSeek-V3 / V2 transformer. Defaults are a small V3; see DeepSeek-V3, arXiv 2412.19437,
-    sec. 2."""
+    """Shape of a transformer of one of the FAMILIES. Defaults are a small DeepSeek-V3 (arXiv 2412.19437, sec.
+    2); None = as the family has it."""
 
-    model_type: str = "deepseek_v3"  # deepseek_v3 | deepseek_v2
+    model_type: str = "deepseek_v3"  # a row of FAMILIES
     vocab_size: int = 512  # V
     hidden_size: int = 128  # D
     intermediate_size: int = 256  # width of the dense layers' SwiGLU
@@ -35,21 +84,23 @@ class ModelConfig:
     num_experts_per_tok: int = 2  # K
     routed_scaling_factor: float = 1.0  # of the routed experts' sum, beside the shared experts
     first_k_dense_replace: int = 1  # the first k layers are dense; num_hidden_layers = a dense model
-    scoring_func: str = "sigmoid"  # sigmoid (V3) | softmax (V2)
-    topk_method: str = "noaux_tc"  # noaux_tc (V3) | greedy | group_limited_greedy (V2)
+    scoring_func: str | None = None  # sigmoid (V3) | softmax (V2, Qwen3)
+    topk_method: str | None = None  # noaux_tc (V3) | greedy (V2, Qwen3) | group_limited_greedy (V2)
     n_group: int = 1  # groups of experts: those of one machine, in V3's training
     topk_group: int = 1  # groups that a token may use
-    norm_topk_prob: bool = True  # the K weights sum to 1
-    q_lora_rank: int | None = None  # of the queries' latent, which saves activations; None = no latent
-    kv_lora_rank: int = 64  # C, the latent that is cached
+    norm_topk_prob: bool | None = None  # the K weights sum to 1
+    q_lora_rank: int | None = None  # of MLA's queries' latent, which saves activations; None = no latent
+    kv_lora_rank: int = 64  # C, the latent that MLA caches
     qk_nope_head_dim: int = 32  # U
     qk_rope_head_dim: int = 16  # R, the decoupled rotary key, cached beside the latent
     v_head_dim: int = 32  # W
+    num_key_value_heads: int | None = None  # M, the heads that GQA caches; None = H
+    head_dim: int | None = None  # W of GQA's queries, keys and values; None = D / H
+    partial_rotary_factor: float | None = None  # the part of it that is rotated
+    use_qk_norm: bool | None = None  # GQA: RMSNorm of each head's query and key
     attention_bias: bool = False
     rope_theta: float = 10000.0
-    rope_scaling: dict | None = (
-        None  # None or a YaRN dict: factor, original_max_position_embeddings, mscale, ...
-    )
+    rope_scaling: dict | None = None  # {"rope_type": yarn | llama3 | linear, factor, ...}
     max_position_embeddings: int = 1024
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -60,79 +111,116 @@ class ModelConfig:
     think_tags: str = ""  # the two special tokens around the thinking (ours, not Hugging Face's)
 
     def __post_init__(self):
-        v2 = self.model_type == "deepseek_v2"
-        routing = (self.scoring_func, self.topk_method)
-        v2_routings = [("softmax", "greedy"), ("softmax", "group_limited_greedy")]
-        allowed = v2_routings if v2 else [("sigmoid", "noaux_tc")]
+        if self.model_type not in FAMILIES:
+            raise UserError(f"model config: model_type {self.model_type!r} is not supported"
+                f"{closest(self.model_type, FAMILIES)}")
+        family = self.family
+        scoring_func, topk_method = family.routings[0] if family.routings else (None, None)
+        defaults = {"scoring_func": scoring_func, "topk_method": topk_method, "norm_topk_prob": True,
+            "num_key_value_heads": self.num_attention_heads, "use_qk_norm": False,
+            "partial_rotary_factor": 1.0, "head_dim": self.hidden_size // self.num_attention_heads}
+        for name, value in (defaults | family.values).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if family.attention == "mla":  # some files say otherwise, and mean nothing by it
+            self.num_key_value_heads = self.num_attention_heads
+        if not family.routings:
+            self.first_k_dense_replace = self.num_hidden_layers
+        routing, scaling = (self.scoring_func, self.topk_method), self.rope_scaling or {}
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
+        kind = scaling.get("rope_type")
+        lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not scaling.get(k)]
         checks = [
-            (self.model_type in ("deepseek_v3", "deepseek_v2"),
-             f"model_type {self.model_type!r} is not supported; use deepseek_v3 or deepseek_v2"),
-            (routing in allowed, f"{self.model_type} routes with {allowed}, not {routing}"),
-            (not (v2 and self.norm_topk_prob), "deepseek_v2 with norm_topk_prob=true is not supported: no "
-             "released checkpoint uses it and the reference implementations disagree on it"),
+            (routing in family.routings or not family.routings,
+             f"{self.model_type} routes with {list(family.routings)}, not {routing}"),
             (self.n_routed_experts % self.n_group == 0, "n_routed_experts must be a multiple of n_group"),
             (self.topk_group <= self.n_group, "topk_group must be at most n_group"),
             (self.is_dense or self.num_experts_per_tok <= reachable,
              "num_experts_per_tok is larger than the number of experts that the group limit leaves"),
-            (self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim must be even: RoPE turns pairs"),
-            (self.rope_scaling is None or self.rope_scaling.get("rope_type") == "yarn",
-             f"rope_scaling {self.rope_scaling} is not supported; use null or type yarn"),
-        ]
+            (self.num_attention_heads % self.num_key_value_heads == 0,
+             "num_attention_heads must be a multiple of num_key_value_heads"),
+            (self.rotary_dim % 2 == 0, "RoPE turns pairs: qk_rope_head_dim, or head_dim times "
+             "partial_rotary_factor, must be even"),
+            (not scaling or kind in _ROPE_SCALINGS,
+             f"rope_scaling {kind!r} is not supported; use null, {', '.join(_ROPE_SCALINGS)}"),
+            (not lacking, f"rope_scaling {kind} lacks {', '.join(lacking)}"),
+            *((getattr(self, key, value) == value, f"{key}={getattr(self, key, value)!r} is not supported in "
+               f"{self.model_type} (only {value!r})") for key, value in family.only.items())]
         for ok, message in checks:
             if not ok:
                 raise UserError(f"model config: {message}")
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
     def is_dense(self) -> bool:
         return self.first_k_dense_replace >= self.num_hidden_layers
+
+    @property
+    def rotary_dim(self) -> int:
+        """R: numbers of a head's query that RoPE turns."""
+        return (self.qk_rope_head_dim if self.family.attention == "mla"
+            else int(self.head_dim * self.partial_rotary_factor))
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that a layer's cache holds per token: MLA's latent and rotated key, GQA's M keys and
+        values."""
+        return (self.kv_lora_rank + self.qk_rope_head_dim if self.family.attention == "mla"
+            else 2 * self.num_key_value_heads * self.head_dim)
 
     @classmethod
     def from_hf(cls, raw: dict) -> "ModelConfig":
         """Read a `config.json` in either dialect: `rope_theta` + `rope_scaling`, or transformers 5's
         `rope_parameters`. Raises UserError for a feature that the model does not have."""
-        raw = dict(raw)
+        raw = {k: v for k, v in raw.items() if v is not None}
         rope = dict(raw.pop("rope_parameters", None) or raw.get("rope_scaling") or {})
-        raw["rope_theta"] = rope.pop("rope_theta", raw.get("rope_theta", 10000.0))
+        for key in ("rope_theta", "partial_rotary_factor"):
+            raw |= {key: rope.pop(key)} if key in rope else {}
         kind = rope.pop("type", None)
         rope["rope_type"] = rope.get("rope_type", kind) or "default"
         raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-        if raw.get("model_type") == "deepseek_v2":
-            raw = {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False} | raw
-        for key, default in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0),
-                ("n_routed_experts", 1), ("num_experts_per_tok", 1)):
-            raw[key] = default if raw.get(key, default) is None else raw.get(key, default)
-        only = {"hidden_act": "silu", "rope_interleave": True, "moe_layer_freq": 1, "mlp_bias": False}
+        family = FAMILIES.get(raw.get("model_type", "deepseek_v3"), Family("", ""))
+        for ours, theirs in family.names.items():
+            raw |= {ours: raw[theirs]} if theirs in raw else {}
+        only = {"hidden_act": "silu", "mlp_bias": False} | family.only
         for key, value in only.items():
             if raw.get(key, value) != value:
                 raise UserError(f"model config: {key}={raw[key]!r} is not supported (only {value!r})")
-        if raw.get("quantization_config"):
-            raise UserError(
-                "model config: quantized weights are not supported; convert the checkpoint to bfloat16"
-            )
-        known = {f.name for f in dataclasses.fields(cls)}
-        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "kv_lora_rank"} - set(raw)
-        if missing:
+        if others := sorted(set(raw.get("layer_types", ())) - {"full_attention"}):
+            raise UserError(f"model config: layer_types {others} are not supported (only full_attention)")
+        quantized = raw.get("quantization_config", {})
+        if quantized and (quantized.get("quant_method"), quantized.get("fmt", "e4m3")) != ("fp8", "e4m3"):
+            raise UserError(f"model config: weights quantized by {quantized.get('quant_method')} are not "
+                "supported (only fp8, e4m3 in blocks); convert the checkpoint to bfloat16")
+        needed = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}
+        needed |= {"kv_lora_rank"} if family.attention == "mla" else set()
+        if missing := needed - set(raw):
             raise UserError(f"model config: config.json lacks {', '.join(sorted(missing))}")
-        return cls(**{k: v for k, v in raw.items() if k in known})
+        absent = dict(n_shared_experts=0, n_routed_experts=1, num_experts_per_tok=1) | family.values
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in (absent | raw).items() if k in known})
 
     def to_hf(self) -> dict:
         """The `config.json` that we, transformers, vLLM and SGLang open (the `rope_theta`/`rope_scaling`
         dialect)."""
-        name = "DeepseekV3ForCausalLM" if self.model_type == "deepseek_v3" else "DeepseekV2ForCausalLM"
-        scaling = self.rope_scaling and {**self.rope_scaling, "type": "yarn"}
-        raw = dataclasses.asdict(self)
-        if not self.think_tags:
-            del raw["think_tags"]
-        return raw | {"architectures": [name], "rope_scaling": scaling,
-            "hidden_act": "silu", "moe_layer_freq": 1, "num_key_value_heads": self.num_attention_heads,
-            "num_nextn_predict_layers": 0, "ep_size": 1}
+        family = self.family
+        fields = _FIELDS + _ATTENTION_FIELDS[family.attention]
+        fields += (_EXPERT_FIELDS if family.routings else []) + (["think_tags"] if self.think_tags else [])
+        raw = {family.names.get(name, name): getattr(self, name) for name in fields}
+        if self.rope_scaling:  # both names of its kind: old readers know the first
+            raw["rope_scaling"] = {"type": self.rope_scaling["rope_type"], **self.rope_scaling}
+        return raw | {"architectures": [family.architecture], "hidden_act": "silu"} | family.only
 
 
 # Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active), `small` 54 M (23 M), `base1b` 1.06 B
 # (0.49 B).
 PRESETS: dict[str, dict] = {
     "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
+    "tiny_gqa": {"tie_word_embeddings": True, "initializer_range": 0.06, "model_type": "glm4_moe",
+        "partial_rotary_factor": 1.0, "num_key_value_heads": 2, "head_dim": 32},  # tiny but for its attention
     "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4,
         "hidden_size": 96, "kv_lora_rank": 48, "qk_nope_head_dim": 24, "v_head_dim": 24},  # 0.50 M
     "small": {
@@ -164,7 +252,7 @@ _SMALL = {
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),
     "grpo": dict(steps=200, lr=1e-4, updates=2),
     "distill": dict(prompts=2048, samples=16)}
-SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_dense": _TINY, "small": _SMALL,
+SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_dense": _TINY, "small": _SMALL,
     "small_dense": _SMALL, "base1b": _SMALL | {
         "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
         "grpo": dict(steps=200, lr=2e-5, updates=2)}}

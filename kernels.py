@@ -1,5 +1,6 @@
-"""Fused operations in plain torch: the plain form first, the fast form that equals it after it. Two plain
-forms are parts of the model: attention is `mla.MLA.attend_naive`, the experts are `moe.experts_plain`.
+"""Fused operations in plain torch: the plain form first, the fast form that equals it after it. Some plain
+forms are parts of the model: attention is `mla.MLA.attend_naive` and `gqa.GQA.attend_naive`, the experts are
+`moe.experts_plain`.
 Letters: the legend of model.py.
 
     PICOR1_PLAIN=1 python grpo.py ...      # runs the plain forms: slow, for a debugger
@@ -50,6 +51,15 @@ class _RMSNorm(torch.autograd.Function):
         return (grad * weight).mul_(r).addcmul_(x, along), r.flatten() @ gx.flatten(0, -2), None
 
 
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
 def rope_plain(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
     """Turn interleaved pairs (x0, x1), (x2, x3), ... by the angle of their position m (RoFormer, arXiv
     2104.09864, eq. 34): a query and a key then know only their distance.
@@ -68,49 +78,132 @@ def rope(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * freqs).flatten(-2).to(x.dtype)
 
 
+def rope_half_plain(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+    """`rope_plain` with the pairs (x_i, x_{i + R/2}): the layout in which Llama, Qwen and others store their
+    projections. x (..., >= R): its first R numbers are turned, the rest is left as it is."""
+    half, cos, sin = freqs.shape[-1], freqs.real, freqs.imag
+    x0, x1, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
+    return torch.cat([(x0 * cos - x1 * sin).to(x.dtype), (x0 * sin + x1 * cos).to(x.dtype), rest], dim=-1)
+
+
+def rope_half(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+    """Equals `rope_half_plain`."""
+    if PLAIN or x.dtype != torch.float32:
+        return rope_half_plain(x, freqs)
+    return _RopeHalf.apply(x, freqs)
+
+
+class _RopeHalf(torch.autograd.Function):
+    """`rope_half_plain` in two passes over memory; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx, x, freqs):
+        ctx.save_for_backward(freqs)
+        return _RopeHalf.turn(x, freqs.real, freqs.imag)
+
+    @staticmethod
+    def turn(x, cos, sin):
+        half, out = cos.shape[-1], torch.empty_like(x)
+        x0, x1 = x[..., :half], x[..., half : 2 * half]
+        torch.mul(x0, cos, out=out[..., :half]).addcmul_(x1, sin, value=-1)
+        torch.mul(x0, sin, out=out[..., half : 2 * half]).addcmul_(x1, cos)
+        out[..., 2 * half :] = x[..., 2 * half :]
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (freqs,) = ctx.saved_tensors
+        return _RopeHalf.turn(grad, freqs.real, -freqs.imag), None
+
+
 # -------------------------------------------------------------------------------------------------- attention
 
 BLOCK, LONGEST_BLOCKED = 48, 1024  # queries at once; beyond that length the kept probabilities are too many
 
 
-def mla_attention(q, kv, k_rot, freqs, scale: float, masked=None):
+def blocked(q, k) -> bool:
+    """Whether attention runs by blocks of queries: in float32 on a CPU that is 1.6 times as fast as torch's
+    fused kernel at 160 to 512 tokens. Elsewhere, and for long sequences, `scaled_dot_product_attention`."""
+    return q.device.type == "cpu" and q.dtype == torch.float32 and k.shape[1] <= LONGEST_BLOCKED
+
+
+def gqa_attention(q, k, v, scale: float, masked=None):
+    """Causal attention of H query heads over M heads of keys and values. Equals `gqa.GQA.attend_naive`
+    between its projections.
+
+    q (B, T, H, W), k and v (B, S+T, M, W); S, the tokens of a prompt before the queries, may be 0. Query t
+    sees keys up to S+t, but not those that are `masked` (B, S), given if S > 0 -> (B, T, H, W)."""
+    if blocked(q, k):
+        return _BlockedGQA.apply(q, k, v, scale, masked)
+    seen = seen_keys(q.shape[1], k.shape[1], masked)
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=seen,
+        is_causal=seen is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2])
+    return out.transpose(1, 2)
+
+
+def mla_attention(q, freqs, kv, k_rot, scale: float, masked=None):
     """Causal attention over expanded keys and values (DeepSeek-V3, eq. 10). Equals `mla.MLA.attend_naive`
     from its scores up to W_O.
 
     q (B, T, H, U+R), the last R numbers not rotated yet, with their freqs (T, R/2) or (B, T, R/2); kv (B,
     S+T, H, U+W): keys without their rotary part, values; k_rot (B, S+T, R), rotated, for all heads; S, the
     tokens of a prompt before the queries, may be 0. Query t sees keys up to S+t, but not those that are
-    `masked` (B, S), given if S > 0 -> (B, T, H, W).
-
-    In float32 on a CPU, blocks of queries see only their past, by batched matmuls with the gradient by hand:
-    1.6 times as fast as torch's fused kernel there at 160 to 512 tokens. Elsewhere, and for long sequences,
-    `scaled_dot_product_attention`."""
-    if q.device.type == "cpu" and q.dtype == torch.float32 and kv.shape[1] <= LONGEST_BLOCKED:
-        return _BlockedAttention.apply(q, kv, k_rot, freqs, scale, masked)
-    return mla_attention_fused(q, kv, k_rot, freqs, scale, masked)
+    `masked` (B, S), given if S > 0 -> (B, T, H, W)."""
+    if blocked(q, kv):
+        return _BlockedMLA.apply(q, freqs, kv, k_rot, scale, masked)
+    return mla_attention_fused(q, freqs, kv, k_rot, scale, masked)
 
 
-def mla_attention_fused(q, kv, k_rot, freqs, scale: float, masked=None):
+def mla_attention_fused(q, freqs, kv, k_rot, scale: float, masked=None):
     """`mla_attention` by torch's fused kernel."""
-    (T, H), S, U = q.shape[1:3], kv.shape[1] - q.shape[1], q.shape[-1] - k_rot.shape[-1]
+    H, U = q.shape[2], q.shape[-1] - k_rot.shape[-1]
     q = torch.cat([q[..., :U], rope(q[..., U:], freqs[..., None, :])], dim=-1)  # (B, T, H, U+R)
     k = torch.cat([kv[..., :U], k_rot[:, :, None].expand(-1, -1, H, -1)], dim=-1)  # (B, S+T, H, U+R)
     v, W = kv[..., U:], kv.shape[-1] - U
     v = F.pad(v, (0, max(0, q.shape[-1] - W)))  # the fused kernels want one head width
-    seen = None
-    if S > 0:
-        seen = torch.ones(T, S + T, dtype=torch.bool, device=q.device).tril(S)
-        seen = seen & ~F.pad(masked, (0, T))[:, None, None]  # (B, 1, T, S+T)
+    seen = seen_keys(q.shape[1], kv.shape[1], masked)
     out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=seen,
         is_causal=seen is None, scale=scale)
     return out.transpose(1, 2)[..., :W]
 
 
-class _BlockedAttention(torch.autograd.Function):
-    """`mla_attention`, block after block of queries. Below, b runs over sequences and heads together."""
+def seen_keys(T: int, keys: int, masked):
+    """What T queries see of S+T keys, of which `masked` (B, S) are not there: (B, 1, T, S+T), or None where S
+    = 0 and being causal is all."""
+    if keys == T:
+        return None
+    seen = torch.ones(T, keys, dtype=torch.bool, device=masked.device).tril(keys - T)
+    return seen & ~F.pad(masked, (0, T))[:, None, None]
+
+
+class _BlockedGQA(torch.autograd.Function):
+    """`gqa_attention`, block after block of queries."""
 
     @staticmethod
-    def forward(ctx, q, kv, k_rot, freqs, scale, masked):
+    def forward(ctx, q, k, v, scale, masked):
+        (B, T, H, _), M = q.shape, k.shape[2]
+        queries = (q * scale).unflatten(2, (M, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (b, s + t, .)
+        out, kept = _attend_blocks(queries, keys, values, (B, T, M, H // M), masked)
+        ctx.save_for_backward(queries, keys, values, out, *kept)
+        ctx.scale = scale
+        return out.flatten(2, 3)  # (B, T, H, W)
+
+    @staticmethod
+    def backward(ctx, grad):
+        queries, keys, values, out, *kept = ctx.saved_tensors
+        g_queries, g_keys, g_values = _attend_blocks_backward(grad.reshape(out.shape), queries, keys, values,
+            out, kept)
+        B, T, M, r, _ = out.shape
+        g_q = g_queries.view(B, M, T, r, queries.shape[-1]).transpose(1, 2).flatten(2, 3) * ctx.scale
+        return g_q, *(x.unflatten(0, (B, M)).transpose(1, 2) for x in (g_keys, g_values)), None, None
+
+
+class _BlockedMLA(torch.autograd.Function):
+    """`mla_attention`, block after block of queries."""
+
+    @staticmethod
+    def forward(ctx, q, freqs, kv, k_rot, scale, masked):
         (B, T, H, d), S, U = q.shape, kv.shape[1] - q.shape[1], q.shape[-1] - k_rot.shape[-1]
         turn = freqs[..., None, :] * scale  # scaling and turning the query is one product
         queries, keys = q.new_empty(B, H, T, d), q.new_empty(B, H, S + T, d)
@@ -119,43 +212,58 @@ class _BlockedAttention(torch.autograd.Function):
         keys[..., :U], keys[..., U:] = kv[..., :U].transpose(1, 2), k_rot[:, None]
         values = kv[..., U:].transpose(1, 2)
         queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))  # (b, t, .), (b, s + t, .)
-        out, kept = q.new_empty(B, T, H, values.shape[-1]), []
-        future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
-        for start in range(0, T, BLOCK):
-            end = min(start + BLOCK, T)
-            past = S + end  # nothing is computed beyond it: half of the products of a square mask
-            p = torch.bmm(queries[:, start:end], keys[:, :past].transpose(1, 2))  # (b, block, past)
-            p[:, :, S + start :].masked_fill_(future[: end - start, : end - start], float("-inf"))
-            if S > 0:
-                p[:, :, :S].unflatten(0, (B, H)).masked_fill_(masked[:, None, None], float("-inf"))
-            torch.softmax(p, -1, out=p)
-            out.transpose(1, 2)[:, :, start:end] = torch.bmm(p, values[:, :past]).unflatten(0, (B, H))
-            kept.append(p)
+        out, kept = _attend_blocks(queries, keys, values, (B, T, H, 1), masked)  # (B, T, H, 1, W)
         ctx.save_for_backward(queries, keys, values, turn, out, *kept)
         ctx.scale = scale
-        return out
+        return out.squeeze(3)
 
     @staticmethod
     def backward(ctx, grad):
         queries, keys, values, turn, out, *kept = ctx.saved_tensors
-        (B, T, H, _), U = grad.shape, keys.shape[2] - 2 * turn.shape[-1]
-        along = (grad * out).sum(-1).transpose(1, 2).reshape(B * H, T, 1)  # sum_j p_j dL/dp_j of each query
-        grad = grad.transpose(1, 2).flatten(0, 1)
-        g_queries, g_keys = torch.empty_like(queries), torch.zeros_like(keys)
-        g_values = torch.zeros_like(values)
-        for p, start in zip(kept, range(0, T, BLOCK), strict=True):
-            end, past = start + p.shape[1], p.shape[2]
-            g_values[:, :past] += torch.bmm(p.transpose(1, 2), grad[:, start:end])  # a slice's baddbmm_ loops
-            g_p = torch.bmm(grad[:, start:end], values[:, :past].transpose(1, 2))
-            g_scores = g_p.sub_(along[:, start:end]).mul_(p)  # softmax: dL/ds = p (dL/dp - sum_j p_j dL/dp_j)
-            g_queries[:, start:end] = torch.bmm(g_scores, keys[:, :past])
-            g_keys[:, :past] += torch.bmm(g_scores.transpose(1, 2), queries[:, start:end])
-        g_queries, g_keys, g_values = (x.unflatten(0, (B, H)).transpose(1, 2)
-            for x in (g_queries, g_keys, g_values))
+        (B, _, H, _), U = grad.shape, keys.shape[2] - 2 * turn.shape[-1]
+        g_queries, g_keys, g_values = (x.unflatten(0, (B, H)).transpose(1, 2) for x in
+            _attend_blocks_backward(grad.unsqueeze(3), queries, keys, values, out, kept))
         g_q = g_queries.new_empty(g_queries.shape)
         torch.mul(g_queries[..., :U], ctx.scale, out=g_q[..., :U])
         torch.mul(_complex(g_queries[..., U:]), turn.conj(), out=_complex(g_q[..., U:]))  # turned back
-        return g_q, torch.cat([g_keys[..., :U], g_values], dim=-1), g_keys[..., U:].sum(2), None, None, None
+        return g_q, None, torch.cat([g_keys[..., :U], g_values], dim=-1), g_keys[..., U:].sum(2), None, None
+
+
+def _attend_blocks(queries, keys, values, shape, masked):
+    """Attention of queries (b, T r, d), scaled, over keys (b, S+T, d) and values (b, S+T, W); b runs over
+    B sequences and h heads of keys, each with r queries per token; shape = (B, T, h, r) -> (B, T, h, r, W),
+    and the blocks' probabilities for the backward pass."""
+    (B, T, h, r), S = shape, keys.shape[1] - shape[1]
+    out, kept = queries.new_empty(B, T, h, r, values.shape[-1]), []
+    future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1).repeat_interleave(r, 0)
+    for start in range(0, T, BLOCK):
+        end = min(start + BLOCK, T)
+        past, n = S + end, end - start  # nothing is computed beyond it: half of the products of a square mask
+        p = torch.bmm(queries[:, start * r : end * r], keys[:, :past].transpose(1, 2))  # (b, n r, past)
+        p[:, :, S + start :].masked_fill_(future[: n * r, :n], float("-inf"))
+        if S > 0:
+            p[:, :, :S].unflatten(0, (B, h)).masked_fill_(masked[:, None, None], float("-inf"))
+        torch.softmax(p, -1, out=p)
+        out.transpose(1, 2)[:, :, start:end] = torch.bmm(p, values[:, :past]).view(B, h, n, r, out.shape[-1])
+        kept.append(p)
+    return out, kept
+
+
+def _attend_blocks_backward(grad, queries, keys, values, out, kept):
+    """Gradients of queries, keys and values, all as `_attend_blocks` takes them; grad and out (B, T, h, r,
+    W)."""
+    (B, T, h, r, _) = out.shape
+    along = (grad * out).sum(-1).transpose(1, 2).reshape(B * h, T * r, 1)  # sum_j p_j dL/dp_j of each query
+    grad = grad.transpose(1, 2).reshape(B * h, T * r, out.shape[-1])
+    g_queries, g_keys, g_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    for p, start in zip(kept, range(0, T * r, BLOCK * r), strict=True):
+        end, past = start + p.shape[1], p.shape[2]
+        g_values[:, :past] += torch.bmm(p.transpose(1, 2), grad[:, start:end])  # a slice's baddbmm_ loops
+        g_p = torch.bmm(grad[:, start:end], values[:, :past].transpose(1, 2))
+        g_scores = g_p.sub_(along[:, start:end]).mul_(p)  # softmax: dL/ds = p (dL/dp - sum_j p_j dL/dp_j)
+        g_queries[:, start:end] = torch.bmm(g_scores, keys[:, :past])
+        g_keys[:, :past] += torch.bmm(g_scores.transpose(1, 2), queries[:, start:end])
+    return g_queries, g_keys, g_values
 
 
 def _complex(x):

@@ -1,16 +1,14 @@
-"""Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, eq. 1 to 11): the paper's form and the
-absorbed one, then the fast form of each, then what they attend to. Letters: the legend of model.py."""
-
-import math
-from typing import NamedTuple
+"""Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, eq. 1 to 11): the paper's form and the absorbed
+one, then the fast form of each. Beside it: gqa.py, what most other models have. Letters: the legend of
+model.py."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import kernels
 from config import ModelConfig
-from kernels import Linear, mla_attention, rms_norm, rope
+from context import Cohort, SharedPrompts, attend_cached, yarn_factor, yarn_mscale
+from kernels import Linear, RMSNorm, mla_attention, rope
 
 
 class MLA(nn.Module):
@@ -89,272 +87,31 @@ class MLA(nn.Module):
         out = torch.einsum("bhtj,bjc,hwc->bthw", attn, latent[..., : self.C], w_uv)
         return self.o_proj(out.flatten(2))
 
-    def forward(self, x, freqs, shared: "SharedPrompts | None" = None):
+    def forward(self, x, freqs, shared: SharedPrompts | None = None):
         """Equals `attend_naive`, by `kernels.mla_attention`; for training and prefill, where many queries
-        share the cost of expanding keys and values. x (B, T, D), freqs (T, R/2) -> (B, T, D), latent
-        (B, T, C+R). With shared prompts x is their flat list of tokens (N, D), freqs (N, R/2)."""
+        share the cost of expanding keys and values. x (B, T, D), freqs (T, R/2) -> (B, T, D), and what a
+        cache stores, (B, T, 1, C+R). With shared prompts x is their flat list of tokens (N, D), freqs (N,
+        R/2)."""
         if kernels.PLAIN:
             out = self.attend_naive(x, freqs) if shared is None else shared.attend_plain(self, x, freqs)
-            return out, self.latent(x, freqs)
+            return out, (self.latent(x, freqs)[..., None, :],)
         latent, q = self.latent(x, freqs), self.project_queries(x)
         c, k_rot = latent.split([self.C, self.R], dim=-1)
         kv = self.kv_b_proj(c).unflatten(-1, (self.H, -1))  # (B, T, H, U+W)
-        attend = mla_attention if shared is None else shared.attend
-        return self.o_proj(attend(q, kv, k_rot, freqs, self.scale).flatten(-2)), latent
+        if shared is None:
+            out = mla_attention(q, freqs, kv, k_rot, self.scale)
+        else:
+            out = shared.attend(mla_attention, (q, freqs), (kv, k_rot), self.scale)
+        return self.o_proj(out.flatten(-2)), (latent[..., None, :],)
 
-    def decode(self, x, freqs, cohorts: "list[Cohort]", layer: int):
+    def decode(self, x, freqs, cohorts: list[Cohort], layer: int):
         """Equals `attend_absorbed` at the last token of each row, the tokens before it cached: x (N, D),
-        freqs (N, R/2) -> (N, D). The projections see all cohorts at once: their weights are read once."""
+        freqs (N, R/2) -> (N, D). The cached latent is the key of all heads, and its c their value: one
+        key-value head for H queries. The projections see all cohorts at once: their weights are read once."""
         w_uk, w_uv = self.up_projections()
         latent, (q, q_rot) = self.latent(x, freqs), self.queries(x, freqs)
         q_c = torch.bmm(q.transpose(0, 1), w_uk).transpose(0, 1)  # (N, H, C)
         q = torch.cat([q_c, q_rot], dim=-1) * self.scale  # (N, H, C+R)
-        sizes = [len(c) for c in cohorts]
-        out = [self.attend_cached(*part, layer) for part in
-            zip(q.split(sizes), latent.split(sizes), cohorts, strict=True)]
-        out = torch.cat(out) if len(out) > 1 else out[0]  # (N, H, C)
-        out = torch.bmm(out.transpose(0, 1), w_uv.transpose(1, 2)).transpose(0, 1)  # (N, H, W)
+        out = attend_cached(cohorts, layer, q[:, None], latent[:, None], slice(None), slice(self.C))
+        out = torch.bmm(out.squeeze(1).transpose(0, 1), w_uv.transpose(1, 2)).transpose(0, 1)  # (N, H, W)
         return self.o_proj(out.flatten(1))
-
-    def attend_cached(self, q, latent, cohort: "Cohort", layer: int):
-        """q (N, H, C+R), scaled, over the prompt and what came since, `latent` (N, C+R) last: (N, H, C)."""
-        cache = cohort.caches[layer]
-        cache.append(cohort.t, latent)
-        past = cohort.t + 1 if cohort.seen is None else cohort.seen
-        prefix, suffix = cache.prefix, cache.suffix[:, :past]  # (P, S, C+R), (N, past, C+R)
-        # all samples of a prompt and all their heads query the same prefix: one large product per prompt
-        S, q_grid = prefix.shape[1], cohort.gather(q)  # (P, G, H, C+R)
-        on_prefix = torch.bmm(q_grid.flatten(1, 2), prefix.transpose(1, 2)).view(*q_grid.shape[:3], S)
-        on_prefix = cohort.scatter(on_prefix.masked_fill_(cohort.padding, float("-inf")))  # (N, H, S)
-        # one softmax runs over both parts, so their scores go into one tensor
-        attn = q.new_empty(*q.shape[:2], S + suffix.shape[1])
-        attn[..., :S] = on_prefix
-        out = q.new_empty(*q.shape[:2], self.C)
-        for rows in cache_sized(suffix):
-            attn[rows, :, S:] = torch.bmm(q[rows], suffix[rows].transpose(1, 2))
-            if cohort.seen is not None:  # a fixed shape holds room for tokens that are not there yet
-                future = torch.arange(past, device=q.device) > cohort.t
-                attn[rows, :, S:].masked_fill_(future, float("-inf"))
-            attn[rows] = attn[rows].softmax(-1)
-            out[rows] = torch.bmm(attn[rows, :, S:], suffix[rows][..., : self.C])
-        p_grid = cohort.gather(attn[..., :S])
-        from_prefix = torch.bmm(p_grid.flatten(1, 2), prefix[..., : self.C]).view(*p_grid.shape[:3], self.C)
-        return out.add_(cohort.scatter(from_prefix))
-
-
-# ----------------------------------------------------------------------------------- what decoding remembers
-
-
-class LatentCache:
-    """What decoding remembers of one layer: the normed latent and the rotated key, C + R numbers per token.
-
-    `prefix` (P, S, C+R) is stored once per prompt and attended to by all its samples; `suffix` (N, room, C+R)
-    grows by one token per row and step."""
-
-    def __init__(self, prefix: torch.Tensor, rows: int):
-        self.prefix = prefix
-        self.suffix = prefix.new_zeros(rows, 32, prefix.shape[-1])
-
-    def append(self, t: int | torch.Tensor, latent: torch.Tensor):
-        """Store the rows' t-th completion token: latent (N, C+R). The room doubles when it is full, so that a
-        number is copied about once; where t is a tensor (1,), there is enough."""
-        if torch.is_tensor(t):
-            self.suffix.index_copy_(1, t, latent[:, None])  # reads t on the device: nothing waits
-            return
-        if t == self.suffix.shape[1]:
-            self.suffix = F.pad(self.suffix, (0, 0, 0, t))
-        self.suffix[:, t] = latent
-
-
-class Cohort:
-    """Rows that started together, so that all are at the same step `t`: a LatentCache per layer, and which
-    rows share which prompt. Rows are laid out as (P, G), so that a prompt's samples attend to its prefix in
-    one matmul; after rows have left, G is the largest remaining group, and the holes are computed and
-    thrown away.
-
-    `fix` turns it into one whose steps are all the same operations on the same memory, as a CUDA graph needs:
-    `t` is then a tensor (1,), and `seen` tokens of the suffix are attended to, the future ones masked."""
-
-    t: int | torch.Tensor = 0  # completion tokens in the caches
-    seen: int | None = None
-    caches: list[LatentCache]  # one per layer
-    lengths: torch.Tensor  # (P,) of the prompts
-    owner: torch.Tensor  # (N,) the prompt of each row
-    # the sampler's part
-    rows: torch.Tensor  # (N,) each row's number in the rollout
-    noise: torch.Tensor  # (N, T) the uniform number that draws each token
-    done: torch.Tensor  # (N,) whether the row has ended
-    # of fixed steps
-    x: torch.Tensor  # (N, D) what the head sees next, always in the same memory
-    count: int = 0  # t, known without asking the GPU
-    graph: "torch.cuda.CUDAGraph | None" = None
-
-    def __init__(self, latents: list[torch.Tensor], lengths: torch.Tensor, samples: int):
-        """latents: per layer (P, S, C+R), right-padded; lengths (P,) of the prompts."""
-        self.lengths = lengths
-        self.owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(samples)
-        self.caches = [LatentCache(latent, len(self.owner)) for latent in latents]
-        self._lay_out()
-
-    def __len__(self):
-        return len(self.owner)
-
-    def fix(self, length: int):
-        """Make room for `length` completion tokens."""
-        self.t, self.seen = torch.full((1,), self.t, device=self.owner.device), min(64, length)
-        for cache in self.caches:
-            cache.suffix = F.pad(cache.suffix, (0, 0, 0, max(0, length - cache.suffix.shape[1])))
-
-    def positions(self) -> torch.Tensor:
-        """Of the token that each row decodes next: (N,)."""
-        return self.lengths[self.owner] + self.t
-
-    def keep(self, rows: torch.Tensor):
-        """Drop all rows but these (row numbers, ascending), and the prompts that have none left."""
-        prompts, self.owner = self.owner[rows].unique_consecutive(return_inverse=True)
-        self.lengths = self.lengths[prompts]
-        for cache in self.caches:
-            cache.suffix = cache.suffix[rows]
-            cache.prefix = cache.prefix if len(prompts) == len(cache.prefix) else cache.prefix[prompts]
-        self._lay_out()
-
-    def _lay_out(self):
-        device, counts = self.owner.device, self.owner.bincount()
-        width, first = int(counts.max()), counts.cumsum(0) - counts
-        rows = torch.arange(len(self.owner), device=device)
-        self.cell = self.owner * width + rows - first[self.owner]  # (N,) row -> cell
-        self.row = torch.zeros(len(counts) * width, dtype=torch.long, device=device)
-        self.row[self.cell] = rows  # cell -> row (holes: row 0)
-        self.full = len(self.row) == len(rows)  # no holes: gather and scatter are views
-        positions = torch.arange(self.caches[0].prefix.shape[1], device=device)
-        self.padding = (positions >= self.lengths[:, None])[:, None, None]  # (P, 1, 1, S)
-
-    def gather(self, x):  # (N, ...) -> (P, G, ...)
-        x = x if self.full else x[self.row]
-        return x.unflatten(0, (len(self.lengths), -1))
-
-    def scatter(self, x):  # (P, G, ...) -> (N, ...)
-        x = x.flatten(0, 1)
-        return x if self.full else x[self.cell]
-
-
-BLOCK_BYTES, FEWEST_ROWS = 1 << 20, 8  # a CPU core's own (second-level) cache
-
-
-def cache_sized(x):
-    """Slices of a CPU tensor's rows that fit a core's own cache, each read once (summed) before it is
-    yielded: that streams it in at full speed, so that the many small products after it do not wait for
-    memory."""
-    if x.device.type != "cpu" or x.nbytes <= 6 * BLOCK_BYTES:
-        yield slice(None)
-        return
-    count = max(FEWEST_ROWS, BLOCK_BYTES // x[0].nbytes)
-    for start in range(0, len(x), count):
-        rows = slice(start, start + count)
-        x[rows].sum()
-        yield rows
-
-
-# --------------------------------------------------------------------------------- prompts shared in training
-
-
-class SharedPrompts(NamedTuple):
-    """Prompts and their completions as one flat list of tokens, each prompt once: P x S prompt tokens, then
-    B x T completion tokens, both right-padded. All but attention works token by token and never notices."""
-
-    lengths: torch.Tensor  # (P,) of the prompts
-    owner: torch.Tensor  # (B,) the prompt of each completion
-    S: int
-    T: int
-
-    def split(self, x):
-        """(P*S + B*T, ...) -> (P, S, ...), (B, T, ...)."""
-        prompts, completions = x.split([len(self.lengths) * self.S, len(self.owner) * self.T])
-        shapes = (len(self.lengths), self.S), (len(self.owner), self.T)  # T = 0: one token per completion
-        return prompts.unflatten(0, shapes[0]), completions.unflatten(0, shapes[1])
-
-    def rows(self, x):
-        """Each completion behind its prompt: (P*S + B*T, ...) -> (B, S+T, ...)."""
-        prompts, completions = self.split(x)
-        return torch.cat([prompts.index_select(0, self.owner), completions], dim=1)
-
-    def positions(self):
-        """(P*S + B*T,); a completion's first token follows its prompt's last one, not the padding."""
-        step = torch.arange(max(self.S, self.T), device=self.owner.device)
-        after = self.lengths[self.owner][:, None] + step[: self.T]
-        return torch.cat([step[: self.S].repeat(len(self.lengths)), after.flatten()])
-
-    def padding(self):
-        """Where the prompt of each completion has ended: (B, S)."""
-        return torch.arange(self.S, device=self.owner.device) >= self.lengths[self.owner][:, None]
-
-    def attend(self, q, kv, k_rot, freqs, scale: float):
-        """`mla_attention` of flat tokens: prompts see themselves, completions their prompt and themselves.
-        Equals `attend_plain` before W_O."""
-        (q_prompt, q_completion), (kv_prompt, _), (k_prompt, _), (f_prompt, f_completion) = map(
-            self.split, (q, kv, k_rot, freqs))
-        padding = self.padding()
-        on_prompt = mla_attention(q_prompt, kv_prompt, k_prompt, f_prompt, scale)
-        on_both = mla_attention(q_completion, self.rows(kv), self.rows(k_rot), f_completion, scale, padding)
-        return torch.cat([on_prompt.flatten(0, 1), on_both.flatten(0, 1)])
-
-    def attend_plain(self, mla: MLA, x, freqs):
-        """The same by `attend_naive`: the prompts, then each completion behind its prompt, once more."""
-        on_prompts = mla.attend_naive(self.split(x)[0], self.split(freqs)[0])
-        masked = F.pad(self.padding(), (0, self.T))  # (B, S+T)
-        on_rows = mla.attend_naive(self.rows(x), self.rows(freqs), masked)
-        return torch.cat([on_prompts.flatten(0, 1), on_rows[:, self.S :].flatten(0, 1)])
-
-
-# ------------------------------------------------------------------------------------------------- norm, RoPE
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, dim: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
-
-    def forward(self, x):
-        return rms_norm(x, self.weight, self.eps)
-
-
-def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
-    """YaRN's temperature 0.1 m ln(s) + 1 (arXiv 2309.00071, eq. 22)."""
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-
-def yarn_factor(cfg: ModelConfig) -> float:
-    """The context's extension s = new length / original length."""
-    yarn = cfg.rope_scaling
-    return yarn.get("factor") or cfg.max_position_embeddings / yarn["original_max_position_embeddings"]
-
-
-def rope_frequencies(cfg: ModelConfig, length: int | None = None) -> torch.Tensor:
-    """exp(i m theta_r) for positions m < length: complex64 (length, R/2), times YaRN's attention factor.
-
-    YaRN (arXiv 2309.00071, sec. 3.2): slow pairs are interpolated by the factor, fast pairs are kept, with
-    a linear ramp between the pairs that turn beta_fast and beta_slow times over the original context."""
-    half, length = cfg.qk_rope_head_dim // 2, length or cfg.max_position_embeddings
-    theta = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
-    amplitude = 1.0
-    if cfg.rope_scaling:
-        yarn, factor = cfg.rope_scaling, yarn_factor(cfg)
-        original = yarn["original_max_position_embeddings"]
-
-        def pair_turning(times):
-            return half * math.log(original / (times * 2 * math.pi)) / math.log(cfg.rope_theta)
-
-        low, high = pair_turning(yarn.get("beta_fast") or 32), pair_turning(yarn.get("beta_slow") or 1)
-        if yarn.get("truncate", True):
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, 2 * half - 1)
-        ramp = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)  # 1: a slow pair
-        theta = theta * (1 - ramp) + theta / factor * ramp
-        # longer contexts flatten the softmax: the temperature makes up for it
-        mscale, mscale_all = yarn.get("mscale"), yarn.get("mscale_all_dim")
-        amplitude = yarn.get("attention_factor")
-        if amplitude is None:
-            amplitude = (yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all)
-                if mscale and mscale_all else yarn_mscale(factor))
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), theta)
-    return torch.polar(torch.full_like(angles, amplitude), angles)

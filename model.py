@@ -1,10 +1,11 @@
-"""The DeepSeek-V3-shaped transformer.
+"""The transformer: DeepSeek-V3-shaped, or of another family in config.FAMILIES.
 
 The legend of letters, for all files; an einsum has the same ones, lower case:
     B sequences = P prompts x G samples    T tokens of each, or of the part behind a prompt of S
     N tokens in a flat list: those of a batch, or while decoding one of each row
     D model width    H heads    C latent rank    V vocabulary
     U width of a head's key that is not rotated    R rotated width    W width of a head's value
+    M heads of keys and values in GQA, each for H / M of queries (q, in an einsum)
     E experts        K experts per token           F expert width
     j, in an einsum, the tokens that are attended to; t, those that attend (as in the paper)
 A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
@@ -15,9 +16,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig, UserError
-from kernels import Linear, embed
-from mla import MLA, Cohort, RMSNorm, SharedPrompts, rope_frequencies
+from context import Cohort, SharedPrompts, rope_frequencies
+from gqa import GQA
+from kernels import Linear, RMSNorm, embed
+from mla import MLA
 from moe import MLP, Experts, MoE, Router, Routing
+
+ATTENTIONS = {"mla": MLA, "gqa": GQA}
 
 
 class Block(nn.Module):
@@ -27,7 +32,7 @@ class Block(nn.Module):
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.self_attn = MLA(cfg)
+        self.self_attn = ATTENTIONS[cfg.family.attention](cfg)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         dense = layer < cfg.first_k_dense_replace  # there the load balances slowest (arXiv 2401.06066)
         self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size) if dense else MoE(cfg)
@@ -37,8 +42,8 @@ class Block(nn.Module):
         return x + (self.mlp(h, routing) if isinstance(self.mlp, MoE) else self.mlp(h))
 
     def forward(self, x, freqs, routing, shared=None):
-        attended, latent = self.self_attn(self.input_layernorm(x), freqs, shared)
-        return self.feed_forward(x + attended, routing), latent
+        attended, remembered = self.self_attn(self.input_layernorm(x), freqs, shared)
+        return self.feed_forward(x + attended, routing), remembered
 
     def decode(self, x, freqs, cohorts, layer, routing):
         attended = self.self_attn.decode(self.input_layernorm(x), freqs, cohorts, layer)
@@ -56,10 +61,10 @@ def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
         return *block(x, freqs, own, shared), own
 
     # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
-    x, latent, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
     if own:
         routing.take(own)
-    return x, latent
+    return x, remembered
 
 
 class Transformer(nn.Module):
@@ -126,14 +131,14 @@ class Transformer(nn.Module):
     def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
         return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
 
-    def _run(self, tokens, routing, keep_latents=False):
+    def _run(self, tokens, routing, remember=False):
         self.check_length(tokens.shape[1])
-        x, latents = embed(tokens, self.embed_tokens.weight), []  # (B, T, D)
+        x, remembered = embed(tokens, self.embed_tokens.weight), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
-            x, latent = self._block()(layer, x, freqs, routing)
-            latents += [latent] if keep_latents else []
-        return self.norm(x), latents
+            x, parts = self._block()(layer, x, freqs, routing)
+            remembered += [parts] if remember else []
+        return self.norm(x), remembered
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens (B, T) -> logits (B, T, V)."""
@@ -142,9 +147,9 @@ class Transformer(nn.Module):
     def prefill(self, tokens, lengths, samples: int, routing=None):
         """Run the prompts once, by the form of training: tokens (P, S), lengths (P,) -> the hidden state of
         each prompt's last token, for each of its samples (P x samples, D), and their Cohort."""
-        x, latents = self._run(tokens, routing, keep_latents=True)
+        x, remembered = self._run(tokens, routing, remember=True)
         last = x[torch.arange(len(lengths), device=x.device), lengths - 1]  # behind it is padding
-        return last.repeat_interleave(samples, 0), Cohort(latents, lengths, samples)
+        return last.repeat_interleave(samples, 0), Cohort(remembered, lengths, samples)
 
     def decode(self, tokens, cohorts: list[Cohort], routing=None):
         """One step for every row of every cohort: tokens (N,) -> hidden (N, D), equal to `hidden` of each

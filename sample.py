@@ -11,7 +11,7 @@ import codecs
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
@@ -41,17 +41,18 @@ class Rollout:
     completions: list[list[int]] = field(default_factory=list)  # EOS kept when it was sampled
     logprobs: list[list[float]] = field(default_factory=list)  # of each token under the sampled distribution
     finished: list[bool] = field(default_factory=list)  # EOS was sampled within max_new_tokens
-    # per row (prompt + completion - 1, MoE layers, K) uint8, for every token that is an input in training
+    # per row (prompt + completion - 1, MoE layers, K), for every token that is an input in training
     routing: list[np.ndarray | None] = field(default_factory=list)
 
 
 @torch.inference_mode()
 def generate_plain(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
-        temperature: float = 1.0, eos_id: int | None, seed: int = 0, top_p: float = 1.0,
+        temperature: float = 1.0, eos_id: int | Sequence[int] | None, seed: int = 0, top_p: float = 1.0,
         prompt_ids: list[int] | None = None, record_routing: bool = False,
         on_step: Callable[[list[int]], None] | None = None) -> Rollout:
     """`generate` without an engine: row after row, the whole sequence through the model for each token."""
     out, numbers = Rollout(), range(len(prompts)) if prompt_ids is None else prompt_ids
+    ends = end_ids(eos_id)
     for prompt, number in zip(prompts, numbers, strict=True):
         for noise in row_noise(seed, [number], group_size, max_new_tokens):  # a row for each sample
             tokens, logprobs = list(prompt), []
@@ -63,24 +64,35 @@ def generate_plain(model: Transformer, prompts: list[list[int]], *, group_size: 
                 logprobs.append(float(logprob))
                 if on_step:
                     on_step(tokens[-1:])
-                if tokens[-1] == eos_id:
+                if tokens[-1] in ends:
                     break
             out.completions.append(tokens[len(prompt) :])
             out.logprobs.append(logprobs)
-            out.finished.append(tokens[-1] == eos_id)
+            out.finished.append(tokens[-1] in ends)
             # the last pass had all inputs of this row: the prompt and all but the last token
-            out.routing.append(torch.stack(routing.indices, dim=2)[0].to(torch.uint8).cpu().numpy()
+            out.routing.append(torch.stack(routing.indices, dim=2)[0].to(expert_type(model)).cpu().numpy()
                 if record_routing and routing.indices else None)
     return out
 
 
+def end_ids(eos_id: int | Sequence[int] | None) -> list[int]:
+    """The tokens that end a completion: one, several, or none."""
+    return [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+
+
+def expert_type(model: Transformer) -> torch.dtype:
+    """Of an expert's number: a byte holds V3's 256, not the 384 of Kimi-K2."""
+    return torch.uint8 if model.cfg.n_routed_experts <= 256 else torch.int16
+
+
 def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
-        temperature: float = 1.0, eos_id: int | None, seed: int | None = None, top_p: float = 1.0,
-        prompt_ids: list[int] | None = None, record_routing: bool = False,
+        temperature: float = 1.0, eos_id: int | Sequence[int] | None, seed: int | None = None,
+        top_p: float = 1.0, prompt_ids: list[int] | None = None, record_routing: bool = False,
         on_step: Callable[[list[int]], None] | None = None) -> Rollout:
     """Sample group_size completions for each prompt. Equals `generate_plain`, up to rounding.
 
-    seed None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step
+    eos_id: the token that ends a completion, or several of them (Llama 3 and Qwen have two or three). seed
+    None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step
     is called with each step's tokens. temperature 0 is greedy. Raises UserError for an empty prompt or one
     that leaves no room in the context."""
     if not prompts or min(map(len, prompts)) == 0:
@@ -96,8 +108,8 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     def noise_of(some):
         return row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens)
 
-    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, eos_id, noise_of,
-        record_routing)
+    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, end_ids(eos_id),
+        noise_of, record_routing)
     with packed_weights(model):
         engine.run(on_step)
     return engine.rollout()
@@ -157,10 +169,11 @@ class _Engine:
     the places are free, the next prompts get them as a new cohort (continuous batching). On a CPU the linear
     layers see the rows of all cohorts, attention one cohort at a time; on CUDA each cohort is a graph."""
 
-    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, eos_id, noise_of, record):
+    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, ends, noise_of, record):
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
-        self.temperature, self.top_p, self.eos_id, self.noise_of = temperature, top_p, eos_id, noise_of
+        self.temperature, self.top_p, self.noise_of = temperature, top_p, noise_of
         self.device, B = model.embed_tokens.weight.device, len(prompts) * G
+        self.ends = torch.tensor(ends, dtype=torch.long, device=self.device)
         self.fixed = self.device.type != "cpu"
         self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
         self.logps = torch.zeros(B, self.T, device=self.device)
@@ -168,8 +181,7 @@ class _Engine:
         self.routes, self.prefix_routes = None, {}  # the experts that the routers chose, if they are recorded
         if record and (routers := len(model.routers())):
             K = model.cfg.num_experts_per_tok
-            # a byte: V3 has 256 experts
-            self.routes = torch.zeros(B, self.T, routers, K, dtype=torch.uint8, device=self.device)
+            self.routes = torch.zeros(B, self.T, routers, K, dtype=expert_type(model), device=self.device)
 
     @torch.inference_mode()
     def run(self, on_step=None):
@@ -226,8 +238,7 @@ class _Engine:
     def fixed_step(self, c):
         """Sample a token for each row and decode it, all in place."""
         tokens = self.sample(c.x, c.noise.index_select(1, c.t).squeeze(1), *self.places([c]))
-        if self.eos_id is not None:
-            c.done |= tokens == self.eos_id
+        c.done |= self.ended(tokens)
         c.x.copy_(self.decode(tokens, [c]))  # a graph reads and writes the same memory each time
 
     def shrink(self, c):
@@ -244,13 +255,17 @@ class _Engine:
         self.out[rows, steps], self.logps[rows, steps] = tokens, logps
         return tokens
 
+    def ended(self, tokens):
+        """Where a token is one that ends a completion."""
+        return (tokens[..., None] == self.ends).any(-1)
+
     def decode(self, tokens, cohorts):
         """The states after these tokens, (N, D)."""
         routing = Routing(count=False) if self.routes is not None else None
         x = self.model.decode(tokens, cohorts, routing)
         if routing:
             rows, steps = self.places(cohorts)  # after the step: token t - 1 went through the experts
-            self.routes[rows, steps - 1] = torch.stack(routing.indices, dim=1).to(torch.uint8)
+            self.routes[rows, steps - 1] = torch.stack(routing.indices, dim=1).to(self.routes.dtype)
         return x
 
     def places(self, cohorts):
@@ -274,7 +289,7 @@ class _Engine:
         routing = Routing(count=False) if self.routes is not None else None
         hidden, cohort = self.model.prefill(tokens.to(self.device), lengths.to(self.device), self.G, routing)
         if routing:
-            chosen = torch.stack(routing.indices, dim=2).to(torch.uint8).cpu()  # (P, S, MoE layers, K)
+            chosen = torch.stack(routing.indices, dim=2).to(self.routes.dtype).cpu()  # (P, S, MoE layers, K)
             self.prefix_routes |= {i: c[: len(self.prompts[i])] for i, c in zip(mine, chosen, strict=True)}
         cohort.rows = torch.tensor([i * self.G + g for i in mine for g in range(self.G)], device=self.device)
         cohort.noise = self.noise_of(mine).to(self.device)
@@ -284,8 +299,7 @@ class _Engine:
     def leave(self, cohort, tokens):
         """Drop the cohort's finished rows once an eighth of it has finished; the tokens of those that
         stay."""
-        if self.eos_id is not None:
-            cohort.done |= tokens == self.eos_id
+        cohort.done |= self.ended(tokens)
         if cohort.t + 1 == self.T:
             cohort.done[:] = True  # out of room, finished or not
         left = int((~cohort.done).sum())  # dropping copies the caches: not for each single row
@@ -302,7 +316,7 @@ class _Engine:
             cohort.keep(keep)
 
     def rollout(self) -> Rollout:
-        ends = self.out == (-2 if self.eos_id is None else self.eos_id)  # -2 is no token either
+        ends = self.ended(self.out)
         finished = ends.any(1)
         # rows that had ended decoded on until they left: cut off behind the first end
         counts = torch.where(finished, ends.int().argmax(1) + 1, self.T).tolist()

@@ -113,12 +113,17 @@ def attention_inputs(T, S, W=6):
     return (q, kv, k_rot), (torch.polar(torch.ones_like(angles), angles), 0.3, masked)
 
 
+def attend(form, inputs, rest):
+    (q, kv, k_rot), (freqs, scale, masked) = inputs, rest
+    return form(q, freqs, kv, k_rot, scale, masked)
+
+
 @pytest.mark.parametrize("W", [6, 15])
 @pytest.mark.parametrize("S", [0, 2, 50])
 @pytest.mark.parametrize("T", [1, 5, 47, 48, 49, 130])
 def test_blocked_attention_equals_the_fused_kernel(T, S, W):
     inputs, rest = attention_inputs(T, S, W)
-    blocked, fused = mla_attention(*inputs, *rest), mla_attention_fused(*inputs, *rest)
+    blocked, fused = (attend(form, inputs, rest) for form in (mla_attention, mla_attention_fused))
     upstream = torch.randn_like(fused)
     torch.testing.assert_close(blocked, fused)
     for a, b in zip(grads(blocked, inputs, upstream), grads(fused, inputs, upstream), strict=True):
@@ -129,9 +134,9 @@ def test_long_sequences_take_the_fused_kernel(monkeypatch):
     inputs, rest = attention_inputs(20, 0)
     called, fused = [], mla_attention_fused
     monkeypatch.setattr(kernels, "mla_attention_fused", lambda *a: called.append(1) or fused(*a))
-    blocked = mla_attention(*inputs, *rest)
+    blocked = attend(mla_attention, inputs, rest)
     monkeypatch.setattr(kernels, "LONGEST_BLOCKED", 10)
-    torch.testing.assert_close(mla_attention(*inputs, *rest), blocked)
+    torch.testing.assert_close(attend(mla_attention, inputs, rest), blocked)
     assert called == [1]
 
 

@@ -98,9 +98,9 @@ def test_replaying_the_own_choice_changes_nothing():
 
 
 @pytest.mark.parametrize("wrong", [dict(n_routed_experts=7, n_group=2), dict(topk_group=3, n_group=2),
-    dict(num_experts_per_tok=5, n_group=4, topk_group=1), dict(model_type="llama"),
+    dict(num_experts_per_tok=5, n_group=4, topk_group=1), dict(model_type="gemma"),
     dict(scoring_func="softmax"), dict(qk_rope_head_dim=3),
-    dict(model_type="deepseek_v2", scoring_func="softmax", topk_method="greedy"),
+    dict(model_type="deepseek_v2", norm_topk_prob=True),
     dict(rope_scaling={"rope_type": "linear"})])
 def test_impossible_shapes_are_refused_with_a_reason(wrong):
     with pytest.raises(UserError, match="model config"):

@@ -1,0 +1,243 @@
+"""Llama, Qwen and GLM checkpoints against transformers, in both directions; a made-up family; FP8."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import config
+from batch import Sample, collate, completion_logprobs
+from checkpoint import load_model, save_model
+from config import Family, ModelConfig, UserError
+from model import Transformer
+from moe import Routing
+from sample import generate
+
+transformers = pytest.importorskip("transformers",
+    reason="the oracle for logits: pip install -r requirements-dev.txt")
+
+BASE = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+    num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=False)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=16, rope_theta=500.0)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, rope_theta=1000.0)
+MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24)
+GLM = dict(n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, n_shared_experts=1,
+    first_k_dense_replace=1, n_group=2, topk_group=1, head_dim=16, num_local_experts=8)
+CASES = {
+    "llama": {}, "llama-tied": dict(tie_word_embeddings=True), "llama-mha": dict(num_key_value_heads=6),
+    "llama-mqa": dict(num_key_value_heads=1), "llama-head_dim": dict(head_dim=20),
+    "llama-llama3": dict(rope_parameters=LLAMA3),
+    "llama-linear": dict(rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=10000.0)),
+    "llama-bias": dict(attention_bias=True), "llama-eps": dict(rms_norm_eps=1e-3),
+    "llama-theta": dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)),
+    "qwen2": {}, "qwen2-tied": dict(tie_word_embeddings=True), "qwen2-yarn": dict(rope_parameters=YARN),
+    "qwen3": dict(head_dim=24), "qwen3-tied_yarn": dict(head_dim=8, tie_word_embeddings=True,
+        rope_parameters=YARN), "qwen3-bias": dict(head_dim=8, attention_bias=True),
+    "qwen3_moe": MOE | dict(head_dim=16), "qwen3_moe-norm": MOE | dict(head_dim=8, norm_topk_prob=True),
+    "qwen3_moe-bias_tied": MOE | dict(head_dim=8, attention_bias=True, tie_word_embeddings=True),
+    "glm4_moe": GLM, "glm4_moe-qk_norm": GLM | dict(use_qk_norm=True, attention_bias=True),
+    "glm4_moe-whole_rotation": GLM | dict(rope_parameters=dict(rope_type="default", rope_theta=1e4,
+        partial_rotary_factor=1.0), routed_scaling_factor=2.5)}
+CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe",
+    "glm4_moe": "Glm4Moe"}
+
+
+def reference(name):
+    """A transformers model with every parameter random, biases and norms too."""
+    torch.manual_seed(len(name))
+    kind = CLASSES[name.partition("-")[0]]
+    made = getattr(transformers, f"{kind}Config")(**BASE | CASES[name])
+    model = getattr(transformers, f"{kind}ForCausalLM")(made).eval().float()
+    with torch.no_grad():
+        for key, p in [*model.named_parameters(), *model.named_buffers()]:
+            if "inv_freq" not in key:
+                p.copy_(torch.randn_like(p) * 0.15 + (1.0 if "norm" in key else 0.0))
+    return model
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_logits_equal_transformers_in_both_directions(name, tmp_path):
+    theirs = reference(name)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="60KB" if len(name) % 2 else "1GB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists() == bool(len(name) % 2)
+    tokens = torch.randint(97, (3, 40))
+    want = theirs(tokens).logits
+    ours = load_model(tmp_path / "theirs")
+    assert (ours(tokens) - want).abs().max() <= 1e-4
+    save_model(ours, tmp_path / "ours")
+    back, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    assert (back.eval().float()(tokens).logits - want).abs().max() <= 1e-5
+    assert torch.equal(load_model(tmp_path / "ours")(tokens), ours(tokens))
+    greedy = generate(ours, tokens[:, :5].tolist(), max_new_tokens=30, temperature=0, eos_id=None)
+    continued = theirs.generate(tokens[:, :5], max_new_tokens=30, do_sample=False, eos_token_id=None,
+        attention_mask=torch.ones(3, 5))
+    assert greedy.completions == continued[:, 5:].tolist()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sampler_and_the_trainer_agree(name, tmp_path):
+    reference(name).save_pretrained(tmp_path)
+    model, prompts, G = load_model(tmp_path), [[5, 9, 2, 44], [7, 1]], 3
+    out = generate(model, prompts, group_size=G, max_new_tokens=20, eos_id=[3, 8, 11], seed=1,
+        record_routing=True)
+    samples = [Sample(prompts[i // G] + out.completions[i], len(prompts[i // G]), out.logprobs[i],
+        out.finished[i], out.routing[i], {}, 0) for i in range(2 * G)]
+    batch = collate(samples, 0, "cpu")
+    logprobs, _ = completion_logprobs(model, batch, 1.0, Routing())
+    assert ((logprobs - batch.old_logprobs) * batch.mask).abs().max() <= 1e-4
+    whole = torch.tensor([samples[0].tokens])
+    full = model(whole).log_softmax(-1)[0, 3:-1].gather(1, whole[0, 4:, None]).squeeze(1)
+    assert (full - torch.tensor(out.logprobs[0])).abs().max() <= 1e-4
+
+
+def test_the_older_dialect_of_a_llama_config_is_read():
+    old = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=3,
+        intermediate_size=8, rope_theta=500000.0, pretraining_tp=1, rope_scaling=dict(factor=32.0,
+        high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=8192, rope_type="llama3"))
+    cfg = ModelConfig.from_hf(old)
+    assert (cfg.rope_theta, cfg.num_key_value_heads, cfg.head_dim, cfg.is_dense) == (500000.0, 3, 8, True)
+    assert cfg.rope_scaling["rope_type"] == "llama3"
+    written = cfg.to_hf()
+    assert not {"kv_lora_rank", "n_routed_experts", "topk_method"} & set(written)  # readers look at these
+    assert ModelConfig.from_hf(written) == cfg
+
+
+def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
+    """Attention of Qwen3 with biases everywhere but behind it, experts of DeepSeek-V3 under other names."""
+    row = Family("SomeForCausalLM", "gqa", (("sigmoid", "noaux_tc"),), dict(use_qk_norm=True, head_dim=12),
+        {"n_routed_experts": "experts_in_all", "hidden_size": "width"}, {"parallel": False}, qkv_bias=True,
+        o_bias=False)
+    monkeypatch.setitem(config.FAMILIES, "some", row)
+    raw = dict(model_type="some", vocab_size=50, width=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, experts_in_all=6, num_experts_per_tok=2, intermediate_size=32,
+        moe_intermediate_size=8, first_k_dense_replace=1)
+    model = Transformer(ModelConfig.from_hf(raw)).init_weights(0)
+    assert model.layers[0].self_attn.q_norm.weight.shape == (12,)
+    assert model.layers[0].self_attn.q_proj.bias is not None and model.layers[0].self_attn.o_proj.bias is None
+    save_model(model, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["experts_in_all"] == 6 and written["architectures"] == ["SomeForCausalLM"]
+    tokens = torch.randint(50, (2, 7))
+    assert torch.equal(load_model(tmp_path)(tokens), model(tokens))
+    with pytest.raises(UserError, match="parallel=True is not supported"):
+        ModelConfig.from_hf(raw | {"parallel": True})
+
+
+@pytest.mark.parametrize("change,says", [(dict(model_type="qwen2_vl"), "'qwen2_vl'.*did you mean qwen2"),
+    (dict(model_type="xyz"), "choose from deepseek_v3.*llama"), (dict(hidden_act="gelu"), "hidden_act"),
+    (dict(num_key_value_heads=4), "num_key_value_heads"), (dict(mlp_bias=True), "mlp_bias"),
+    (dict(rope_scaling=dict(type="dynamic", factor=2.0)), "'dynamic' is not supported; use null, yarn"),
+    (dict(rope_scaling=dict(rope_type="yarn", factor=2.0)), "yarn lacks original_max_position_embeddings"),
+    (dict(rope_scaling=dict(rope_type="llama3", factor=2.0)), "llama3 lacks low_freq_factor"),
+    (dict(layer_types=["full_attention", "sliding_attention"]), "sliding_attention"),
+    (dict(quantization_config=dict(quant_method="awq")), "awq"), (dict(vocab_size=None), "lacks vocab_size")])
+def test_what_a_config_cannot_mean_is_named(change, says):
+    raw = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=6)
+    ModelConfig.from_hf(raw)
+    with pytest.raises(UserError, match=says):
+        ModelConfig.from_hf(raw | change)
+
+
+# ------------------------------------------------------------------------------------------------------- FP8
+
+
+def quantise(tensors: dict, high=128, wide=128) -> dict:
+    """Each matrix of a layer as FP8 numbers and the scale of each block, as DeepSeek releases them."""
+    out = {}
+    for name, x in tensors.items():
+        if not (".layers." in name and name.endswith("proj.weight")):
+            out[name] = x.to(torch.bfloat16)
+            continue
+        scale = torch.zeros(-(-x.shape[0] // high), -(-x.shape[1] // wide))
+        q = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+        for i in range(scale.shape[0]):
+            for j in range(scale.shape[1]):
+                at = slice(i * high, (i + 1) * high), slice(j * wide, (j + 1) * wide)
+                scale[i, j] = x[at].abs().max() / 448
+                q[at] = (x[at] / scale[i, j]).to(torch.float8_e4m3fn)
+        out |= {name: q, name + "_scale_inv": scale}
+    return out
+
+
+def by_hand(tensors: dict, high=128, wide=128) -> dict:
+    """What the FP8 numbers mean, element by element of the scale."""
+    out = {}
+    for name, x in tensors.items():
+        if name.endswith("_scale_inv"):
+            continue
+        if (scale := tensors.get(name + "_scale_inv")) is not None:
+            grid = torch.kron(scale, torch.ones(high, wide))[: x.shape[0], : x.shape[1]]
+            x = (x.float() * grid).to(torch.bfloat16)
+        out[name] = x
+    return out
+
+
+FP8 = dict(quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[128, 128])
+
+
+def fp8_checkpoint(folder, kind, shards, block=(128, 128)):
+    """A random checkpoint of a family, in FP8; its sizes are no multiples of 128. Returns its tensors."""
+    shapes = {"deepseek_v3": dict(hidden_size=144, num_attention_heads=3, q_lora_rank=40, kv_lora_rank=130,
+        intermediate_size=300, moe_intermediate_size=140, n_routed_experts=4, num_hidden_layers=2),
+        "qwen3": dict(hidden_size=160, intermediate_size=200, head_dim=40, num_key_value_heads=2)}
+    cfg = ModelConfig(model_type=kind, initializer_range=0.2, **shapes[kind])
+    save_model(Transformer(cfg).init_weights(0), folder)
+    tensors = quantise(load_file(folder / "model.safetensors"), *block)
+    raw = json.loads((folder / "config.json").read_text())
+    if kind == "deepseek_v3":  # a multi-token-prediction layer behind the last one
+        tensors |= {"model.layers.2.eh_proj.weight": torch.zeros(4, 8),
+            "model.layers.2.mlp.experts.0.up_proj.weight": torch.zeros(4, 4)}
+        raw["num_nextn_predict_layers"] = 1
+    (folder / "config.json").write_text(json.dumps(raw | {"quantization_config": FP8
+        | {"weight_block_size": list(block)}}))
+    if not shards:
+        save_file(tensors, folder / "model.safetensors")
+        return tensors
+    (folder / "model.safetensors").unlink()
+    names, where = sorted(tensors, key=lambda n: hash(n) % 3), {}  # scales and weights in different shards
+    for i in range(3):
+        part = {n: tensors[n].contiguous() for n in names[i::3]}
+        save_file(part, folder / f"model-{i}.safetensors")
+        where |= dict.fromkeys(part, f"model-{i}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return tensors
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "qwen3"])
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("block", [(128, 128), (64, 32)])
+def test_fp8_checkpoints_are_dequantised_while_loading(kind, shards, block, tmp_path, capsys):
+    tensors = fp8_checkpoint(tmp_path / "fp8", kind, shards, block)
+    assert sum(t.dtype == torch.float8_e4m3fn for t in tensors.values()) >= 10
+    model = load_model(tmp_path / "fp8")
+    said = capsys.readouterr().out
+    assert ("left out layers.2: multi-token prediction" in said) == (kind == "deepseek_v3")
+    save_model(model, tmp_path / "saved")
+    saved, want = load_file(tmp_path / "saved" / "model.safetensors"), by_hand(tensors, *block)
+    want = {n: x for n, x in want.items() if "layers.2." not in n or kind == "qwen3"}
+    assert set(saved) == set(want) and all(torch.equal(saved[n].float(), x.float()) for n, x in want.items())
+    assert "quantization_config" not in (tmp_path / "saved" / "config.json").read_text()
+    assert load_model(tmp_path / "fp8", dtype=torch.float32).lm_head.weight.dtype == torch.float32
+
+
+def test_a_damaged_fp8_checkpoint_is_one_line(tmp_path):
+    tensors = fp8_checkpoint(tmp_path, "qwen3", shards=False)
+    name = next(n for n in tensors if n.endswith("_scale_inv"))
+    save_file({n: t for n, t in tensors.items() if n != name}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        load_model(tmp_path)
+    save_file(tensors | {name: tensors[name][:, :1].contiguous()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"{name} has shape"):
+        load_model(tmp_path)
+
+
+def test_a_truncated_shard_is_one_line(tmp_path):
+    fp8_checkpoint(tmp_path, "qwen3", shards=True)
+    shard = tmp_path / "model-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match="model-1.safetensors is truncated"):
+        load_model(tmp_path)
