@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     old_logprobs: torch.Tensor  # (B, T)
 
     def inputs(self) -> torch.Tensor:
-        """How many samples have each token as an input, flat as in `mla.SharedPrompts`: (P*S + B*(T-1),). A
+        """How many samples have each token as an input, flat as in `context.SharedPrompts`: (P*S + B*(T-1),). A
         completion's last token is predicted, never an input."""
         there = torch.arange(self.prompts.shape[1], device=self.owner.device) < self.lengths[:, None]
         shared = there * self.owner.bincount(minlength=len(self.lengths))[:, None]
@@ -59,7 +59,7 @@ def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
 
 
 def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
-    """The sampler's experts per MoE layer, flat as in `mla.SharedPrompts`: (P*S + B*(T-1), K), -1 where there
+    """The sampler's experts per MoE layer, flat as in `context.SharedPrompts`: (P*S + B*(T-1), K), -1 where there
     is no token."""
     if samples[0].routing is None:
         return []
@@ -77,7 +77,7 @@ def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
 #   Sample                   a prompt with one completion, as lists
 #   collate                  prompts (P, S), each once; completions (B, T) with the mask of their tokens
 #   model.hidden_shared      the states that predict the completions' tokens (B, T, D). Layers work on a flat
-#                            list of tokens; in attention a completion sees its prompt (mla.SharedPrompts)
+#                            list of tokens; in attention a completion sees its prompt (context.SharedPrompts)
 #   mask                     only real tokens' states (N, D): each other one would cost V logits
 #   kernels.token_logprobs   head, log-softmax and the choice of the token, chunk by chunk: (N,)
 #   masked_scatter           back to (B, T), zero where there is no token
@@ -113,17 +113,22 @@ def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: i
     """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
     chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
         norms       4 D: of each, its input and its output
-        attention   2 H (U + R) of queries and keys, 2 H W of values and outputs, 2 (C + R) of the latent and
-                    2 q_lora_rank before and after their norms; H length / 2 probabilities, if rows are
-                    `length` tokens long: only kernels.mla_attention on a CPU keeps them, 0 elsewhere
+        attention   MLA: 2 H (U + R) of queries and keys, 2 H W of values and outputs, 2 (C + R) of the latent
+                    and 2 q_lora_rank before and after their norms. GQA: 2 H W of queries and outputs, 2 M W
+                    of keys and values, and with norms of queries and keys (H + M) W more, before them.
+                    H length / 2 probabilities, if rows are `length` tokens long: only the blocked attention
+                    on a CPU keeps them, 0 elsewhere
         SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
         experts     K (D + 3 F): of each token-expert pair its input, gate, up, product
         router      3 E scores and, of a bfloat16 model, D of its input, in float32
     recompute: only D per layer, and all of one layer at a time."""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
-    heads = H * (2 * cfg.qk_nope_head_dim + 2 * cfg.qk_rope_head_dim + 2 * cfg.v_head_dim + length // 2)
-    latents = 2 * (cfg.q_lora_rank or 0) + 2 * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    attention = 4 * D + heads + latents
+    attention = 4 * D + H * length // 2
+    if cfg.family.attention == "mla":
+        attention += H * (2 * cfg.qk_nope_head_dim + 2 * cfg.qk_rope_head_dim + 2 * cfg.v_head_dim)
+        attention += 2 * (cfg.q_lora_rank or 0) + 2 * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
+    else:
+        attention += (2 + cfg.use_qk_norm) * (H + cfg.num_key_value_heads) * cfg.head_dim
     router = (3 * cfg.n_routed_experts + (D if element_size < 4 else 0)) * 4 // element_size
     dense = attention + 4 * cfg.intermediate_size
     moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + router

@@ -27,7 +27,7 @@ class Family(NamedTuple):
     attention: str  # mla | gqa (model.ATTENTIONS)
     routings: tuple = ()  # pairs (scoring_func, topk_method) that it has; none = all layers are dense
     values: dict = {}  # of a field that its config.json does not say
-    names: dict = {}  # of a field in its config.json, where it differs from ours
+    names: dict = {}  # of a field in its config.json, where they differ from ours; the first is written
     only: dict = {}  # what else its config.json may say, with the one value that is supported
     qkv_bias: bool | None = None  # None = as attention_bias says
     o_bias: bool | None = None
@@ -46,7 +46,7 @@ FAMILIES: dict[str, Family] = {
         only={"use_sliding_window": False}),
     "qwen3_moe": Family("Qwen3MoeForCausalLM", "gqa", (("softmax", "greedy"),),
         dict(use_qk_norm=True, norm_topk_prob=False, first_k_dense_replace=0),
-        {"n_routed_experts": "num_experts"},
+        {"n_routed_experts": ("num_experts", "num_local_experts")},
         {"use_sliding_window": False, "decoder_sparse_step": 1, "mlp_only_layers": []}),
     # GLM-4.5; ours, too, for GQA beside DeepSeek's experts
     "glm4_moe": Family("Glm4MoeForCausalLM", "gqa", (("sigmoid", "noaux_tc"),),
@@ -183,8 +183,9 @@ class ModelConfig:
         rope["rope_type"] = rope.get("rope_type", kind) or "default"
         raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         family = FAMILIES.get(raw.get("model_type", "deepseek_v3"), Family("", ""))
-        for ours, theirs in family.names.items():
-            raw |= {ours: raw[theirs]} if theirs in raw else {}
+        for ours, names in family.names.items():
+            for theirs in set(names) & set(raw):
+                raw[ours] = raw[theirs]
         only = {"hidden_act": "silu", "mlp_bias": False} | family.only
         for key, value in only.items():
             if raw.get(key, value) != value:
@@ -209,7 +210,7 @@ class ModelConfig:
         family = self.family
         fields = _FIELDS + _ATTENTION_FIELDS[family.attention]
         fields += (_EXPERT_FIELDS if family.routings else []) + (["think_tags"] if self.think_tags else [])
-        raw = {family.names.get(name, name): getattr(self, name) for name in fields}
+        raw = {family.names.get(name, [name])[0]: getattr(self, name) for name in fields}
         if self.rope_scaling:  # both names of its kind: old readers know the first
             raw["rope_scaling"] = {"type": self.rope_scaling["rope_type"], **self.rope_scaling}
         return raw | {"architectures": [family.architecture], "hidden_act": "silu"} | family.only

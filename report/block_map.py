@@ -117,7 +117,7 @@ def measured(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         tokens = torch.zeros(SIZES["P"], SIZES["S"], dtype=torch.long)
         block_shapes = dict(seen)  # the prefill below runs the same hooks
         _, cohort = model.prefill(tokens, torch.tensor([SIZES["S"]]), 1)
-    some["cache"] = cohort.caches[LAYER].prefix
+    some["cache"] = cohort.caches[LAYER].prefix.squeeze(1)  # one head for all
     return block_shapes | {name: tuple(tensor.shape) for name, tensor in some.items()}
 
 

@@ -109,8 +109,8 @@ def test_the_older_dialect_of_a_llama_config_is_read():
 def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
     """Attention of Qwen3 with biases everywhere but behind it, experts of DeepSeek-V3 under other names."""
     row = Family("SomeForCausalLM", "gqa", (("sigmoid", "noaux_tc"),), dict(use_qk_norm=True, head_dim=12),
-        {"n_routed_experts": "experts_in_all", "hidden_size": "width"}, {"parallel": False}, qkv_bias=True,
-        o_bias=False)
+        {"n_routed_experts": ["experts_in_all"], "hidden_size": ["width", "size"]},
+        {"parallel": False}, qkv_bias=True, o_bias=False)
     monkeypatch.setitem(config.FAMILIES, "some", row)
     raw = dict(model_type="some", vocab_size=50, width=24, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, experts_in_all=6, num_experts_per_tok=2, intermediate_size=32,

@@ -63,6 +63,7 @@ def kept_bytes(policy, function) -> int:
 
 @pytest.mark.parametrize("length,dtype", [(64, torch.float32), (320, torch.float32), (320, torch.bfloat16)])
 @pytest.mark.parametrize("name,shape", [("tiny", {}), ("tiny_dense", {}), ("small", {}),
+    ("tiny_gqa", {}), ("tiny_gqa", dict(use_qk_norm=True, num_key_value_heads=4)),
     ("tiny", dict(n_shared_experts=3, num_experts_per_tok=5, moe_intermediate_size=200))])
 def test_activations_are_as_predicted(name, shape, length, dtype):
     """Within 35% of what autograd keeps; with recomputation, of the blocks' inputs and the largest block."""
