@@ -135,7 +135,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     return model.requires_grad_(True)
 
 
-READ_AT_ONCE = 1 << 28  # bytes of a file that are mapped into memory before it is opened anew
+READ_AT_ONCE = 1 << 26  # bytes of a file that are mapped into memory before it is opened anew
 SCALE = "_scale_inv"  # behind a weight's name: the factors of its blocks (DeepSeek-V3, sec. 3.3)
 
 
