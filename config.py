@@ -257,6 +257,13 @@ SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_den
     "small_dense": _SMALL, "base1b": _SMALL | {
         "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
         "grpo": dict(steps=200, lr=2e-5, updates=2)}}
+# A released model: no shape, for it comes with its own (--init); what it cannot calculate yet is its task.
+SIZES["smollm2"] = {
+    "all": dict(task="word_sums", template="chat", max_new_tokens=48, device="cpu"),
+    "sft": dict(steps=200, batch_size=32, micro_tokens=2048, lr=2e-5, optimizer="adamw"),
+    "grpo": dict(steps=60, prompts=8, group_size=8, lr=2e-5, kl_coef=0.0, updates=2, micro_tokens=2048,
+        eval_every=10),
+    "distill": dict(prompts=512)}
 # Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
 STAGES: dict[str, tuple[str, dict, dict]] = {
     "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),

@@ -71,7 +71,11 @@ def _boxed(summary: str) -> str | None:
 
 def answer_of(row: dict, completion: str) -> str | None:
     """The answer of a completion to a dataset row's prompt, in the form that the row's task reads."""
-    return extract_answer(opened(row, completion), TASK_REWARDS.get(row["task"], ("",))[0].endswith("_boxed"))
+    reward = TASK_REWARDS.get(row["task"], ("",))[0]
+    if reward == "number":
+        value = last_number(completion)
+        return None if value is None else str(value)
+    return extract_answer(opened(row, completion), reward.endswith("_boxed"))
 
 
 def opened(row: dict, completion: str) -> str:
@@ -117,6 +121,38 @@ def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
     where an equal value is not enough: `3+4` is no answer to "Compute 3+4."."""
     return [float((given := extract_answer(c)) is not None and given.split() == want.split())
         for c, want in zip(completions, answer, strict=True)]
+
+
+# 10 or 1,234 or 3.50 or .5, and 3/4 as one number; x2 and step1 are none, 10pens is 10
+NUMBER = re.compile(r"(?<![A-Za-z0-9_])(?:([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(\.[0-9]+)?|"
+    r"(?<!\.)(\.[0-9]+))(?:/([0-9]+))?")
+MINUS = re.compile(r"(?:^|[^\w)\]}-])[-\u2212]\$?$")  # a sign: in "7-3", in "x-3" and in "- 3" there is none
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a reply; of what stands in the last <answer> where there are such tags. A final
+    point, a dollar sign and stars around it do not matter; words ("ten") are no numbers. None without one,
+    for one of more than 60 characters, and for a division by zero."""
+    text, last = text.rpartition("<answer>")[2].partition("</answer>")[0], None
+    for match in NUMBER.finditer(text):
+        last = match
+    if last is None or len(last[0]) > 60 or last[4] and int(last[4]) == 0:
+        return None
+    whole, part, bare, under = last.groups(default="")
+    value = Fraction(whole.replace(",", "") + part + bare) / int(under or 1)
+    return -value if MINUS.search(text[max(0, last.start() - 3) : last.start()]) else value
+
+
+def number_reward(completions: list[str], answer: list[str], **_) -> list[float]:
+    """1.0 where the last number of the reply (`last_number`) has the value of the last number of the expected
+    answer: for models that answer in sentences, which no tags are asked of. Only the last number counts, so a
+    list of guesses pays no more than its last one, and whoever goes on after the answer is judged by what
+    comes last. Looser than `exact` and `math`: units and steps are not read. Raises ValueError for an answer
+    without a number."""
+    wanted = [last_number(want) for want in answer]
+    if None in wanted:
+        raise ValueError(f"no number in the answer {answer[wanted.index(None)]!r}")
+    return [float(last_number(c) == want) for c, want in zip(completions, wanted, strict=True)]
 
 
 def expression_value(expression: str) -> tuple[Fraction, list[int]] | None:
@@ -336,7 +372,8 @@ def preference_reward(completions: list[str], **_) -> list[float]:
 
 REWARDS: dict[str, Callable[..., list[float]]] = {
     "countdown": countdown_reward, "math": math_reward, "math_boxed": partial(math_reward, boxed=True),
-    "exact": exact_reward, "code": code_reward, "code_fraction": partial(code_reward, fraction=True),
+    "exact": exact_reward, "number": number_reward,
+    "code": code_reward, "code_fraction": partial(code_reward, fraction=True),
     "format": format_reward, "format_boxed": partial(format_reward, boxed=True),
     "soft_format": soft_format_reward, "language": language_reward, "length": length_reward,
     "overlong": overlong_reward, "repetition": repetition_penalty,
@@ -349,7 +386,8 @@ BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a respo
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     **dict.fromkeys(TASKS, ("exact", {"format": 0.1})),
     "countdown": ("countdown", {"format": 0.1}), "math": ("math", {"format": 0.1}),
-    "math_boxed": ("math_boxed", {"format_boxed": 0.1}), "code": ("code", {"format": 0.1}),
+    "math_boxed": ("math_boxed", {"format_boxed": 0.1}),
+    **dict.fromkeys(("number", "word_sums"), ("number", {"format": 0.0})), "code": ("code", {"format": 0.1}),
     "general": ("preference",
         {"format": 0.1, "helpful": 0.0, "harmless": 0.0, "answered": 0.0, "clean": 0.0}),
 }

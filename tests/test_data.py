@@ -139,14 +139,18 @@ SPECS = ["countdown", "countdown:n=4", "countdown:n=6,high=50", TINY_TASK,
     "arithmetic", "arithmetic:n=6", "sort_words", "sort_words:n=6"]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+WORD_SUMS = ["word_sums", "word_sums:steps=2", "word_sums:high=99,ops=+-", "word_sums:high=3,plain=100",
+    "word_sums:plain=0,steps=2,high=3", "word_sums:plain=0,ops=*,high=20", "word_sums:ops=*,steps=2,plain=0"]
+
+
+@pytest.mark.parametrize("spec", SPECS + WORD_SUMS[:3])
 def test_rows_are_functions_of_seed_and_index(spec):
     assert row_at(spec, "train", 1, 5) == row_at(spec, "train", 1, 5)
     assert row_at(spec, "train", 1, 5) != row_at(spec, "train", 2, 5)
     assert len({json.dumps(row_at(spec, "train", 0, i)) for i in range(40)}) > 30
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS + WORD_SUMS)
 def test_train_and_test_are_disjoint_by_problem(spec):
     name, knobs = parse_task(spec)
     count = 40 if knobs.get("n", 0) == 6 else 400
@@ -189,6 +193,87 @@ def test_countdown_is_solvable_and_its_chains_calculate_right(spec):
             assert verdict == truth
 
 
+def read_word_sum(prompt: str) -> int:
+    """The answer by the words alone: a number and what its sentence says happens to it."""
+    if bare := re.fullmatch(r"(?:What|How much) is ([0-9+*() -]+)\?", prompt):
+        return eval(bare[1])
+    *told, question = re.findall(r"[^.?]+[.?]", prompt)
+    people = [s.split()[0] for s in told]
+    two = re.fullmatch(r" How many (?:more )?(\w+) (?:do they have together|does (\w+) have than (\w+))\?",
+        question)
+    if two:
+        a, b = (int(re.search(r"\d+", s)[0]) for s in told)
+        assert len(told) == 2 and people[0] != people[1] and two.groups()[1:] in ((None, None), (*people,))
+        assert " more " not in question or a > b
+        return a - b if " more " in question else a + b
+    value, owner, goods = None, people[0], None
+    for sentence in told:
+        numbers, words = [int(n) for n in re.findall(r"\d+", sentence)], set(re.findall(r"[a-z]+", sentence))
+        verb = words & {"has", "starts", "holds", "buys", "finds", "gets", "gives", "loses", "sells", "eats"}
+        assert len(verb) == 1, sentence
+        match verb.pop():
+            case "has" | "starts":
+                assert value is None and sentence.split()[0] == owner
+                value = numbers[0] * (numbers[1] if "each" in words else 1)
+            case "holds":
+                value *= numbers[0]
+            case "gives" if sentence.split()[0] != owner:
+                assert sentence.split()[2] == owner
+                value += numbers[0]
+            case "buys" | "finds" | "gets":
+                assert "more" in words
+                value += numbers[0]
+            case "sells" if "each" in words:
+                assert value >= 2
+                value *= numbers[0]
+                goods = "dollars"
+            case _:
+                assert "more" not in words and numbers[0] <= value
+                value -= numbers[0]
+    asked = re.fullmatch(r" How many (\w+) does (\w+) (?:have|get).*\?", question)
+    assert asked[2] == owner and (asked[1] == goods if goods else asked[1] in prompt) and value >= 0
+    return value
+
+
+@pytest.mark.parametrize("spec", WORD_SUMS)
+def test_word_sums_say_what_their_answer_is(spec):
+    """By an independent reader of the text; correct English: 1 pen, 2 pens."""
+    _, knobs = parse_task(spec)
+    rows = [row_at(spec, split, 0, i) for split in ("train", "test") for i in range(1000)]
+    for row in rows:
+        assert str(read_word_sum(row["prompt"])) == row["answer"], row
+        assert len(row["ops"]) == knobs.get("steps", 1) and set(row["ops"]) <= set(knobs.get("ops", "+-*"))
+        assert 1 <= min(row["numbers"]) and max(row["numbers"]) <= knobs.get("high", 9)
+        numbers = [int(n) for n in re.findall(r"\d+", row["prompt"])]
+        assert numbers == row["numbers"]
+        for n, noun in re.findall(r"(\d+) (?:more )?([a-z]+)", row["prompt"]):
+            assert noun.endswith("s") == (n != "1") and not noun.endswith("xs"), row["prompt"]
+    bare = sum(" is " in row["prompt"] for row in rows) / len(rows)
+    assert abs(bare - knobs.get("plain", 20) / 100) < 0.05
+    assert len({row["prompt"] for row in rows}) > (300 if bare < 1 else 10)
+
+
+def test_a_sum_is_on_one_side_of_the_split_under_any_name():
+    def sums(split):
+        rows = [row_at("word_sums", split, 0, i) for i in range(3000)]
+        return {(tuple(sorted(r["numbers"])), r["ops"]) for r in rows}
+
+    train, test = sums("train"), sums("test")
+    assert not train & test and (len(train), len(test)) == (111, 23)
+    rows = distinct("word_sums", "test", 0, 128)  # an evaluation has more wordings than sums
+    assert len({r["prompt"] for r in rows}) == 128
+
+
+@pytest.mark.parametrize("spec", WORD_SUMS)
+def test_chains_of_word_sums_are_true_and_end_in_the_answer(spec):
+    rows = [row_at(spec, "train", 3, i) for i in range(100)]
+    texts = [chain_for(row, 0, i) for i, row in enumerate(rows)]
+    assert all(s["accuracy"] == s["format"] == 1 for s in score(rows, texts))
+    for text in texts:
+        for left, right in re.findall(r"(\d+ [-+*] \d+) = (\d+)\.", text):
+            assert eval(left) == int(right)
+
+
 def reachable(numbers) -> set:
     if len(numbers) == 1:
         return set(numbers)
@@ -209,7 +294,9 @@ def test_knobs_change_the_difficulty():
 
 
 @pytest.mark.parametrize("spec", ["countdwn", "countdown:n=2", "countdown:n=7", "countdown:size=3",
-    "countdown:n", "countdown:n=x", "countdown:ops=+^", "arithmetic:n=1"])
+    "countdown:n", "countdown:n=x", "countdown:ops=+^", "countdown:ops=12", "arithmetic:n=1",
+    "sort_words:n=99", "word_sums:steps=0", "word_sums:steps=3", "word_sums:high=2", "word_sums:plain=101",
+    "word_sums:ops=/", "word_sums:names=3", "word_sums:steps="])
 def test_wrong_task_specs_are_refused(spec):
     with pytest.raises(TaskError):
         row_at(spec, "train", 0, 0)

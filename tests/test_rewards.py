@@ -26,8 +26,10 @@ from rewards import (
     format_reward,
     language_reward,
     language_share,
+    last_number,
     length_reward,
     math_reward,
+    number_reward,
     overlong_reward,
     plan_of,
     repetition_penalty,
@@ -189,6 +191,57 @@ def test_exact_reward_compares_words():
     assert exact_reward([wrap("a  b"), wrap("a b c"), "a b"], ["a b"] * 3) == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("text,value", [
+    ("10", 10), ("10.", 10), ("7 + 3 = 10 pens", 10), ("Tom has 7 pens, so 10!", 10), ("**10**", 10),
+    ("$10", 10), ("$10.50.", "21/2"), ("1,234", 1234), ("1,234,567.5 km", "2469135/2"), ("1,2345", 2345),
+    ("3,4", 4), ("100, 200", 200), ("-3", -3), ("= -3.", -3), ("\u22123", -3), ("-$3", -3), ("(-3)", -3),
+    ("7-3", 3), ("x-3", 3), ("7 - 3", 3), ("- 3 pens", 3), ("--3", 3), ("(7)-3", 3), ("0.5", "1/2"),
+    (".5", "1/2"), ("it is ...5", 5), ("3/4", "3/4"), ("10/2 = 5", 5), ("5/0", None), ("ten", None),
+    ("", None), ("x2", None), ("step1 gives 9", 9), ("10pens", 10), ("#### 72", 72), (r"\boxed{10}", 10),
+    ("10\n\nNow 4 pens cost 12", 12), ("007", 7), ("1" * 61, None), ("1" * 5000, None), ("\u0663", None),
+    ("1. Add 7 and 3.\n2. That is 10.", 10), ("10%", 10), ("\u7b54\u684810", 10),
+    ("<answer>10</answer> and 4 more", 10), ("7 <answer>ten</answer> 10", None), ("<answer>8, no, 10", 10),
+    ("<answer>3</answer><answer>10 pens</answer>", 10), ("<think>9</think>\n<answer>10</answer>", 10)])
+def test_the_last_number_of_a_reply(text, value):
+    assert last_number(text) == (None if value is None else Fraction(value))
+
+
+@given(st.integers(-10**12, 10**12), st.text("abc ,.$*-\n"), st.sampled_from(["", ".", "!", " pens.", "**"]))
+@settings(max_examples=300, deadline=None)
+def test_a_number_is_read_however_it_is_written(n, before, after):
+    for text in (f"{before} {n}{after}", f"{before} {n:,}{after}", f"12 {before} <answer>{n}</answer> 13"):
+        babbled = f"{text} {abs(n) + 1}"
+        assert number_reward([text, babbled], [str(n)] * 2) == [1.0, float("<answer>" in text)]
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_any_text_has_a_last_number_or_none(text):
+    assert number_reward([text], ["10"])[0] in (0.0, 1.0)
+
+
+def test_a_list_of_guesses_is_its_last_one_and_hostile_texts_take_no_time():
+    assert number_reward([" ".join(map(str, range(21)))] * 2, ["10", "20"]) == [0.0, 1.0]
+    start = time.perf_counter()
+    for text in ("1," * 500_000, "111," * 250_000, "9" * 1_000_000, "1/" * 500_000, "-" * 1_000_000,
+            "<answer>" * 120_000, ".1" * 500_000):
+        assert number_reward([text], ["10"]) == [0.0]
+    assert time.perf_counter() - start < 10
+
+
+def test_a_task_without_tags_is_paid_by_the_last_number_and_a_weight_asks_for_tags():
+    row = {"prompt": "p", "task": "word_sums", "answer": "10"}
+    said, tagged = "7 + 3 = 10. Tom has 10 pens.", wrap("10")
+    assert [s["reward"] for s in score([row] * 2, [said, tagged])] == [1.0, 1.0]
+    plan = plan_of("", "accuracy=0,exact=1")
+    got = score([row] * 2, [said, tagged], plan)
+    assert [(s["reward"], s["accuracy"], s["format"]) for s in got] == [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0)]
+    assert [answer_of(row, text) for text in (said, "10.0", "10.5", "ten")] == ["10", "10", "21/2", None]
+    check_rows([{"prompt": "p", "task": "number", "answer": "so it is\n#### 1,234"}], "rows.jsonl")
+    with pytest.raises(UserError, match="row 1: .*no number in the answer 'ten'"):
+        check_rows([{"prompt": "p", "task": "number", "answer": "ten"}], "rows.jsonl")
+
+
 def test_each_task_picks_its_rewards_and_components_stay_apart():
     rows = [row_at(t, "train", 0, 0) for t in ("countdown", "arithmetic")]
     out = score(rows * 2, [wrap("0"), wrap(rows[1]["answer"]), "no", wrap("1")])
@@ -231,7 +284,8 @@ def test_rewards_follow_the_calling_convention_of_trl():
         never=[["fool"]] * n,
         refusals=[["1+2"]] * n,
     )
-    right = ("countdown", "math", "exact", "format", "soft_format", "language", "length", "answered", "clean")
+    right = ("countdown", "math", "exact", "number", "format", "soft_format", "language", "length",
+        "answered", "clean")
     wrong = ("code", "code_fraction", "math_boxed", "format_boxed", "overlong", "repetition")
     for name in (*right, *wrong):
         assert REWARDS[name](**columns) == [float(name in right)] * n, name
