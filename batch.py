@@ -37,8 +37,8 @@ class Batch(NamedTuple):
     old_logprobs: torch.Tensor  # (B, T)
 
     def inputs(self) -> torch.Tensor:
-        """How many samples have each token as an input, flat as in `context.SharedPrompts`: (P*S + B*(T-1),). A
-        completion's last token is predicted, never an input."""
+        """How many samples have each token as an input, flat as in `context.SharedPrompts`: (P*S + B*(T-1),).
+        A completion's last token is predicted, never an input."""
         there = torch.arange(self.prompts.shape[1], device=self.owner.device) < self.lengths[:, None]
         shared = there * self.owner.bincount(minlength=len(self.lengths))[:, None]
         return torch.cat([shared.flatten(), self.mask[:, 1:].flatten()])
@@ -59,8 +59,8 @@ def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
 
 
 def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
-    """The sampler's experts per MoE layer, flat as in `context.SharedPrompts`: (P*S + B*(T-1), K), -1 where there
-    is no token."""
+    """The sampler's experts per MoE layer, flat as in `context.SharedPrompts`: (P*S + B*(T-1), K), -1 where
+    there is no token."""
     if samples[0].routing is None:
         return []
     S, T, shape = batch.prompts.shape[1], batch.completions.shape[1] - 1, samples[0].routing.shape[1:]

@@ -286,7 +286,7 @@ def presets_of(script: str, cls) -> dict[str, dict]:
         for size, table in SIZES.items()}
     for size, row in list(rows.items()):
         for stage, (owner, divide, other) in STAGES.items():
-            if owner == script:
+            if owner == script and size in PRESETS:
                 scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
                     for k, by in divide.items()}
                 named = {"stage": stage} if "stage" in names else {}

@@ -31,7 +31,7 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
-from config import UserError, closest, knob, numbers, parse_args, presets_of, run_script
+from config import PRESETS, UserError, closest, knob, numbers, parse_args, presets_of, run_script
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
@@ -462,6 +462,8 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
         return cfg.init
     if "/" in preset:
         raise UserError(f"--config {preset} is a stage of `make r1`: it needs --init")
+    if preset not in PRESETS:
+        raise UserError(f"--config {preset} is for a released model: it needs --init")
     base = Path(f"out/{preset}/cold_start")
     if (base / "model.safetensors").exists():
         return str(base)
@@ -511,10 +513,10 @@ def main():
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
         log.write("before", cfg.steps, **before)
     if ranks.main:
-        finish(model, before, log, out, init)
+        finish(model, before, log, out, init, eval_rows[0]["prompt"])
 
 
-def finish(model, before: dict, log: Log, out: Path, init: str):
+def finish(model, before: dict, log: Log, out: Path, init: str, prompt: str):
     """Save the policy, print the before/after table, draw the plots."""
     save_run(out, model, for_checkpoint(init), init)
     evals = [r for r in log.rows if r["kind"] == "eval"]
@@ -524,7 +526,7 @@ def finish(model, before: dict, log: Log, out: Path, init: str):
         subprocess.run([sys.executable, Path(__file__).parent / "report" / "plot.py", out], check=True)
     else:
         print(f"no pictures without matplotlib: pip install matplotlib, then python plot.py {out}")
-    print(f'talk to it: python sample.py --from {out} --prompt "Use 3 7 9 to make 30."')
+    print(f'talk to it: python sample.py --from {out} --prompt "{prompt}"')
 
 
 if __name__ == "__main__":
