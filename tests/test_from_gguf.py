@@ -147,6 +147,9 @@ def test_the_tokenizer_encodes_as_the_original_does(original, tokenizer, tmp_pat
     for text in (TEXT, (ROOT / "data/corpus.txt").read_text()[:3000]):
         assert tok(text).input_ids == tokenizer.encode(text).ids and tok.decode(tok(text).input_ids) == text
     assert (tok.bos_token, tok.eos_token, tok.pad_token) == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    ours, theirs = (tmp_path / "out/tokenizer.json").read_text(), tokenizer.to_str()
+    for part in ("pre_tokenizer", "model", "normalizer", "added_tokens"):
+        assert json.loads(ours)[part] == json.loads(theirs)[part], part
     chat = tok.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert chat == "hello" and tok("12").input_ids == [tok.vocab["1"], tok.vocab["2"]]
 
