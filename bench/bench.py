@@ -9,7 +9,8 @@
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
 sides keep freed memory and flush denormals. `--threads N`: ours runs N processes of one thread (`--device
-cpu:N`), theirs one process with N threads. `--device cuda`: one GPU for both, in bfloat16 but for tiny.
+cpu:N`; the works of SmolLM2 run in one with N threads), theirs one process with N threads. `--device cuda`:
+one GPU for both, in bfloat16 but for tiny.
 "of limit" is the time that the work needs at least, at this machine's own matmul rate and memory bandwidth
 (whichever is longer), over the time that it took.
 """
@@ -64,6 +65,9 @@ class Config:
 
 
 SMALL, LARGE = (dict(PRESETS[name], vocab_size=32_000) for name in ("small", "base1b"))
+SMOLLM2 = dict(model_type="llama", vocab_size=49_152, hidden_size=576, intermediate_size=1536,
+    num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, rope_theta=1e5, rms_norm_eps=1e-5,
+    max_position_embeddings=8192, tie_word_embeddings=True)  # SmolLM2-135M
 
 
 class Work(NamedTuple):
@@ -77,6 +81,7 @@ class Work(NamedTuple):
     T: int  # new tokens
     ours: int  # rows per forward/backward pass
     theirs: int
+    one_process: bool = False  # ours, too: a process more would read all weights once more
 
 
 WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours and theirs
@@ -91,6 +96,8 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "step_tiny": Work("step", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
+    "rollout_smollm2": Work("rollout", SMOLLM2, 8, 8, 48, 48, 0, 0, True),
+    "train_smollm2": Work("train", SMOLLM2, 4, 8, 48, 48, 16, 16, True),
 }
 GPU = {"1b": LARGE, "54m": SMALL}  # the largest that fits is measured by --all
 for _size, _shape in GPU.items():
@@ -275,9 +282,12 @@ def flops_per_token(cfg: ModelConfig, context: float, decode: bool) -> float:
     with torch.device("meta"):
         active = Transformer(cfg).num_parameters()[1]
     embedding = 0 if cfg.tie_word_embeddings else cfg.vocab_size * cfg.hidden_size
-    width = cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim
-    if decode:
+    if cfg.family.attention == "gqa":
+        width = 2 * cfg.head_dim
+    elif decode:
         width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim
+    else:
+        width = cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim
     return 2 * (active - embedding + cfg.num_hidden_layers * cfg.num_attention_heads * width * context)
 
 
@@ -285,7 +295,7 @@ def bytes_read(model: Transformer, work: Work, new: float) -> float:
     """What a rollout of `new` tokens per row reads at least: all weights once per step (its rows choose all
     experts), each prompt's latents once per step, each row's own once."""
     cfg, weight = model.cfg, model.lm_head.weight
-    per_token = cfg.num_hidden_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * weight.element_size()
+    per_token = cfg.num_hidden_layers * cfg.cached_per_token * weight.element_size()
     embedding = 0 if cfg.tie_word_embeddings else weight.nbytes
     latents = work.P * (work.S + work.G * new / 2) * per_token
     return new * (weight_bytes(model) - embedding + latents)
@@ -320,8 +330,9 @@ def wait(device: str):
 def measure(cfg: Config) -> dict:
     """One side of one work in this process: a warm-up, then the work."""
     work = WORKS[cfg.work]
-    ranks = setup(f"cpu:{cfg.threads}" if (cfg.once, cfg.device) == ("ours", "cpu") else cfg.device)
-    if cfg.once == "theirs":
+    several = (cfg.once, cfg.device) == ("ours", "cpu") and not work.one_process
+    ranks = setup(f"cpu:{cfg.threads}" if several else cfg.device)
+    if not several:
         torch.set_num_threads(cfg.threads)
     sample.CUDA_GRAPHS = cfg.graphs
     model, prompts, eos = build(work, cfg.from_, ranks.device)
@@ -468,7 +479,7 @@ def memory_of(shape: dict, dtype: torch.dtype) -> dict[str, float]:
     total, active = model.num_parameters()
     return {"parameters": total, "active": active, "weights": weight_bytes(model),
         "training": training_bytes(model), "reference": weight_bytes(model),
-        "cache/1k": 1000 * size * cfg.num_hidden_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim),
+        "cache/1k": 1000 * size * cfg.num_hidden_layers * cfg.cached_per_token,
         "acts/1k": activation_bytes(cfg, 1000, size, length),
         "recomputed": activation_bytes(cfg, 1000, size, length, recompute=True)}
 
