@@ -31,22 +31,29 @@ def rollout(model, **kwargs):
     return generate(model, PROMPTS, **dict(group_size=4, max_new_tokens=100, eos_id=2, seed=5) | kwargs)
 
 
-def test_logits_equal_those_of_the_cpu():
+GQA = PRESETS["tiny_gqa"]
+
+
+@pytest.mark.parametrize("shape", [{}, GQA])
+def test_logits_equal_those_of_the_cpu(shape):
     tokens = torch.randint(0, 512, (3, 50), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(tiny()(tokens.cuda()).cpu(), tiny("cpu")(tokens), rtol=1e-3, atol=1e-3)
+    here, there = tiny("cpu", **shape)(tokens), tiny(**shape)(tokens.cuda()).cpu()
+    torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [{}, GQA])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_graphs_change_nothing(dtype, monkeypatch):
-    model = tiny(dtype=dtype)
+def test_cuda_graphs_change_nothing(dtype, shape, monkeypatch):
+    model = tiny(dtype=dtype, **shape)
     graphs = rollout(model)
     monkeypatch.setattr("sample.CUDA_GRAPHS", False)
     assert rollout(model).completions == graphs.completions
 
 
+@pytest.mark.parametrize("shape", [{}, GQA])
 @pytest.mark.parametrize("dtype,most", [(torch.float32, 1e-3), (torch.bfloat16, 0.3)])
-def test_rollout_logprobs_are_those_of_the_training_pass(dtype, most):
-    model = tiny(dtype=dtype)
+def test_rollout_logprobs_are_those_of_the_training_pass(dtype, most, shape):
+    model = tiny(dtype=dtype, **shape)
     out = rollout(model, max_new_tokens=40)
     for i, completion in enumerate(out.completions):
         tokens = torch.tensor([PROMPTS[i // 4] + completion], device="cuda")

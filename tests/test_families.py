@@ -142,6 +142,16 @@ def test_what_a_config_cannot_mean_is_named(change, says):
         ModelConfig.from_hf(raw | change)
 
 
+def test_caches_are_as_large_as_published():
+    """Bytes per token in bfloat16, of "Insights into DeepSeek-V3" (arXiv 2505.09343, table 1)."""
+    gqa = dict(model_type="qwen2", head_dim=128, num_key_value_heads=8)
+    for shape, published in [(dict(kv_lora_rank=512, qk_rope_head_dim=64, num_hidden_layers=61), 70_272),
+            (gqa | dict(num_attention_heads=64, num_hidden_layers=80), 327_680),  # Qwen2.5-72B
+            (gqa | dict(model_type="llama", num_attention_heads=128, num_hidden_layers=126), 516_096)]:
+        cfg = ModelConfig(**shape)
+        assert 2 * cfg.num_hidden_layers * cfg.cached_per_token == published
+
+
 # ------------------------------------------------------------------------------------------------------- FP8
 
 

@@ -34,7 +34,9 @@ def run(m, prompts=PROMPTS, **kwargs) -> Rollout:
 
 SHAPES = [{}, {"q_lora_rank": 10}, {"first_k_dense_replace": 3}, {"rope_scaling": YARN},
     {"n_group": 4, "topk_group": 2}, {"tie_word_embeddings": True}, {"attention_bias": True},
-    {"n_shared_experts": 0}]
+    {"n_shared_experts": 0}, {"model_type": "glm4_moe", "num_key_value_heads": 1, "head_dim": 12},
+    {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16}]
+GQA = {"model_type": "qwen3_moe", "num_key_value_heads": 2, "head_dim": 12, "num_attention_heads": 4}
 
 
 @pytest.mark.parametrize("overrides", SHAPES)
@@ -60,7 +62,7 @@ def same(a: Rollout, b: Rollout):
         assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-@pytest.mark.parametrize("overrides,top_p", [({}, 1.0), ({"first_k_dense_replace": 3}, 0.8)])
+@pytest.mark.parametrize("overrides,top_p", [({}, 1.0), ({"first_k_dense_replace": 3}, 0.8), (GQA, 1.0)])
 def test_the_engine_gives_what_the_plain_loop_gives(overrides, top_p):
     m, order = model(**overrides), [4, 0, 2, 1, 3]
     settings = dict(group_size=2, max_new_tokens=20, eos_id=EOS, seed=5, top_p=top_p, temperature=0.9,
@@ -72,8 +74,9 @@ def test_the_engine_gives_what_the_plain_loop_gives(overrides, top_p):
         assert mine is theirs is None or (mine == theirs).all()
 
 
-def test_picor1_plain_runs_no_fast_form_and_changes_only_rounding(monkeypatch):
-    m = model(q_lora_rank=10, rope_scaling=YARN)
+@pytest.mark.parametrize("shape", [{"q_lora_rank": 10, "rope_scaling": YARN}, GQA])
+def test_picor1_plain_runs_no_fast_form_and_changes_only_rounding(shape, monkeypatch):
+    m = model(**shape)
 
     def rollout_and_pass():
         out = run(m, PROMPTS[:3], group_size=2, max_new_tokens=15)
@@ -92,7 +95,8 @@ def test_picor1_plain_runs_no_fast_form_and_changes_only_rounding(monkeypatch):
     assert runpy.run_path(str(Path(kernels.__file__)))["PLAIN"] and not kernels.PLAIN
     monkeypatch.setattr(kernels, "PLAIN", True)
     for name in ("kernels._RMSNorm", "kernels._Linear", "kernels._Embedding", "kernels._TokenLogprobs",
-            "mla.mla_attention", "mla.MLA.decode", "moe.experts_grouped", "sample._Engine"):
+            "kernels._RopeHalf", "mla.mla_attention", "mla.MLA.decode", "gqa.gqa_attention",
+            "gqa.GQA.decode", "moe.experts_grouped", "sample._Engine"):
         monkeypatch.setattr(name, None)
     plain, again = rollout_and_pass()
     same(fast, plain)
@@ -121,6 +125,16 @@ def test_eos_is_kept_and_ends_a_row():
         assert (finished == (completion[-1] == EOS) and EOS not in completion[:-1] and len(completion)
             == len(logprobs))
         assert finished or len(completion) == 40
+
+
+def test_several_end_tokens_all_end_a_row():
+    """Llama 3 and Qwen have two or three."""
+    ends = [EOS, 17, 40]
+    out = run(model(), eos_id=ends)
+    assert all(finished == (c[-1] in ends) and not set(ends) & set(c[:-1])
+        for c, finished in zip(out.completions, out.finished, strict=True))
+    assert len({c[-1] for c, finished in zip(out.completions, out.finished, strict=True) if finished}) > 1
+    same(out, run(model(), eos_id=tuple(reversed(ends))))
 
 
 def test_no_eos_runs_to_the_end():
@@ -161,11 +175,13 @@ def fixed_steps(monkeypatch):
     monkeypatch.setattr("moe.experts_grouped", lambda x, *rest: experts_dense(x, *rest[:4]))
 
 
+@pytest.mark.parametrize("shape", [{}, GQA])
 @pytest.mark.parametrize("rows_at_once", [512, 6])
 @pytest.mark.parametrize("new", [40, 100])
-def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(rows_at_once, new, fixed_steps, monkeypatch):
+def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(shape, rows_at_once, new, fixed_steps,
+        monkeypatch):
     """Two lengths, so that the suffix is seen in one and in two sizes; six places, so that prompts wait."""
-    m = model()
+    m = model(**shape)
     monkeypatch.setattr("sample.ROWS_AT_ONCE", rows_at_once)
     fixed = run(m, max_new_tokens=new, record_routing=True)
     monkeypatch.undo()
@@ -174,7 +190,9 @@ def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(rows_at_once, n
     assert all((a == b).all() for a, b in zip(fixed.routing, plain.routing, strict=True))
 
 
-def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_result(fixed_steps, monkeypatch):
+@pytest.mark.parametrize("shape", [{}, GQA])
+def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_result(shape, fixed_steps,
+        monkeypatch):
     """What makes a step fit for recording: between two changes of shape every step calls the same operations
     on the same shapes, and none returns a tensor's value, or a shape that depends on it, to Python."""
     steps, step = [], _Engine.fixed_step
@@ -192,7 +210,7 @@ def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_resul
             step(self, cohort)
 
     monkeypatch.setattr("sample._Engine.fixed_step", spied)
-    run(model(), max_new_tokens=100)
+    run(model(**shape), max_new_tokens=100, eos_id=[EOS, 17, 40])
     assert len({s[0] for s in steps}) > 3  # the suffix grew and rows left
     for before, after in zip(steps, steps[1:], strict=False):
         assert len(before) > 50 and (before[0] != after[0] or before == after)
@@ -214,9 +232,11 @@ def test_greedy_is_the_argmax_of_the_full_forward():
         assert logits.argmax(-1).tolist() == completion
 
 
-def test_recorded_experts_are_those_of_the_full_forward():
-    m = model()
+@pytest.mark.parametrize("experts", [8, 300])  # more than a byte can number
+def test_recorded_experts_are_those_of_the_full_forward(experts):
+    m = model(n_routed_experts=experts)
     out = run(m, record_routing=True)
+    assert max(int(r.max()) for r in out.routing) > min(experts - 30, 6)
     for i, completion in enumerate(out.completions):
         tokens = PROMPTS[i // 3] + completion
         routing = Routing()
