@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import grpo
 import sft
 from checkpoint import load_model, save_model
-from config import ModelConfig
+from config import ModelConfig, run_script
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
+from moe import Routing
 from optim import make_optimizers
 from parallel import Ranks
+from sample import row_noise
 
 ROOT = Path(__file__).parent.parent
 FAST = dict(steps=4, prompts=4, group_size=4, max_new_tokens=60, eval_every=2, updates=2, lr=1e-3,
@@ -145,11 +149,62 @@ def train_rows(dir):
     return [{k: r.get(k) for k in keys} for r in rows if r["kind"] == "train"]
 
 
+NEAR_TIE = 1e-5  # how far rounding may move a running sum of probabilities: 2e-7 was measured
+
+
+def check_draws(model, group, number: int, cfg: grpo.Config):
+    """Each token is the one at which the running sum of the probabilities passes the noise of its problem,
+    sample and place; a row ends at its end token or where its room ends."""
+    noise = row_noise(cfg.seed, [number], cfg.group_size, cfg.max_new_tokens)
+    for s, uniform in zip(group, noise, strict=True):
+        drawn = torch.tensor(s.tokens[s.start :])[:, None]  # (T, 1)
+        # the sampler's experts: their choice could be a near-tie, too
+        routing = Routing(count=False, replay=list(torch.from_numpy(s.routing).long().unbind(1)))
+        with torch.no_grad():
+            hidden = model.hidden(torch.tensor([s.tokens[:-1]]), routing)[0, s.start - 1 :]  # (T, D)
+            probs = model.lm_head(hidden).double().softmax(-1)  # (T, V)
+        end, u = probs.cumsum(-1).gather(1, drawn), uniform[: len(drawn), None]
+        off = torch.maximum(end - probs.gather(1, drawn) - u, u - end).max()
+        assert off < NEAR_TIE, f"problem {number}: {off} away from its noise"
+        assert s.finished or len(drawn) == cfg.max_new_tokens
+
+
+def train_on_kept_rollouts(folder: Path):
+    """grpo.py for two runs. The first keeps its rollouts in the folder. The second samples its own, which are
+    compared, but trains on the kept ones: a product's rounding depends on how many rows a rank decodes, noise
+    within it of the border of two tokens may draw either, and all that follows would differ."""
+    sample = grpo.sample_groups
+
+    def sample_groups(model, tokenizer, rows, first, count, cfg, ranks):
+        groups, file = sample(model, tokenizer, rows, first, count, cfg, ranks), folder / f"{first}.pickle"
+        if not file.exists():
+            file.write_bytes(pickle.dumps(groups))
+        kept = pickle.loads(file.read_bytes())
+        for number, group, theirs in zip(range(first, first + count), groups, kept, strict=True):
+            check_draws(model, group, number, cfg)
+            for a, b in zip(group, theirs, strict=True):
+                assert a.tokens[: a.start] == b.tokens[: b.start]
+                if a.tokens == b.tokens:
+                    torch.testing.assert_close(a.old_logprobs, b.old_logprobs, rtol=0, atol=1e-4)
+                    assert (a.scores, a.finished) == (b.scores, b.finished)
+        return kept
+
+    grpo.sample_groups = sample_groups
+    run_script(grpo.main)
+
+
+def run_on_kept_rollouts(folder, **options):
+    code = f"import test_cli; test_cli.train_on_kept_rollouts(test_cli.Path({str(folder)!r}))"
+    words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True,
+        timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT / "tests")})
+
+
 @pytest.fixture(scope="session")
 def finished(base, tmp_path_factory):
-    """An uninterrupted run."""
+    """An uninterrupted run, its rollouts kept beside it."""
     dir = tmp_path_factory.mktemp("run") / "a"
-    out = run("grpo", init=base, out=dir, device="cpu:1", **FAST)
+    out = run_on_kept_rollouts(dir.parent, init=base, out=dir, device="cpu:1", **FAST)
     assert out.returncode == 0, out.stderr
     return dir, out
 
@@ -171,7 +226,8 @@ def test_a_run_shows_steps_samples_table_and_writes_its_files(finished):
 
 
 def test_two_processes_train_as_one_does(finished, base, tmp_path):
-    out = run("grpo", init=base, out=tmp_path / "b", device="cpu:2", **FAST)
+    """They draw the same tokens but for near-ties, and the same rollouts give the same weights."""
+    out = run_on_kept_rollouts(finished[0].parent, init=base, out=tmp_path / "b", device="cpu:2", **FAST)
     assert out.returncode == 0, out.stderr
     torch.testing.assert_close(weights(tmp_path / "b"), weights(finished[0]), rtol=0, atol=2e-4)
     for a, b in zip(train_rows(tmp_path / "b"), train_rows(finished[0]), strict=True):
