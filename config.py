@@ -216,12 +216,12 @@ class ModelConfig:
         return raw | {"architectures": [family.architecture], "hidden_act": "silu"} | family.only
 
 
-# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active), `small` 54 M (23 M), `base1b` 1.06 B
+# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active; `tiny_gqa` has 256 fewer), `small` 54 M (23 M), `base1b` 1.06 B
 # (0.49 B).
 PRESETS: dict[str, dict] = {
     "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
     "tiny_gqa": {"tie_word_embeddings": True, "initializer_range": 0.06, "model_type": "glm4_moe",
-        "partial_rotary_factor": 1.0, "num_key_value_heads": 2, "head_dim": 32},  # tiny but for its attention
+        "partial_rotary_factor": 1.0, "num_key_value_heads": 2, "head_dim": 44},  # tiny but for its attention
     "tiny_dense": {"tie_word_embeddings": True, "initializer_range": 0.06, "first_k_dense_replace": 4,
         "hidden_size": 96, "kv_lora_rank": 48, "qk_nope_head_dim": 24, "v_head_dim": 24},  # 0.50 M
     "small": {
