@@ -216,8 +216,8 @@ class ModelConfig:
         return raw | {"architectures": [family.architecture], "hidden_act": "silu"} | family.only
 
 
-# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active; `tiny_gqa` has 256 fewer), `small` 54 M
-# (23 M), `base1b` 1.06 B (0.49 B).
+# Model shapes, one row each. `tiny` is 1.1 M parameters (0.66 M active; `tiny_gqa` has 256 fewer), `small` is
+# 54 M (23 M), `base1b` 1.06 B (0.49 B).
 PRESETS: dict[str, dict] = {
     "tiny": {"tie_word_embeddings": True, "initializer_range": 0.06},
     "tiny_gqa": {"tie_word_embeddings": True, "initializer_range": 0.06, "model_type": "glm4_moe",
