@@ -36,6 +36,9 @@ CHUNK = 64  # prompts between two saves
 class Config:
     from_: str = knob("out/tiny/reasoning", "the teacher's folder")
     task: str = knob("countdown", "task with its knobs, or a .jsonl file of rows")
+    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
+        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
+    system: str = knob("", "with the chat template: what the system says first", group="prompt")
     out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
     prompts: int = knob(512, "how many prompts")
     samples: int = knob(8, "samples per prompt")
@@ -91,7 +94,7 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
     if mine:
         prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in mine]
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
-            temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=mine)
+            temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         for j, i in enumerate(mine):
             some = texts[j * cfg.samples : (j + 1) * cfg.samples]
@@ -139,7 +142,8 @@ def main():
     part.parent.mkdir(parents=True, exist_ok=True)
     chunks = finished_chunks(part, settings)
     ranks = setup(cfg.device)
-    model, tokenizer = load_model(cfg.from_, ranks.device), for_checkpoint(cfg.from_)
+    tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
+    model = load_model(cfg.from_, ranks.device)
     if ranks.main:
         part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
     for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):

@@ -192,7 +192,7 @@ def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max
     records = []
     if prompts:
         out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens,
-            temperature=temperature, top_p=top_p, eos_id=tokenizer.eos_id, seed=seed, prompt_ids=numbers)
+            temperature=temperature, top_p=top_p, eos_id=tokenizer.eos_ids, seed=seed, prompt_ids=numbers)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         records = judged(rows, [i for i in numbers for _ in range(samples)], texts,
             list(map(len, out.completions)), out.finished, plan, max_new_tokens)
@@ -229,6 +229,9 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
+        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
+    system: str = knob("", "with the chat template: what the system says first", group="prompt")
     split: str = knob("", "rows of a .jsonl file: all, or test = the fifth that grpo.py and distill.py hold "
         "out; empty = test for the task that it was trained on, else all")
     problems: int = knob(256, "held-out problems")
@@ -251,7 +254,8 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
         raise UserError("--problems and --samples must be at least 1")
     if cfg.split not in ("", "all", "test"):
         raise UserError(f"--split {cfg.split}: expected all or test")
-    tokenizer, run_file = for_checkpoint(cfg.from_), Path(cfg.from_) / "run.json"
+    tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
+    run_file = Path(cfg.from_) / "run.json"
     task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
     plan = reward_plan(cfg.reward)
     whole = cfg.split == "all" or bool(cfg.task) and cfg.split == ""

@@ -50,6 +50,9 @@ class Config:
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file of rows")
+    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
+        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
+    system: str = knob("", "with the chat template: what the system says first", group="prompt")
     out: str = knob("", "output folder; empty = out/<config>/grpo")
     seed: int = knob(0, "seed of the problems and of the sampling")
     steps: int = knob(100, "rollouts; each is followed by `updates` optimizer steps")
@@ -235,7 +238,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     groups = {}
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
-            temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed, prompt_ids=numbers,
+            temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=numbers,
             record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
@@ -490,12 +493,9 @@ def main():
     ranks = setup(cfg.device)
     if ranks.main and not state:
         new_run_folder(out)
-    tokenizer = for_checkpoint(init)
+    tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     model: Transformer = load_model(out / "state" if state else init, ranks.device)
     gather(ranks, None)
-    if tokenizer.vocab_size > model.cfg.vocab_size:
-        raise UserError(f"{init}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-                        f"{model.cfg.vocab_size}")
     for row in load_jsonl(cfg.task) if cfg.task.endswith(".jsonl") else eval_rows:
         model.check_length(len(tokenizer.encode_prompt(row["prompt"])) + cfg.max_new_tokens)
     if ranks.main:
@@ -513,12 +513,12 @@ def main():
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
         log.write("before", cfg.steps, **before)
     if ranks.main:
-        finish(model, before, log, out, init, eval_rows[0]["prompt"])
+        finish(model, tokenizer, before, log, out, init, eval_rows[0]["prompt"])
 
 
-def finish(model, before: dict, log: Log, out: Path, init: str, prompt: str):
+def finish(model, tokenizer, before: dict, log: Log, out: Path, init: str, prompt: str):
     """Save the policy, print the before/after table, draw the plots."""
-    save_run(out, model, for_checkpoint(init), init)
+    save_run(out, model, tokenizer, init)
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": before, "after": evals[-1]}))

@@ -44,7 +44,7 @@ def judged_text(completion: str, aspect: str) -> str:
 
 def encode_judged(tokenizer: Tokenizer, prompt: str, completion: str, aspect: str, longest: int) -> list[int]:
     """BOS aspect: prompt newline response EOS; a response too long for the context loses its end."""
-    start = [tokenizer.bos_id, *tokenizer.encode(f"{aspect}: {prompt}\n")]
+    start = [*tokenizer.start, *tokenizer.encode(f"{aspect}: {prompt}\n")]
     response = tokenizer.encode(judged_text(completion, aspect), tags=True)
     return [*start, *response][: longest - 1] + [tokenizer.eos_id]
 

@@ -1,6 +1,7 @@
 """The rollout engine, and a command line to talk to a checkpoint.
 
     python sample.py --from out/tiny/grpo --prompt "Use 3 7 9 to make 30."
+    python sample.py --from SmolLM2-135M-Instruct --chat true     # a conversation, one turn per line
 
 One prefill per prompt, its latent cache shared by the group's samples; absorbed decoding; rows that have
 finished leave the batch. The noise of a row depends on (seed, prompt number, sample number) alone, so the
@@ -9,10 +10,12 @@ batch's order, its split over ranks and the rows beside it change nothing.
 
 import codecs
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
@@ -338,6 +341,10 @@ class _Engine:
 class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     prompt: str = knob("", "what to ask; empty = read one question per line")
+    chat: bool = knob(False, "true: a conversation in the checkpoint's chat template, one turn per line")
+    template: str = knob("", "how a prompt is put to the model: plain, zero, chat, or a text with {prompt}; "
+        "empty = as it was trained")
+    system: str = knob("", "with the chat template: what the system says first")
     max_new_tokens: int = knob(256, "longest completion")
     temperature: float = knob(1.0, "0 = greedy")
     top_p: float = knob(1.0, "nucleus sampling")
@@ -348,43 +355,67 @@ class Config:
 
 def printer(tokenizer: Tokenizer, show_thinking: bool, inside: bool, write: Callable[[str], None]):
     """A function that writes tokens as they come, UTF-8 whole, without the end token; without the thinking,
-    its tags and the white space after them if show_thinking is false. inside: the prompt has opened it."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    opening, closing = tokenizer.think_ids
-    bare = not show_thinking  # nothing visible yet: white space is not written
+    its tags and the white space after them if show_thinking is false. No tokens at all are the end. inside:
+    the prompt has opened the thinking."""
+    decoder, tags = codecs.getincrementaldecoder("utf-8")(errors="replace"), tokenizer.think
+    names = re.compile("(" + "|".join(map(re.escape, tags)) + ")")
+    parts = (tag[:n] for tag in tags for n in range(len(tag) - 1, 0, -1))
+    starts = re.compile("|".join(re.escape(part) + "$" for part in parts))
+    bare, held = not show_thinking, ""  # bare: nothing visible yet, white space is not written
 
     def show(ids: list[int]):
-        nonlocal inside, bare
-        if ids[0] == tokenizer.eos_id:
-            return
-        tag = ids[0] in (opening, closing)
-        inside = ids[0] == opening or inside and not tag
-        if show_thinking or not (inside or tag):
-            text = decoder.decode(tokenizer.encoding.decode_single_token_bytes(ids[0]))
-            text = text.lstrip() if bare else text
-            bare = bare and not text
-            write(text)
+        nonlocal inside, bare, held
+        end = not ids or ids[0] in tokenizer.eos_ids
+        text = held + decoder.decode(b"" if end else tokenizer.token_bytes(ids[0]), final=end)
+        if show_thinking:
+            return write(text)
+        start = None if end else starts.search(text)  # what may become a tag waits
+        text, held = (text[: start.start()], start[0]) if start else (text, "")
+        visible = ""
+        for part in names.split(text):
+            inside = part == tags[0] or inside and part != tags[1]
+            visible += "" if inside or part in tags else part
+        visible = visible.lstrip() if bare else visible
+        bare = bare and not visible
+        write(visible)
 
     return show
 
 
+def prompt_of(tokenizer: Tokenizer, messages: list[dict], context: int) -> list[int]:
+    """The conversation so far as tokens. Raises UserError where it leaves no room for a reply."""
+    prompt = tokenizer.encode_chat(messages)
+    if len(prompt) >= context:
+        raise UserError(f"the conversation has {len(prompt)} tokens, the model's context "
+            f"{context}: start a new one")
+    return prompt
+
+
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
-    model = load_model(cfg.from_, setup(cfg.device).device)
-    tokenizer = for_checkpoint(cfg.from_)
-    if tokenizer.vocab_size > model.cfg.vocab_size:
-        raise UserError(f"{cfg.from_}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-            f"{model.cfg.vocab_size}; put the checkpoint's own tokenizer.json beside it")
-    for question in [cfg.prompt] if cfg.prompt else map(str.strip, sys.stdin):
-        show = printer(tokenizer, cfg.show_thinking, question.rstrip().endswith("<think>"),
-            lambda text: print(text, end="", flush=True))
+    if cfg.chat and cfg.template not in ("", "chat"):
+        raise UserError(f"--chat true speaks in the chat template, not in --template {cfg.template}")
+    tokenizer = for_checkpoint(cfg.from_, template="chat" if cfg.chat else cfg.template, system=cfg.system)
+    model, messages = load_model(cfg.from_, setup(cfg.device).device), []
+    context, length = model.cfg.max_position_embeddings, cfg.max_new_tokens
+    asked = [cfg.prompt] if cfg.prompt else []
+    for question in chain(asked, map(str.strip, sys.stdin) if cfg.chat or not asked else ()):
+        if cfg.chat:
+            messages.append({"role": "user", "content": question})
+            prompt = prompt_of(tokenizer, messages, context)
+            length = min(cfg.max_new_tokens, context - len(prompt))
+        else:
+            prompt = tokenizer.encode_prompt(question)
+        inside = bool(tokenizer.opening) or question.rstrip().endswith("<think>")
+        show = printer(tokenizer, cfg.show_thinking, inside, lambda text: print(text, end="", flush=True))
         start = time.perf_counter()
-        out = generate(model, [tokenizer.encode_prompt(question)], max_new_tokens=cfg.max_new_tokens,
-            top_p=cfg.top_p, temperature=cfg.temperature, eos_id=tokenizer.eos_id, seed=cfg.seed,
-            on_step=show)
+        out = generate(model, [prompt], max_new_tokens=length, top_p=cfg.top_p, temperature=cfg.temperature,
+            eos_id=tokenizer.eos_ids, seed=cfg.seed, on_step=show)
+        show([])
         count, seconds = len(out.completions[0]), time.perf_counter() - start
-        end = "" if out.finished[0] else ", cut off at max_new_tokens"
+        end = "" if out.finished[0] else f", cut off at {length} tokens"
         print(f"\n[{count} tokens, {count / seconds:.0f}/s{end}]")
+        messages.append({"role": "assistant", "content": tokenizer.decode_completion(out.completions[0])})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
 from config import PRESETS, ModelConfig, UserError, knob, parse_args, presets_of, run_script
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
-from data.tokenizer import PLAIN, R1_ZERO, Tokenizer, checked, for_checkpoint, shipped
+from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
@@ -48,8 +48,10 @@ class Config:
     seed: int = knob(0, "seed of weights and data")
     steps: int = knob(500, "optimizer steps")
     epochs: int = knob(0, "passes over a .jsonl file, instead of --steps; 0 = --steps")
-    template: str = knob("", "how a prompt is put to the model, with {prompt} in it, saved with the weights; "
-        "plain = the prompt and a newline, zero = R1-Zero's; empty = that of --init, else plain")
+    template: str = knob("", "how a prompt is put to the model: plain (the prompt and a newline), zero "
+        "(R1-Zero's), chat (--init's own), or a text with {prompt}, saved with the weights; empty = that of "
+        "--init, else plain", group="prompt")
+    system: str = knob("", "with the chat template: what the system says first", group="prompt")
     batch_size: int = knob(64, "sequences per step")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")
@@ -78,7 +80,7 @@ def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) ->
     if "chosen" in row:
         return encode_pair(tokenizer, row, model.cfg.max_position_embeddings)
     if "text" in row:
-        tokens, start = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id], 1
+        tokens, start = [*tokenizer.start, *tokenizer.encode(row["text"]), tokenizer.eos_id], 1
     else:
         tokens, start = encode_example(tokenizer, row["prompt"], chain_for(row, seed, index))
     model.check_length(len(tokens))
@@ -86,10 +88,11 @@ def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) ->
 
 
 def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int]:
-    """(tokens, length of the prompt): BOS prompt newline completion EOS, the tags of the completion as
-    single tokens."""
+    """(tokens, where learning starts): the prompt in its template, the completion and an end token; the tags
+    of the completion as single tokens where there are such. A first token, which follows nothing, is not
+    learnt."""
     start = tokenizer.encode_prompt(prompt)
-    return [*start, *tokenizer.encode(completion, tags=True), tokenizer.eos_id], len(start)
+    return [*start, *tokenizer.encode_completion(completion)], max(1, len(start))
 
 
 def pad(examples: list[tuple[list[int], int]], pad_id: int, device: str):
@@ -170,9 +173,8 @@ def check(cfg: Config):
 
 def start_model(cfg: Config, preset: str, source, state: dict | None, pairs: bool, device: str):
     """(model, tokenizer): of the folder `source`, or random weights of the preset's shape if it is empty."""
-    tokenizer = for_checkpoint(cfg.init, cfg.think_tags) if cfg.init else shipped(cfg.think_tags)
-    template = {"": tokenizer.template, "plain": PLAIN, "zero": R1_ZERO}.get(cfg.template, cfg.template)
-    tokenizer.template = checked(template, "--template")
+    tokenizer = (for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system) if cfg.init
+        else with_template(shipped(cfg.think_tags), cfg.template, cfg.system))
     model = (load_model(source, device) if source
         else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))

@@ -1,25 +1,39 @@
-"""tiktoken encodings: the vocabulary shipped in data/, a Hugging Face tokenizer.json, or a tiktoken.model
-file.
+"""The tokenizer: the vocabulary shipped in data/, or a checkpoint's own (data/bpe.py), and how prompts are
+put to the model.
 
-Digits are split one by one. The tags, BOS, EOS and PAD are special tokens: single ids that text never becomes
-unless the caller asks (`encode(text, tags=True)`), so a user's prompt that contains "</think>" or "<|eos|>"
-stays plain text.
+Special tokens are single ids that text never becomes unless the caller asks (`encode(text, tags=True)`, or a
+chat template), so a user's prompt that contains "<|eos|>" stays plain text. Added tokens that the file does
+not call special (DeepSeek's <think>) are vocabulary like any other, as in the tokenizers library.
 
 Any pair of special tokens can enclose the thinking (`sft.py --think_tags`); a checkpoint remembers it in its
 config.json. Data and rewards are written with <think> and </think> all the same: this file alone puts the
-pair in their place on the way in, and back on the way out.
+pair in their place on the way in, and back on the way out. A tokenizer without such tokens spells the tags
+out: rewards read text.
 """
 
-import base64
-import json
+import re
 import shutil
+import unicodedata
+from collections.abc import Collection
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-import tiktoken
+from config import closest, read_json
+from data.bpe import (
+    Added,
+    TokenizerError,
+    Vocabulary,
+    encoding_of,
+    isolated,
+    load_ranks,
+    read_tiktoken_model,
+    read_tokenizer_json,
+)
+from data.chat import marked, render, template_of, unused_character
 
-from config import UserError, closest, read_json
-
+DEEPSEEK_NAMES = ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<\uff5c\u2581pad\u2581\uff5c>")
 VOCAB_FILE = Path(__file__).parent / "vocab.tiktoken"
 MERGES = 249
 PATTERN = (
@@ -31,67 +45,139 @@ SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", *TAGS)  # ids 505 to 511
 # text.
 PLAIN = "{prompt}\n"
 R1_ZERO = "Think in <think></think>, answer in <answer></answer>.\nQ: {prompt}\nA:\n"
-
-
-class TokenizerError(UserError):
-    """A vocabulary file is missing, damaged or of a kind that is not supported."""
+CHAT = "chat"  # the checkpoint's own chat template
+BESIDE = ("tokenizer.json", "tiktoken.model", "tokenizer_config.json", "generation_config.json",
+    "chat_template.jinja", "special_tokens_map.json")  # what transformers and vLLM look for, too
 
 
 class Tokenizer:
-    """A `tiktoken.Encoding` with names for the special ids: bos_id, eos_id, pad_id (pad is not eos), and
-    think_ids, what opens and closes the thinking (-1: the encoding has no such token); and the template that
-    prompts are put in, a file template.txt beside the weights."""
+    """A `tiktoken.Encoding` with names for the special ids: bos_id (None: nothing stands before a prompt),
+    eos_id (what training appends), eos_ids (all that end a completion), pad_id, and think_ids, what opens and
+    closes the thinking (-1: the encoding has no such token). `template` is what prompts are put in: a text
+    with {prompt}, or "chat" for the checkpoint's own, which then starts with the text `system`, if any; a
+    file template.txt beside the weights."""
 
-    template = PLAIN
+    template, system = PLAIN, ""
 
-    def __init__(self, encoding: tiktoken.Encoding, bos: str, eos: str, pad: str,
-            think: tuple[str, ...] = TAGS[:2]):
-        self.encoding, ids = encoding, encoding._special_tokens
-        self.bos_id, self.eos_id, self.pad_id = ids[bos], ids[eos], ids[pad]
-        self.think, self.think_ids = think, tuple(ids.get(tag, -1) for tag in think)
-        self.tags = {tag for tag in (*think, *TAGS[2:]) if tag in ids}
-        self.vocab_size = encoding.n_vocab
+    def __init__(self, vocabulary: Vocabulary, bos_id: int | None, eos_ids: tuple[int, ...], pad_id: int,
+            think: tuple[str, ...] = TAGS[:2], chat_template: str = "", names: dict[str, str] | None = None):
+        self.encoding, self.added, self.rules, _ = vocabulary
+        self.bos_id, self.eos_id, self.eos_ids, self.pad_id = bos_id, eos_ids[0], eos_ids, pad_id
+        self.start = [] if bos_id is None else [bos_id]  # what stands before a prompt or a document
+        self.think = think
+        self.think_ids = tuple(self.added[tag].id if tag in self.added else -1 for tag in think)
+        self.tags = {tag for tag in (*think, *TAGS[2:]) if tag in self.added}
+        self.always = {name for name, token in self.added.items() if not token.special}
+        self.vocab_size = self.encoding.n_vocab
+        self.chat_template, self.names, self._opening = chat_template, names or {}, {}
 
     def encode(self, text: str, tags: bool = False) -> list[int]:
-        """Token ids of text. With tags=True the four tags become their special tokens; nothing else ever
-        does."""
+        """Token ids of text. With tags=True the four tags become their special tokens, where there are such;
+        no other special token ever does."""
         for name, tag in zip(TAGS, self.think, strict=False) if tags else ():
             text = text.replace(name, tag)
-        return self.encoding.encode(text, allowed_special=self.tags if tags else set(), disallowed_special=())
+        return self._ids(text, self.always | self.tags if tags else self.always)
+
+    def _ids(self, text: str, names: Collection[str], mark: str = "") -> list[int]:
+        """Ids of text in which the added tokens `names` are found; the character `mark` is then removed."""
+        late = {name for name in names if self.added[name].normalized}
+        ids = []
+        for i, part in enumerate(_split(text, frozenset(names) - late)):
+            if i % 2:
+                ids.append(self.added[part].id)
+                continue
+            for form in self.rules.forms:
+                part = unicodedata.normalize(form, part)
+            for j, piece in enumerate(_split(part, frozenset(late))):
+                ids += [self.added[piece].id] if j % 2 else self._plain(piece.replace(mark, "")
+                    if mark else piece)
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of text without any added token."""
+        pieces, stages, missing = [text], self.rules.stages, self.rules.missing
+        for stage in stages[:-1]:
+            pieces = [part for piece in pieces for part in isolated(stage, piece)]
+        if not missing or not re.search(b"[" + re.escape(missing) + b"]", text.encode(errors="replace")):
+            return [i for piece in pieces for i in self.encoding.encode_ordinary(piece)]
+        # the tokenizers library drops a byte that has no token, after the text is split; its neighbours merge
+        pieces = [part for piece in pieces for part in isolated(stages[-1], piece)]
+        kept = (piece.encode(errors="replace").translate(None, missing) for piece in pieces)
+        return [i for piece in kept if piece for i in self.encoding._encode_single_piece(piece)]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS and the prompt in its template, as plain text: what every completion is conditioned on."""
-        return [self.bos_id, *self.encode(self.template.replace("{prompt}", text))]
+        """BOS, if there is one, and the prompt in its template, as plain text: what every completion is
+        conditioned on. Raises UserError where a chat template does."""
+        if self.template == CHAT:
+            return self.encode_chat([{"role": "user", "content": text}])
+        return [*self.start, *self.encode(self.template.replace("{prompt}", text))]
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation of {"role", "content"} in the checkpoint's chat template, up to where the assistant
+        speaks next; ids as of transformers' apply_chat_template. Tokens are those that the template names:
+        what a message spells out stays text (of an assistant's message, special tokens only). Raises
+        UserError."""
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        mark = unused_character([self.chat_template, *(m["content"] for m in messages)])
+        special = set(self.added) - self.always
+        messages = [m | {"content": marked(m["content"], special if m["role"] == "assistant" else self.added,
+            mark)} for m in messages]
+        return self._ids(render(self.chat_template, messages, self.names), set(self.added), mark)
+
+    @property
+    def opening(self) -> str:
+        """How each prompt's template already opens the thinking: "<think>" and the white space behind it, or
+        nothing."""
+        key = self.template, self.system
+        if key not in self._opening:
+            end = self.decode(self.encode_prompt("?"))
+            found = re.search(rf"{re.escape(self.think[0])}\s*$", end)
+            self._opening[key] = found[0] if found else ""
+        return self._opening[key]
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Ids of a completion to be learnt, the end token behind it, without what the template has opened."""
+        if self.opening:
+            rest = text.removeprefix(TAGS[0])
+            text = rest if rest == text else rest.removeprefix(self.opening.removeprefix(self.think[0]))
+        return [*self.encode(text, tags=True), self.eos_id]
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens by their names; bytes that are no UTF-8 become U+FFFD."""
-        return self.encoding.decode(ids)
+        try:
+            return self.encoding.decode(ids)
+        except KeyError:
+            return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of one token; none of an id that only the model has: embeddings are padded to round
+        sizes."""
+        try:
+            return self.encoding.decode_single_token_bytes(id)
+        except KeyError:
+            return b""
 
     def decode_completion(self, ids: list[int]) -> str:
         """The text that the rewards read: everything before the end token, <think> and </think> for the tags
-        of the thinking."""
-        ids = ids[:-1] if ids and ids[-1] == self.eos_id else ids
-        names = dict(zip(self.think_ids, TAGS, strict=False))
+        of the thinking, of which the first may stand in the prompt's template."""
+        ids = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
+        opened = TAGS[0] if self.opening else ""
         if self.think == TAGS[:2]:
-            return self.decode(ids)
+            return opened + self.decode(ids)
+        names = dict(zip(self.think_ids, TAGS, strict=False))
         parts = ((name, list(part)) for name, part in groupby(ids, names.get))
-        return "".join(name * len(part) if name else self.decode(part) for name, part in parts)
+        return opened + "".join(name * len(part) if name else self.decode(part) for name, part in parts)
 
 
-def load_ranks(path: str | Path) -> dict[bytes, int]:
-    """Read a tiktoken file: one `base64 rank` per line. Raises TokenizerError naming file and line."""
-    ranks = {}
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except ValueError:
-            raise TokenizerError(f"{path}:{number}: expected 'base64 rank', got {line[:40]!r}") from None
-    return ranks
+@lru_cache
+def _alternatives(names: frozenset[str]) -> re.Pattern:
+    return re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
+
+
+def _split(text: str, names: frozenset[str]) -> list[str]:
+    """Text and names in turns: of two names at one place the longer one."""
+    return _alternatives(names).split(text) if names else [text]
 
 
 def tag_pair(think_tags: str) -> tuple[str, ...]:
@@ -108,84 +194,120 @@ def shipped(think_tags: str = "") -> Tokenizer:
     that enclose the thinking."""
     ranks, think = load_ranks(VOCAB_FILE), tag_pair(think_tags)
     names = (*SPECIALS[:3], *think, *TAGS[2:])
-    special = {name: len(ranks) + i for i, name in enumerate(names)}
-    encoding = tiktoken.Encoding("picor1", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
-    return Tokenizer(encoding, *SPECIALS[:3], think)
+    added = {name: Added(len(ranks) + i) for i, name in enumerate(names)}
+    bos, eos, pad = (added[name].id for name in SPECIALS[:3])
+    return Tokenizer(Vocabulary(encoding_of("picor1", PATTERN, ranks, added), added), bos, (eos,), pad, think)
 
 
-# DeepSeek-V3's rule, as tokenizer.json states it: digits by threes, CJK runs, then words and signs
-DEEPSEEK_PATTERN = (r"\p{N}{1,3}|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+|"
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-DEEPSEEK_NAMES = ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    "<\uff5c\u2581pad\u2581\uff5c>")
+# ------------------------------------------------------------------------------------------ a checkpoint's
 
 
-def _byte_of_char() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, as tokenizer.json writes them."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+def _settings(dir: Path, name: str) -> dict:
+    return read_json(dir / name) if (dir / name).exists() else {}
 
 
 def from_tokenizer_json(path: str | Path, think_tags: str = "") -> Tokenizer:
-    """A DeepSeek-V3-family tokenizer.json (byte-level BPE) as a tiktoken encoding. Ids are the file's;
-    merges must be in the order of the ids, which is what tiktoken's ranks mean. Raises TokenizerError
-    otherwise, and for think_tags that are not among its special tokens."""
-    think = tag_pair(think_tags)
-    try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        model, added = raw["model"], {t["content"]: t["id"] for t in raw["added_tokens"]}
-        if model["type"] != "BPE":
-            raise TokenizerError(f"{path}: {model['type']} is not supported, only byte-level BPE")
-        chars = _byte_of_char()
-        ranks = {bytes(chars[c] for c in token): i for token,
-            i in model["vocab"].items() if token not in added}
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise TokenizerError(f"{path}: cannot be read as a byte-level tokenizer.json ({error!r})") from None
-    order = [model["vocab"]["".join(m)] for m in merges]
-    if order != sorted(order):
-        raise TokenizerError(
-            f"{path}: its merges are not in the order of its ids; tiktoken cannot express them"
-        )
+    """The tokenizer of a tokenizer.json and of the settings beside it. Raises TokenizerError."""
+    return _named(read_tokenizer_json(path), path, think_tags)
+
+
+def from_tiktoken_model(path: str | Path, think_tags: str = "") -> Tokenizer:
+    """The tokenizer of a tiktoken.model and of the settings beside it. Raises TokenizerError."""
+    return _named(read_tiktoken_model(path), path, think_tags)
+
+
+def _named(vocabulary: Vocabulary, path: str | Path, think_tags: str) -> Tokenizer:
+    """The tokenizer with the tokens that the files beside it name: BOS where the vocabulary or add_bos_token
+    says so; every end token of the three files; PAD, or an end token. Raises TokenizerError, also for
+    think_tags that are none of its tokens."""
+    dir, think, added = Path(path).parent, tag_pair(think_tags), vocabulary.added
     missing = [tag for tag in think if think_tags and tag not in added]
     if missing:
         raise TokenizerError(f"{path}: think_tags: no special token {missing[0]}{closest(missing[0], added)}")
-    missing = [name for name in DEEPSEEK_NAMES[:2] if name not in added]
-    if missing:
-        raise TokenizerError(f"{path}: no special token {missing[0]}; only DeepSeek's tokenizers are read")
-    digits = r"\p{N}" if '"\\\\p{N}"' in json.dumps(raw.get("pre_tokenizer")) else r"\p{N}{1,3}"
-    pattern = DEEPSEEK_PATTERN.replace(r"\p{N}{1,3}", digits, 1)
-    encoding = tiktoken.Encoding(str(path), pat_str=pattern, mergeable_ranks=ranks, special_tokens=added)
-    pad = DEEPSEEK_NAMES[2] if DEEPSEEK_NAMES[2] in added else DEEPSEEK_NAMES[1]
-    return Tokenizer(encoding, DEEPSEEK_NAMES[0], DEEPSEEK_NAMES[1], pad, think)
+    own, config, generation = (_settings(dir, f"{name}.json")
+        for name in ("tokenizer_config", "config", "generation_config"))
+    names = {key: value["content"] if isinstance(value, dict) else value
+        for key, value in (_settings(dir, "special_tokens_map.json") | own).items()
+        if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value}
+    if not own:  # a DeepSeek tokenizer.json alone
+        roles = zip(("bos_token", "eos_token", "pad_token"), DEEPSEEK_NAMES, strict=True)
+        names = {role: name for role, name in roles if name in added} | names
+
+    def id_of(name: str, role: str) -> int:
+        if name not in added:
+            raise TokenizerError(f"{path}: {role} {name!r} is none of its added tokens")
+        return added[name].id
+
+    llama = not own or str(own.get("tokenizer_class")).startswith("LlamaTokenizer")
+    bos = vocabulary.first or (names.get("bos_token") if own.get("add_bos_token", llama) else None)
+    given = [config.get("eos_token_id"), generation.get("eos_token_id")]
+    lists = [value if isinstance(value, list) else [value] for value in given if value is not None]
+    ends = [i for value in lists for i in value]
+    if "eos_token" in names:
+        ends.insert(0, id_of(names["eos_token"], "eos_token"))
+    if not ends:
+        raise TokenizerError(f"{path}: no end token is known; name it as eos_token in "
+            "tokenizer_config.json, or its id as eos_token_id in generation_config.json")
+    pads = [added[names["pad_token"]].id] if names.get("pad_token") in added else []
+    pads += [settings["pad_token_id"] for settings in (generation, config)
+        if settings.get("pad_token_id") is not None]
+    pads += [added[name].id for name in DEEPSEEK_NAMES[2:] if name in added]
+    return Tokenizer(vocabulary, None if bos is None else id_of(bos, "bos_token"),
+        tuple(dict.fromkeys(ends)), [*pads, ends[0]][0], think, template_of(dir), names)
 
 
-def for_checkpoint(dir: str | Path, think_tags: str = "") -> Tokenizer:
-    """The checkpoint's own tokenizer.json if it has one, else the shipped vocabulary; with its template.txt,
-    and the think_tags given or, if none are, those of the checkpoint's config.json. Raises TokenizerError for
-    a template without {prompt}."""
-    path, config, template = (Path(dir) / name for name in ("tokenizer.json", "config.json", "template.txt"))
-    if not think_tags and config.exists():
-        think_tags = read_json(config).get("think_tags", "")
-    tokenizer = from_tokenizer_json(path, think_tags) if path.exists() else shipped(think_tags)
-    if template.exists():
-        tokenizer.template = checked(template.read_text(encoding="utf-8"), str(template))
+def for_checkpoint(dir: str | Path, think_tags: str = "", template: str = "", system: str = "") -> Tokenizer:
+    """The checkpoint's own tokenizer.json or tiktoken.model if it has one, else the shipped vocabulary; with
+    the template and think_tags given or, if none are, those of its template.txt and config.json. Raises
+    UserError, also for a tokenizer with more ids than the model."""
+    dir = Path(dir)
+    config, saved = _settings(dir, "config.json"), dir / "template.txt"
+    rows, think_tags = config.get("vocab_size"), think_tags or config.get("think_tags", "")
+    if (dir / "tokenizer.json").exists():
+        tokenizer = from_tokenizer_json(dir / "tokenizer.json", think_tags)
+    elif (dir / "tiktoken.model").exists():
+        tokenizer = from_tiktoken_model(dir / "tiktoken.model", think_tags)
+    else:
+        tokenizer = shipped(think_tags)
+        if rows not in (None, tokenizer.vocab_size):
+            raise TokenizerError(f"{dir} has no tokenizer.json or tiktoken.model; copy the one that "
+                f"its model of {rows} ids was trained with")
+    if rows is not None and tokenizer.vocab_size > rows:
+        raise TokenizerError(f"{dir}: the tokenizer has {tokenizer.vocab_size} ids, the model {rows}; put "
+            "the checkpoint's own tokenizer.json beside it")
+    if saved.exists():
+        first, _, rest = (text := saved.read_text(encoding="utf-8")).partition("\n")
+        tokenizer.template, tokenizer.system = (CHAT, rest) if first == CHAT else (checked(text, saved), "")
+    return with_template(tokenizer, template, system)
+
+
+def with_template(tokenizer: Tokenizer, template: str, system: str) -> Tokenizer:
+    """The tokenizer with --template (plain, zero, chat, a text with {prompt}; empty: it stays as it is) and
+    --system. Raises TokenizerError."""
+    named = {"": tokenizer.template, "plain": PLAIN, "zero": R1_ZERO}.get(template, template)
+    tokenizer.template = checked(named, f"--template {template}")
+    if named == CHAT and not tokenizer.chat_template:
+        raise TokenizerError("--template chat: the checkpoint has no chat_template.jinja, and none in "
+            "tokenizer_config.json")
+    if system and named != CHAT:
+        raise TokenizerError("--system needs --template chat; another template is a text, which can say it")
+    tokenizer.system = system or tokenizer.system if named == CHAT else ""
     return tokenizer
 
 
-def checked(template: str, source: str) -> str:
+def checked(template: str, source: str | Path) -> str:
     """The template. Raises TokenizerError where it has no place for the prompt."""
-    if "{prompt}" not in template:
-        raise TokenizerError(f"{source}: a prompt template needs {{prompt}} in it")
+    if "{prompt}" not in template and template != CHAT:
+        raise TokenizerError(f"{source}: expected plain, zero, chat, or a text with {{prompt}} in it")
     return template
 
 
 def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
-    """What a checkpoint in dir needs beside its weights: tokenizer.json of the one that it comes from, and
-    the template if it is not the plain one."""
-    if source and (Path(source) / "tokenizer.json").exists():
-        shutil.copy(Path(source) / "tokenizer.json", dir)
-    if tokenizer.template != PLAIN:
-        (Path(dir) / "template.txt").write_text(tokenizer.template, encoding="utf-8")
+    """What a checkpoint in dir needs beside its weights: the tokenizer's files of the one that it comes from,
+    and the template if it is not the plain one."""
+    for name in BESIDE if source else ():
+        if (Path(source) / name).exists():
+            shutil.copy(Path(source) / name, dir)
+    text = f"{CHAT}\n{tokenizer.system}" if tokenizer.template == CHAT else tokenizer.template
+    if text != PLAIN:
+        (Path(dir) / "template.txt").write_text(text, encoding="utf-8")

@@ -52,7 +52,7 @@ def thinking_end(tokenizer: Tokenizer, completion: list[int]) -> int:
 
 
 def without_end(tokenizer: Tokenizer, completion: list[int]) -> list[int]:
-    return completion[:-1] if completion and completion[-1] == tokenizer.eos_id else completion
+    return completion[:-1] if completion and completion[-1] in tokenizer.eos_ids else completion
 
 
 def force_answer(model, tokenizer: Tokenizer, prompts: list[list[int]], completions: list[list[int]],
@@ -71,7 +71,7 @@ def force_answer(model, tokenizer: Tokenizer, prompts: list[list[int]], completi
             cut.append(i)
     if cut:
         tails = generate(model, [prompts[i] + out[i] for i in cut], max_new_tokens=ANSWER_TOKENS,
-            eos_id=tokenizer.eos_id, prompt_ids=[prompt_ids[i] for i in cut], **sampling)
+            eos_id=tokenizer.eos_ids, prompt_ids=[prompt_ids[i] for i in cut], **sampling)
         for i, tail in zip(cut, tails.completions, strict=True):
             out[i] = out[i] + tail
     return out
@@ -114,7 +114,7 @@ def select(root: Node, explore: float, low: float, high: float) -> list[Node]:
 def first_line(tokenizer: Tokenizer, tokens: list[int]) -> int:
     """How many of the tokens make the next step: to the first line break of the thinking, or all of them."""
     for i, token in enumerate(tokens[: thinking_end(tokenizer, tokens)]):
-        if b"\n" in tokenizer.encoding.decode_single_token_bytes(token):
+        if b"\n" in tokenizer.token_bytes(token):
             return i + 1
     return len(tokens)
 
@@ -142,12 +142,12 @@ def tree_search(model, tokenizer: Tokenizer, prompts: list[list[int]], budget: f
         rooms = [max_new_tokens - len(path[-1].tokens) for path in paths]
         round += 1
         out = generate(model, [prompts[i] + path[-1].tokens for i, path in zip(active, paths, strict=True)],
-            max_new_tokens=max(rooms), eos_id=tokenizer.eos_id, seed=seed + (round << 32),
+            max_new_tokens=max(rooms), eos_id=tokenizer.eos_ids, seed=seed + (round << 32),
             prompt_ids=[prompt_ids[i] for i in active], **sampling)
         tails = [tail[:room] for tail, room in zip(out.completions, rooms, strict=True)]
         wholes = [path[-1].tokens + tail for path, tail in zip(paths, tails, strict=True)]
         texts = [tokenizer.decode_completion(w) for w in wholes]
-        finished = [w[-1] == tokenizer.eos_id for w in wholes]
+        finished = [w[-1] in tokenizer.eos_ids for w in wholes]
         values = value(active, texts, [len(w) for w in wholes], finished)
         for i, path, tail, whole, text, v, end in zip(active, paths, tails, wholes, texts, values, finished,
                 strict=True):
@@ -196,7 +196,7 @@ def budget_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[di
     def measure(name, some):
         texts = [tokenizer.decode_completion(c) for c in some]
         done = judged(rows, [r["problem"] for r in mine], texts, list(map(len, some)),
-            [c[-1] == tokenizer.eos_id for c in some], plan, max_new_tokens)
+            [c[-1] in tokenizer.eos_ids for c in some], plan, max_new_tokens)
         groups = grouped([r for part in gather(ranks, done) for r in part])
         tokens = sum(r["tokens"] for g in groups for r in g) / len(groups) / samples
         return point(name, tokens, [sum(r["accuracy"] for r in g) / samples for g in groups])
@@ -286,6 +286,9 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
+        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
+    system: str = knob("", "with the chat template: what the system says first", group="prompt")
     split: str = knob("", "rows of a .jsonl file: all or test, as in eval.py")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")

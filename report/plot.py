@@ -229,7 +229,7 @@ def expert_shares(model, tokenizer, prompts: list[str], samples: int = 4, max_ne
     from sample import generate  # here, for it needs torch: pictures of a run's metrics do not
 
     ids = [tokenizer.encode_prompt(prompt) for prompt in prompts]
-    out = generate(model, ids, group_size=samples, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_id,
+    out = generate(model, ids, group_size=samples, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_ids,
         seed=0, record_routing=True)
     shares, counts = {}, dict.fromkeys(KINDS, 0)
     for i, (completion, routing) in enumerate(zip(out.completions, out.routing, strict=True)):

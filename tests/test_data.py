@@ -1,18 +1,12 @@
-"""Tokenizer and tasks."""
+"""Tasks."""
 
 import json
 import random
 import re
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from config import ModelConfig
 from data.tasks import (
     TASKS,
     TaskError,
@@ -25,112 +19,7 @@ from data.tasks import (
     training_rows,
     work_out,
 )
-from data.tokenizer import (
-    PLAIN,
-    R1_ZERO,
-    SPECIALS,
-    TAGS,
-    TokenizerError,
-    for_checkpoint,
-    from_tokenizer_json,
-    load_ranks,
-    save_beside,
-    shipped,
-)
 from rewards import score
-
-ROOT = Path(__file__).parent.parent
-TOK = shipped()
-
-
-@given(st.text())
-@settings(max_examples=300, deadline=None)
-def test_any_text_round_trips_and_never_becomes_a_special_token(text):
-    ids = TOK.encode(text)
-    assert TOK.decode(ids) == text and all(i < TOK.vocab_size - len(SPECIALS) for i in ids)
-
-
-def test_special_tokens_are_single_distinct_ids_that_text_does_not_reach():
-    ids = [TOK.encoding.encode_single_token(s) for s in SPECIALS]
-    assert len(set(ids)) == len(SPECIALS) and TOK.pad_id != TOK.eos_id and max(ids) == TOK.vocab_size - 1
-    nasty = "".join(SPECIALS)
-    assert not set(TOK.encode(nasty)) & set(ids) and not set(TOK.encode_prompt(nasty)[1:]) & set(ids)
-    asked = TOK.encode(nasty, tags=True)
-    assert set(asked) & set(ids) == {TOK.encoding.encode_single_token(t) for t in TAGS}
-
-
-def test_a_checkpoint_keeps_the_template_that_its_prompts_are_put_in(tmp_path):
-    tok = shipped()
-    tok.template = R1_ZERO
-    save_beside(tok, "", tmp_path)
-    again = for_checkpoint(tmp_path)
-    ids = again.encode_prompt("Use 1 2 to make {3}.")
-    assert ids[0] == TOK.bos_id and ids == tok.encode_prompt("Use 1 2 to make {3}.")
-    assert again.decode(ids[1:]) == R1_ZERO.replace("{prompt}", "Use 1 2 to make {3}.")
-    assert not set(ids[1:]) & {TOK.encoding.encode_single_token(t) for t in TAGS}  # the tags as plain text
-    assert for_checkpoint(tmp_path / "none").template == PLAIN == shipped().template
-    (tmp_path / "template.txt").write_text("Q: A:")
-    with pytest.raises(TokenizerError, match="prompt"):
-        for_checkpoint(tmp_path)
-
-
-def test_tags_in_plain_text_read_like_the_tokens():
-    """What R1-Zero writes letter by letter, the rewards see as they see the cold start's single tokens."""
-    text = "<think>1+2</think>\n<answer>3</answer>"
-    plain, single = TOK.encode(text), TOK.encode(text, tags=True)
-    assert len(plain) > len(single) and TOK.decode(plain) == TOK.decode(single) == text
-
-
-def test_digits_are_split_one_by_one():
-    assert len(TOK.encode("1234567890")) == 10
-    assert [TOK.decode([i]) for i in TOK.encode("(12+7)*3=57 ok")][:9] == list("(12+7)*3=")[:9]
-
-
-def test_the_shipped_vocabulary_is_what_its_script_builds(tmp_path):
-    before = (ROOT / "data/vocab.tiktoken").read_bytes()
-    for name in ("config.py", "data/build_vocab.py", "data/tokenizer.py", "data/corpus.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "data/build_vocab.py"], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "data/vocab.tiktoken").read_bytes() == before
-
-
-def test_a_broken_vocabulary_names_file_and_line(tmp_path):
-    path = tmp_path / "v.tiktoken"
-    path.write_text("YQ== 0\nnot a line at all\n")
-    with pytest.raises(TokenizerError, match=r"v\.tiktoken:2"):
-        load_ranks(path)
-    with pytest.raises(TokenizerError, match="No such file"):
-        load_ranks(tmp_path / "missing")
-
-
-def test_a_deepseek_tokenizer_json_encodes_as_the_tokenizers_library_does(tmp_path):
-    """A byte-level BPE with DeepSeek's splitting rules, trained by Hugging Face's library, is the oracle."""
-    tokenizers = pytest.importorskip("tokenizers",
-        reason="the oracle for tokenizer.json: requirements-dev.txt")
-    from tokenizers import models, pre_tokenizers, trainers
-
-    from data.tokenizer import DEEPSEEK_NAMES
-
-    cjk = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
-    words = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-        r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-    split = [pre_tokenizers.Split(tokenizers.Regex(p), "isolated") for p in (r"\p{N}{1,3}", cjk, words)]
-    tok = tokenizers.Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False)
-    corpus = (ROOT / "data/corpus.txt").read_text()
-    tok.train_from_iterator(corpus.splitlines(), trainer)
-    tok.add_special_tokens(list(DEEPSEEK_NAMES))
-    tok.save(str(tmp_path / "tokenizer.json"))
-    ours = from_tokenizer_json(tmp_path / "tokenizer.json")
-    for text in [corpus[:3000], "x=12345, y = 67\n\n  z", "\u4f60\u597d world 3.14",
-            "caf\u00e9 \U0001f600 don't"]:
-        assert ours.encode(text) == tok.encode(text, add_special_tokens=False).ids
-        assert ours.decode(ours.encode(text)) == text
-    assert ours.eos_id == tok.token_to_id(DEEPSEEK_NAMES[1]) != ours.pad_id
-
 
 # ------------------------------------------------------------------------------------------------------ tasks
 
@@ -339,57 +228,3 @@ def test_chains_do_not_know_the_solution():
     first = [" ok" in TASKS["countdown"].chain(r, random.Random(i)).split("\n")[0] for i,
         r in enumerate(rows)]
     assert 0.02 < sum(first) / len(first) < 0.3
-
-
-# ---------------------------------------------------------------------------------------- reasoning tokens
-
-OTHER = "<|startofthought|> <|endofthought|>"
-
-
-def test_any_tag_pair_encloses_the_thinking_and_rewards_read_the_same_text():
-    tok, text = shipped(OTHER), "<think>1+2=3 ok</think>\n<answer>1+2</answer>"
-    ids = tok.encode(text, tags=True)
-    assert (ids[0], ids.count(tok.think_ids[1])) == (tok.think_ids[0], 1)
-    assert tok.decode(ids).startswith("<|startofthought|>1+2=3 ok<|endofthought|>\n<answer>")
-    assert tok.decode_completion([*ids, tok.eos_id]) == text
-    assert tok.encode(tok.decode(ids), tags=True) == ids  # data may name the pair itself
-    twice = [tok.think_ids[0]] * 2 + ids
-    assert tok.decode_completion(twice) == "<think><think>" + text
-    assert ids == TOK.encode(text, tags=True)  # the same two ids of the shipped vocabulary, other names
-
-
-def test_reasoning_tokens_are_not_reached_by_plain_text():
-    tok = shipped(OTHER)
-    nasty = OTHER + " <think></think>"
-    assert not set(tok.encode(nasty)) & {*tok.think_ids} and tok.decode(tok.encode(nasty)) == nasty
-    assert not set(tok.encode_prompt(nasty)) & {*tok.think_ids}
-
-
-@pytest.mark.parametrize("tags",
-    ["<a>", "<a> <a>", "<a> <answer>", "<|eos|> <b>", "a b c", "</think> <think>"])
-def test_tags_that_are_no_pair_are_refused(tags):
-    with pytest.raises(TokenizerError, match="two different special tokens"):
-        shipped(tags)
-
-
-def test_a_checkpoint_remembers_its_reasoning_tokens(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"think_tags": OTHER}))
-    assert for_checkpoint(tmp_path).think == tuple(OTHER.split())
-    assert for_checkpoint(tmp_path, "<a> <b>").think == ("<a>", "<b>")
-    cfg = ModelConfig(think_tags=OTHER)
-    assert ModelConfig.from_hf(cfg.to_hf()).think_tags == OTHER and "think_tags" not in ModelConfig().to_hf()
-
-
-def test_reasoning_tokens_must_be_in_a_tokenizer_json(tmp_path):
-    from data.tokenizer import DEEPSEEK_NAMES, _byte_of_char
-
-    added = [*DEEPSEEK_NAMES, "<|open|>", "<|close|>"]
-    raw = {"model": {"type": "BPE", "vocab": {c: b for c, b in _byte_of_char().items()}, "merges": []},
-        "added_tokens": [{"content": name, "id": 256 + i} for i, name in enumerate(added)]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
-    assert for_checkpoint(tmp_path).think_ids == (-1, -1)
-    tok = for_checkpoint(tmp_path, "<|open|> <|close|>")
-    assert tok.think_ids == (259, 260)
-    assert tok.decode_completion(tok.encode("<think>a</think>b", tags=True)) == "<think>a</think>b"
-    with pytest.raises(TokenizerError, match=r"no special token <\|opne\|>; did you mean <\|open\|>"):
-        for_checkpoint(tmp_path, "<|opne|> <|close|>")
