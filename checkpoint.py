@@ -234,9 +234,12 @@ def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str):
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
-def new_run_folder(dir: str | Path):
-    """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ..."""
+def new_run_folder(dir: str | Path, init: str | Path = ""):
+    """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ... Raises
+    UserError where the run would start from that folder."""
     dir = Path(dir)
+    if init and dir.resolve() == Path(init).resolve():
+        raise UserError(f"--init {init} is also where this run writes; give another --out")
     if not (dir / "model.safetensors").exists():  # ended before its first save: nothing to keep
         for name in ("metrics.jsonl", "samples.jsonl"):
             (dir / name).unlink(missing_ok=True)

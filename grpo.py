@@ -491,13 +491,13 @@ def main():
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
-    if ranks.main and not state:
-        new_run_folder(out)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     model: Transformer = load_model(out / "state" if state else init, ranks.device)
-    gather(ranks, None)
     for row in load_jsonl(cfg.task) if cfg.task.endswith(".jsonl") else eval_rows:
         model.check_length(len(tokenizer.encode_prompt(row["prompt"])) + cfg.max_new_tokens)
+    if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
+        new_run_folder(out, init)
+    gather(ranks, None)  # wait for the folder
     if ranks.main:
         total, active = model.num_parameters()
         print(f"policy: {init}, {total / 1e6:.2f}M parameters ({active / 1e6:.2f}M active), "

@@ -173,6 +173,8 @@ def check(cfg: Config):
 
 def start_model(cfg: Config, preset: str, source, state: dict | None, pairs: bool, device: str):
     """(model, tokenizer): of the folder `source`, or random weights of the preset's shape if it is empty."""
+    if not source and preset not in (*PRESETS, "default"):
+        raise UserError(f"--config {preset} is for a released model: it needs --init")
     tokenizer = (for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system) if cfg.init
         else with_template(shipped(cfg.think_tags), cfg.template, cfg.system))
     model = (load_model(source, device) if source
@@ -233,11 +235,11 @@ def main():
         cfg.steps = steps_of(cfg, pairs)
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    if ranks.main and not state:
-        new_run_folder(out)
-    gather(ranks, None)  # wait for the folder
     source = out / "state" if state else cfg.init
     model, tokenizer = start_model(cfg, preset, source, state, pairs, ranks.device)
+    if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
+        new_run_folder(out, cfg.init)
+    gather(ranks, None)  # wait for the folder
     log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
     if not ranks.main:
         return

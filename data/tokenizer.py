@@ -261,6 +261,8 @@ def for_checkpoint(dir: str | Path, think_tags: str = "", template: str = "", sy
     the template and think_tags given or, if none are, those of its template.txt and config.json. Raises
     UserError, also for a tokenizer with more ids than the model."""
     dir = Path(dir)
+    if not dir.is_dir():
+        raise TokenizerError(f"checkpoint folder {dir} does not exist")
     config, saved = _settings(dir, "config.json"), dir / "template.txt"
     rows, think_tags = config.get("vocab_size"), think_tags or config.get("think_tags", "")
     if (dir / "tokenizer.json").exists():
