@@ -77,7 +77,8 @@ def folder(made, dir: Path, shape: str, where: str = "tokenizer_config") -> Path
     """A checkpoint's tokenizer files with a chat template, without its weights."""
     family, template, bos, eos = SHAPES[shape]
     made.made(family).save(str(dir / "tokenizer.json"))
-    settings = {"bos_token": bos, "eos_token": {"content": eos}, "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {"bos_token": bos, "eos_token": {"__type": "AddedToken", "content": eos},
+        "tokenizer_class": "PreTrainedTokenizerFast"}
     if where == "list":
         named = {"tool_use": "{{ 1 / 0 }}", "default": template}
         settings["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
