@@ -123,8 +123,9 @@ def read_tokenizer_json(path: str | Path) -> Vocabulary:
     tiktoken merges the neighbours whose union has the lowest id, and takes a piece that is a token whole;
     the tokenizers library applies the listed merges in their order. These are the same where the merges are
     in the order of the ids and each token is what its own bytes merge to (or the file says ignore_merges).
-    The order is checked; the rest holds for what the library's trainer and conversions from tiktoken write.
-    Raises TokenizerError for anything that would give other ids."""
+    The order is checked, and that merges make each token; the rest is assumed: it holds for what the
+    library's trainer and conversions from tiktoken write. Raises TokenizerError, by name, for what
+    else tiktoken cannot express."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
         added = {_added_name(token, path): Added(token["id"], token["special"], token["normalized"])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 from config import UserError, read_json
@@ -35,6 +36,9 @@ def _compiled(template: str):
     import jinja2  # torch brings it; only who uses a chat template needs it
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if tuple(map(int, version("jinja2").split(".")[:3])) < (3, 1, 6):
+        raise ImportError("older sandboxes have holes")
 
     class Generation(Extension):
         """{% generation %} marks what the assistant says; here it is written like the rest."""
@@ -76,7 +80,7 @@ def render(template: str, messages: list[dict[str, str]], names: dict[str, str])
         return _compiled(template).render(messages=messages, tools=None, documents=None,
             add_generation_prompt=True, **names)
     except ImportError:
-        raise UserError("--template chat needs jinja2: pip install jinja2") from None
+        raise UserError("a chat template needs jinja2, 3.1.6 or later: pip install -U jinja2") from None
     except Exception as error:  # a program of somebody else's: anything may come
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the chat template refuses this conversation: {reason}") from None

@@ -245,6 +245,34 @@ def test_recorded_experts_are_those_of_the_full_forward(experts):
         assert torch.equal(torch.from_numpy(out.routing[i]).long().sort(-1).values, want)
 
 
+def test_any_of_several_end_tokens_ends_a_completion():
+    """The first of them that is sampled: the row is finished and keeps it, in both engines."""
+    m, prompts = model(), [[1, 2, 3], [4, 5]]
+    settings = dict(group_size=4, max_new_tokens=30, seed=5)
+    free = generate(m, prompts, eos_id=None, **settings).completions
+    ends = (free[0][7], free[3][4])
+    out = generate(m, prompts, eos_id=ends, **settings)
+    plain = generate_plain(m, prompts, eos_id=list(ends), **settings)
+    places = [min((row.index(e) + 1 for e in ends if e in row), default=30) for row in free]
+    assert out.completions == plain.completions == [row[:n] for row, n in zip(free, places, strict=True)]
+    assert out.finished == plain.finished == [any(e in row for e in ends) for row in free]
+    assert {row[-1] for row, end in zip(out.completions, out.finished, strict=True) if end} == {*ends}
+
+
+@pytest.mark.parametrize("tags", ["", "<|open|> <|close|>"])
+def test_thinking_without_tokens_of_its_own_is_hidden_as_well(tags):
+    """Spelled out, token by token: what may become a tag waits, and is shown if it does not."""
+    tok = shipped(tags)
+    text = "".join(tok.decode([i]) for i in tok.encode("<think>1 < 2</think>\n1 < 2 <thin ok<", tags=True))
+    for stream in (tok.encode(text), tok.encode(text, tags=True)):
+        written = []
+        show = printer(tok, False, False, written.append)
+        for i in stream:
+            show([i])
+        show([])
+        assert "".join(written) == "1 < 2 <thin ok<"
+
+
 @pytest.mark.parametrize("prompts,new,message", [([[1] * 150], 20, "does not fit"), ([[]], 5, "empty"),
     ([], 5, "empty")])
 def test_prompts_that_do_not_fit_are_refused(prompts, new, message):
