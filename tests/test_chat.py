@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import sample
-from checkpoint import save_model
+from checkpoint import load_model, save_model
 from config import ModelConfig, UserError
 from data.chat import marked, render, template_of, unused_character
 from data.tokenizer import DEEPSEEK_NAMES, for_checkpoint, save_beside, with_template
@@ -234,3 +235,38 @@ def test_a_script_says_in_one_line_what_is_wrong_with_a_tokenizer(talker, script
         capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "has no tokenizer.json or tiktoken.model" in done.stderr
+
+
+def test_a_chat_model_with_grouped_query_attention_trains_and_opens_in_transformers(made, tmp_path):
+    """grpo.py and sft.py on a Llama folder with its own tokenizer and template, then the way back."""
+    transformers = pytest.importorskip("transformers", reason="the oracle of checkpoints")
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    tok = for_checkpoint(folder(made, base, "chatml"))
+    cfg = ModelConfig(model_type="llama", vocab_size=tok.vocab_size + 3, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, max_position_embeddings=200,
+        eos_token_id=[tok.eos_id, 7], initializer_range=0.1)
+    save_model(Transformer(cfg).init_weights(), base)
+    tok = for_checkpoint(base)  # now with the end tokens of config.json
+    (tmp_path / "short.py").write_text("def short(completions, **_): return [-len(c) for c in completions]")
+    common = ["--task", "word_sums", "--template", "chat", "--device", "cpu", "--config", "smollm2"]
+    for script, words in [("grpo.py", ["--init", base, "--out", out, "--steps", "2", "--max_new_tokens", "12",
+            "--prompts", "2", "--group_size", "4", "--reward", f"{tmp_path}/short.py:short"]),
+            ("sft.py", ["--init", out, "--out", tmp_path / "sft", "--steps", "2", "--batch_size", "2"])]:
+        done = subprocess.run([sys.executable, str(ROOT / script), *common, *map(str, words)],
+            capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in steps if row["kind"] == "train"]
+    assert len(steps) == 2 and all(row["logprob_mismatch"] <= 1e-4 and row["grad_norm"] for row in steps)
+    ours = load_model(tmp_path / "sft")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
+    again, ids = for_checkpoint(tmp_path / "sft"), tok.encode(TALK[0]["content"])
+    assert again.template == "chat" and again.eos_ids == tok.eos_ids == (tok.eos_id, 7)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "sft").apply_chat_template(TALK[:1],
+        tokenize=True, add_generation_prompt=True)
+    assert again.encode_prompt(TALK[0]["content"]) == found["input_ids"]
+    assert not torch.equal(ours.embed_tokens.weight, load_model(base).embed_tokens.weight)
+    with torch.no_grad():
+        logits = theirs.eval().float()(torch.tensor([ids])).logits
+        assert (ours(torch.tensor([ids])) - logits).abs().max() <= 1e-4
