@@ -438,34 +438,47 @@ class Linear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if self.packed is not None:  # decoding
             return linear_packed(x, self.packed, self.bias)
-        if self.bias is None and x.numel() >= PACKED_NUMBERS and _onednn(x) and ONEDNN_IS_FASTER:
+        if self.bias is None and by_onednn(x):
             return _Linear.apply(x, self.weight)
         return F.linear(x, self.weight, self.bias)
 
 
 ONEDNN_IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX512"  # torch's default has none on AMD
-ROWS = 256  # oneDNN compiles a program for each number of rows, in 0.4 ms, and keeps it with scratch memory
+ROWS, FEW_ROWS = 256, 32  # oneDNN compiles a program for each number of rows, in 0.4 ms, and keeps it
+
+
+def matmul(x, matrix):
+    """x (..., k) @ matrix (k, m). By oneDNN for many float32 rows: with AVX-512 on AMD twice as fast as
+    torch's default, elsewhere equal."""
+    if not by_onednn(x):
+        return x @ matrix
+    return linear_packed(padded(x), matrix.T)[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+
+
+def by_onednn(x) -> bool:
+    return ONEDNN_IS_FASTER and x.numel() >= PACKED_NUMBERS and _onednn(x)
+
+
+def padded(x):
+    """x (..., k) as rows (n, k) with zeros below: few numbers of rows occur, so few programs are made."""
+    rows = x.flatten(0, -2)
+    missing = -len(rows) % (ROWS if len(rows) > ROWS else FEW_ROWS)
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 class _Linear(torch.autograd.Function):
-    """Equals `F.linear` for many rows, by oneDNN: with AVX-512 on AMD twice as fast as torch's default,
-    elsewhere equal. Rows are padded to a multiple of ROWS, so that few programs are made."""
+    """Equals `F.linear` without a bias, by `matmul`; for what `by_onednn` chooses."""
 
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)
-        return _Linear.product(x, weight)
-
-    @staticmethod
-    def product(x, weight):
-        rows = F.pad(x.flatten(0, -2), (0, 0, 0, -(x.numel() // x.shape[-1]) % ROWS))
-        return linear_packed(rows, weight)[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+        return matmul(x, weight.T)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        g_weight = grad.flatten(0, -2).T @ x.flatten(0, -2)
-        return _Linear.product(grad, weight.T) if ctx.needs_input_grad[0] else None, g_weight
+        g_weight = linear_packed(padded(grad).T, padded(x).T)  # grad^T x
+        return matmul(grad, weight) if ctx.needs_input_grad[0] else None, g_weight
 
 
 @contextmanager
@@ -485,6 +498,7 @@ def packed_weights(model: nn.Module):
 # --------------------------------------------------------------------------------- log-probabilities, entropy
 
 CHUNK_NUMBERS = 1 << 22  # logits held at once: 16 MiB in float32
+FEWEST_TOKENS = 128  # but so many tokens: each chunk reads and writes the head's gradient once
 
 
 def token_logprobs_plain(hidden, head_weight, targets, temperature: float = 1.0):
@@ -501,14 +515,14 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
     largest tensor of a training pass."""
     if PLAIN:
         return token_logprobs_plain(hidden, head_weight, targets, temperature)
-    chunk = chunk or max(1, CHUNK_NUMBERS // head_weight.shape[0])
+    chunk = chunk or max(FEWEST_TOKENS, CHUNK_NUMBERS // head_weight.shape[0])
     flat = hidden.reshape(-1, hidden.shape[-1]), head_weight, targets.reshape(-1)
     logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk)
     return logprobs.view_as(targets), entropy.view_as(targets)
 
 
 def _logits(hidden, weight, temperature: float):
-    logits = (hidden @ weight.T).float()  # a softmax sums V numbers: bfloat16 would lose most of them
+    logits = matmul(hidden, weight.T).float()  # a softmax sums V numbers: bfloat16 would lose most of them
     return logits if temperature == 1 else logits.div_(temperature)
 
 
@@ -547,7 +561,7 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 g = kept * -grad[:, None]
             g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
-            grad_hidden[part] = g @ weight
+            grad_hidden[part] = matmul(g, weight)
             if hidden.dtype == torch.float32:  # else the sum over chunks is kept in float32
                 grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
             else:
