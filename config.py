@@ -261,8 +261,8 @@ SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_den
 SIZES["smollm2"] = {
     "all": dict(task="word_sums", template="chat", max_new_tokens=48, device="cpu"),
     "sft": dict(steps=200, batch_size=32, micro_tokens=2048, lr=2e-5, optimizer="adamw"),
-    "grpo": dict(steps=60, prompts=8, group_size=8, lr=2e-5, kl_coef=0.0, updates=2, micro_tokens=2048,
-        eval_every=10),
+    "grpo": dict(steps=40, prompts=8, group_size=8, lr=2e-5, kl_coef=0.0, updates=2, micro_tokens=2048,
+        eval_every=8),
     "distill": dict(prompts=512)}
 # Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
 STAGES: dict[str, tuple[str, dict, dict]] = {

@@ -86,6 +86,8 @@ class Work(NamedTuple):
 
 WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours and theirs
     "rollout_tiny": Work("rollout", PRESETS["tiny"], 32, 8, 32, 128, 0, 0),
+    "rollout_gqa": Work("rollout", PRESETS["tiny_gqa"], 32, 8, 32, 128, 0, 0),
+    "train_gqa": Work("train", PRESETS["tiny_gqa"], 32, 8, 32, 128, 16, 32),
     "rollout_small": Work("rollout", SMALL, 2, 8, 64, 64, 0, 0),
     "rollout_stop": Work("rollout", None, 64, 8, 0, 512, 0, 0),
     "train_tiny": Work("train", PRESETS["tiny"], 32, 8, 32, 128, 16, 32),
