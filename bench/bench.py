@@ -36,7 +36,7 @@ import torch
 import sample
 from batch import Sample, activation_bytes, training_bytes, weight_bytes
 from checkpoint import load_model, save_model
-from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, run_script
+from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, read_json, run_script
 from data.tasks import training_rows
 from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
@@ -99,6 +99,7 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "step_small": Work("step", SMALL, 2, 8, 64, 192, 2, 4),
     "step_stop": Work("step", None, 32, 8, 0, 320, 16, 32),
     "rollout_smollm2": Work("rollout", SMOLLM2, 8, 8, 48, 48, 0, 0, True),
+    "rollout_stop64": Work("rollout", None, 8, 8, 0, 48, 0, 0, True),  # --from out/smollm2/grpo
     "train_smollm2": Work("train", SMOLLM2, 4, 8, 48, 48, 16, 16, True),
 }
 GPU = {"1b": LARGE, "54m": SMALL}  # the largest that fits is measured by --all
@@ -121,7 +122,9 @@ def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, li
         g = torch.Generator().manual_seed(0)
         prompts = torch.randint(10, 500, (work.P, work.S), generator=g).tolist()
         return model, prompts, None
-    tokenizer, rows = for_checkpoint(folder), training_rows(RECIPES["tiny"]["task"], 0, hold_out=True)
+    run = Path(folder, "run.json")
+    task = read_json(run)["task"] if run.exists() else RECIPES["tiny"]["task"]
+    tokenizer, rows = for_checkpoint(folder), training_rows(task, 0, hold_out=True)
     prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in range(work.P)]
     return load_model(folder, device), prompts, tokenizer.eos_id
 
@@ -188,7 +191,7 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
         peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype).to(weight.device)
     if work.kind == "step":
         return trl_steps(work, peer, prompts, eos, micro)
-    pad = 0 if eos is None else shipped().pad_id
+    pad = 0 if eos != 0 else 1  # no end token, so that what was generated can be counted
 
     def job(count, new):
         longest = max(map(len, prompts[:count]))
