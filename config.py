@@ -36,6 +36,7 @@ class Family(NamedTuple):
 _DEEPSEEK = {"moe_layer_freq": 1, "rope_interleave": True}
 FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family("DeepseekV3ForCausalLM", "mla", (("sigmoid", "noaux_tc"),), only=_DEEPSEEK),
+    "kimi_k2": Family("DeepseekV3ForCausalLM", "mla", (("sigmoid", "noaux_tc"),), only=_DEEPSEEK),
     "deepseek_v2": Family("DeepseekV2ForCausalLM", "mla",  # no released checkpoint has norm_topk_prob, and
         (("softmax", "greedy"), ("softmax", "group_limited_greedy")),  # implementations disagree on it
         dict(norm_topk_prob=False), only=_DEEPSEEK | {"norm_topk_prob": False}),

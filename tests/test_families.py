@@ -142,6 +142,31 @@ def test_what_a_config_cannot_mean_is_named(change, says):
         ModelConfig.from_hf(raw | change)
 
 
+QWEN = dict(vocab_size=151_936, rms_norm_eps=1e-6, use_sliding_window=False, sliding_window=32_768,
+    max_window_layers=21, rope_scaling=None, hidden_act="silu", tie_word_embeddings=True)
+KIMI = dict(first_k_dense_replace=1, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, n_group=1,
+    qk_rope_head_dim=64, v_head_dim=128, n_shared_experts=1, n_routed_experts=384, num_experts_per_tok=8,
+    moe_intermediate_size=2048, topk_group=1, scoring_func="sigmoid", topk_method="noaux_tc",
+    norm_topk_prob=True, num_key_value_heads=64, pretraining_tp=1, seq_aux=True, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("name,model_type,sizes,raw,millions", [  # D, dense width, layers, H; as released
+    ("Qwen2.5-0.5B", "qwen2", (896, 4864, 24, 14), QWEN | dict(num_key_value_heads=2), 494.0),
+    ("R1-Distill-Qwen-1.5B", "qwen2", (1536, 8960, 28, 12),
+        QWEN | dict(num_key_value_heads=2, tie_word_embeddings=False), 1_777.1),
+    ("Llama-3.2-1B", "llama", (2048, 8192, 16, 32), dict(vocab_size=128_256, num_key_value_heads=8,
+        head_dim=64, tie_word_embeddings=True, mlp_bias=False, attention_bias=False), 1_235.8),
+    ("Qwen3-30B-A3B", "qwen3_moe", (2048, 6144, 48, 32), QWEN | MOE | dict(num_experts=128, head_dim=128,
+        moe_intermediate_size=768, num_key_value_heads=4, mlp_only_layers=[], decoder_sparse_step=1,
+        tie_word_embeddings=False), 30_532.1),
+    ("Kimi-K2", "kimi_k2", (7168, 18_432, 61, 64), KIMI | dict(vocab_size=163_840), 1_026_408.2)])
+def test_released_shapes_have_as_many_parameters_as_published(name, model_type, sizes, raw, millions):
+    keys = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+    cfg = ModelConfig.from_hf(dict(zip(keys, sizes, strict=True)) | raw | {"model_type": model_type})
+    with torch.device("meta"):
+        assert Transformer(cfg).num_parameters()[0] / 1e6 == pytest.approx(millions, abs=0.06)
+
+
 def test_caches_are_as_large_as_published():
     """Bytes per token in bfloat16, of "Insights into DeepSeek-V3" (arXiv 2505.09343, table 1)."""
     gqa = dict(model_type="qwen2", head_dim=128, num_key_value_heads=8)
