@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from attention import LONGEST_BLOCKED
 from config import ModelConfig
-from kernels import LONGEST_BLOCKED, token_logprobs
+from kernels import token_logprobs
 from model import Transformer
 from parallel import Ranks, free_bytes
 
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
     old_logprobs: torch.Tensor  # (B, T)
 
     def inputs(self) -> torch.Tensor:
-        """How many samples have each token as an input, flat as in `context.SharedPrompts`: (P*S + B*(T-1),).
-        A completion's last token is predicted, never an input."""
+        """How many samples have each token as an input, flat as in `attention.SharedPrompts`: (P*S +
+        B*(T-1),). A completion's last token is predicted, never an input."""
         there = torch.arange(self.prompts.shape[1], device=self.owner.device) < self.lengths[:, None]
         shared = there * self.owner.bincount(minlength=len(self.lengths))[:, None]
         return torch.cat([shared.flatten(), self.mask[:, 1:].flatten()])
@@ -59,7 +60,7 @@ def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
 
 
 def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
-    """The sampler's experts per MoE layer, flat as in `context.SharedPrompts`: (P*S + B*(T-1), K), -1 where
+    """The sampler's experts per MoE layer, flat as in `attention.SharedPrompts`: (P*S + B*(T-1), K), -1 where
     there is no token."""
     if samples[0].routing is None:
         return []
@@ -77,7 +78,7 @@ def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
 #   Sample                   a prompt with one completion, as lists
 #   collate                  prompts (P, S), each once; completions (B, T) with the mask of their tokens
 #   model.hidden_shared      the states that predict the completions' tokens (B, T, D). Layers work on a flat
-#                            list of tokens; in attention a completion sees its prompt (context.SharedPrompts)
+#                            list of tokens; in attention a completion sees its prompt (`SharedPrompts`)
 #   mask                     only real tokens' states (N, D): each other one would cost V logits
 #   kernels.token_logprobs   head, log-softmax and the choice of the token, chunk by chunk: (N,)
 #   masked_scatter           back to (B, T), zero where there is no token

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import kernels
+from attention import Cohort, SharedPrompts, attend_cached, gqa_attention
 from config import ModelConfig
-from context import Cohort, SharedPrompts, attend_cached
-from kernels import Linear, RMSNorm, gqa_attention, rope_half
+from kernels import Linear, RMSNorm, rope_half
 
 
 class GQA(nn.Module):
@@ -54,7 +54,7 @@ class GQA(nn.Module):
         return self.o_proj(out.flatten(2))
 
     def forward(self, x, freqs, shared: SharedPrompts | None = None):
-        """Equals `attend_naive`, by `kernels.gqa_attention`: x (B, T, D), freqs (T, R/2) -> (B, T, D), and
+        """Equals `attend_naive`, by `attention.gqa_attention`: x (B, T, D), freqs (T, R/2) -> (B, T, D), and
         what a cache stores, keys and values (B, T, M, W). With shared prompts x is their flat list of tokens
         (N, D), freqs (N, R/2)."""
         q, k, v = self.project(x, freqs)

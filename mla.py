@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import kernels
+from attention import Cohort, SharedPrompts, attend_cached, mla_attention, yarn_factor, yarn_mscale
 from config import ModelConfig
-from context import Cohort, SharedPrompts, attend_cached, yarn_factor, yarn_mscale
-from kernels import Linear, RMSNorm, mla_attention, rope
+from kernels import Linear, RMSNorm, rope
 
 
 class MLA(nn.Module):
@@ -88,7 +88,7 @@ class MLA(nn.Module):
         return self.o_proj(out.flatten(2))
 
     def forward(self, x, freqs, shared: SharedPrompts | None = None):
-        """Equals `attend_naive`, by `kernels.mla_attention`; for training and prefill, where many queries
+        """Equals `attend_naive`, by `attention.mla_attention`; for training and prefill, where many queries
         share the cost of expanding keys and values. x (B, T, D), freqs (T, R/2) -> (B, T, D), and what a
         cache stores, (B, T, 1, C+R). With shared prompts x is their flat list of tokens (N, D), freqs (N,
         R/2)."""

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from attention import Cohort, SharedPrompts, rope_frequencies
 from config import ModelConfig, UserError
-from context import Cohort, SharedPrompts, rope_frequencies
 from gqa import GQA
 from kernels import Linear, RMSNorm, embed
 from mla import MLA

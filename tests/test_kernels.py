@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+import attention
 import kernels
 import moe
+from attention import mla_attention, mla_attention_fused
 from config import ModelConfig
 from kernels import (
     experts_grouped,
-    mla_attention,
-    mla_attention_fused,
     rms_norm,
     rms_norm_plain,
     token_logprobs,
@@ -133,9 +133,9 @@ def test_blocked_attention_equals_the_fused_kernel(T, S, W):
 def test_long_sequences_take_the_fused_kernel(monkeypatch):
     inputs, rest = attention_inputs(20, 0)
     called, fused = [], mla_attention_fused
-    monkeypatch.setattr(kernels, "mla_attention_fused", lambda *a: called.append(1) or fused(*a))
+    monkeypatch.setattr(attention, "mla_attention_fused", lambda *a: called.append(1) or fused(*a))
     blocked = attend(mla_attention, inputs, rest)
-    monkeypatch.setattr(kernels, "LONGEST_BLOCKED", 10)
+    monkeypatch.setattr(attention, "LONGEST_BLOCKED", 10)
     torch.testing.assert_close(attend(mla_attention, inputs, rest), blocked)
     assert called == [1]
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_context import SHAPES, attention
+from test_attention import SHAPES, attention
 
-from context import rope_frequencies
+from attention import rope_frequencies
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name.startswith("mla")])

@@ -1,5 +1,5 @@
-"""What attention attends to, whatever its kind: the positions, the cache of decoding, the prompts that
-training shares. Letters: the legend of model.py."""
+"""What both kinds of attention (mla.py, gqa.py) are made of: positions, fast forms, the cache of decoding,
+the prompts that training shares. Letters: the legend of model.py."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from config import ModelConfig
+from kernels import rope
 
 # ------------------------------------------------------------------------------------------------- positions
 
@@ -75,6 +76,161 @@ def linear(theta, cfg: ModelConfig):
 
 
 ROPE_SCALINGS: dict[str, Callable] = {"yarn": yarn, "llama3": llama3, "linear": linear}
+
+# ------------------------------------------------------------------------------------- attention, fast forms
+
+BLOCK, LONGEST_BLOCKED = 48, 1024  # queries at once; beyond that length the kept probabilities are too many
+
+
+def blocked(q, k) -> bool:
+    """Whether attention runs by blocks of queries: in float32 on a CPU that is 1.6 times as fast as torch's
+    fused kernel at 160 to 512 tokens. Elsewhere, and for long sequences, `scaled_dot_product_attention`."""
+    return q.device.type == "cpu" and q.dtype == torch.float32 and k.shape[1] <= LONGEST_BLOCKED
+
+
+def gqa_attention(q, k, v, scale: float, masked=None):
+    """Causal attention of H query heads over M heads of keys and values. Equals `gqa.GQA.attend_naive`
+    between its projections.
+
+    q (B, T, H, W), k and v (B, S+T, M, W); S, the tokens of a prompt before the queries, may be 0. Query t
+    sees keys up to S+t, but not those that are `masked` (B, S), given if S > 0 -> (B, T, H, W)."""
+    if blocked(q, k):
+        return _BlockedGQA.apply(q, k, v, scale, masked)
+    seen = seen_keys(q.shape[1], k.shape[1], masked)
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=seen,
+        is_causal=seen is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2])
+    return out.transpose(1, 2)
+
+
+def mla_attention(q, freqs, kv, k_rot, scale: float, masked=None):
+    """Causal attention over expanded keys and values (DeepSeek-V3, eq. 10). Equals `mla.MLA.attend_naive`
+    from its scores up to W_O.
+
+    q (B, T, H, U+R), the last R numbers not rotated yet, with their freqs (T, R/2) or (B, T, R/2); kv (B,
+    S+T, H, U+W): keys without their rotary part, values; k_rot (B, S+T, R), rotated, for all heads; S, the
+    tokens of a prompt before the queries, may be 0. Query t sees keys up to S+t, but not those that are
+    `masked` (B, S), given if S > 0 -> (B, T, H, W)."""
+    if blocked(q, kv):
+        return _BlockedMLA.apply(q, freqs, kv, k_rot, scale, masked)
+    return mla_attention_fused(q, freqs, kv, k_rot, scale, masked)
+
+
+def mla_attention_fused(q, freqs, kv, k_rot, scale: float, masked=None):
+    """`mla_attention` by torch's fused kernel."""
+    H, U = q.shape[2], q.shape[-1] - k_rot.shape[-1]
+    q = torch.cat([q[..., :U], rope(q[..., U:], freqs[..., None, :])], dim=-1)  # (B, T, H, U+R)
+    k = torch.cat([kv[..., :U], k_rot[:, :, None].expand(-1, -1, H, -1)], dim=-1)  # (B, S+T, H, U+R)
+    v, W = kv[..., U:], kv.shape[-1] - U
+    v = F.pad(v, (0, max(0, q.shape[-1] - W)))  # the fused kernels want one head width
+    seen = seen_keys(q.shape[1], kv.shape[1], masked)
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=seen,
+        is_causal=seen is None, scale=scale)
+    return out.transpose(1, 2)[..., :W]
+
+
+def seen_keys(T: int, keys: int, masked):
+    """What T queries see of S+T keys, of which `masked` (B, S) are not there: (B, 1, T, S+T), or None where S
+    = 0 and being causal is all."""
+    if keys == T:
+        return None
+    seen = torch.ones(T, keys, dtype=torch.bool, device=masked.device).tril(keys - T)
+    return seen & ~F.pad(masked, (0, T))[:, None, None]
+
+
+class _BlockedGQA(torch.autograd.Function):
+    """`gqa_attention`, block after block of queries."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, scale, masked):
+        (B, T, H, _), M = q.shape, k.shape[2]
+        queries = (q * scale).unflatten(2, (M, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (b, s + t, .)
+        out, kept = _attend_blocks(queries, keys, values, (B, T, M, H // M), masked)
+        ctx.save_for_backward(queries, keys, values, out, *kept)
+        ctx.scale = scale
+        return out.flatten(2, 3)  # (B, T, H, W)
+
+    @staticmethod
+    def backward(ctx, grad):
+        queries, keys, values, out, *kept = ctx.saved_tensors
+        g_queries, g_keys, g_values = _attend_blocks_backward(grad.reshape(out.shape), queries, keys, values,
+            out, kept)
+        B, T, M, r, _ = out.shape
+        g_q = g_queries.view(B, M, T, r, queries.shape[-1]).transpose(1, 2).flatten(2, 3) * ctx.scale
+        return g_q, *(x.unflatten(0, (B, M)).transpose(1, 2) for x in (g_keys, g_values)), None, None
+
+
+class _BlockedMLA(torch.autograd.Function):
+    """`mla_attention`, block after block of queries."""
+
+    @staticmethod
+    def forward(ctx, q, freqs, kv, k_rot, scale, masked):
+        (B, T, H, d), S, U = q.shape, kv.shape[1] - q.shape[1], q.shape[-1] - k_rot.shape[-1]
+        turn = freqs[..., None, :] * scale  # scaling and turning the query is one product
+        queries, keys = q.new_empty(B, H, T, d), q.new_empty(B, H, S + T, d)
+        torch.mul(q[..., :U], scale, out=queries.transpose(1, 2)[..., :U])
+        torch.mul(_complex(q[..., U:]), turn, out=_complex(queries.transpose(1, 2)[..., U:]))
+        keys[..., :U], keys[..., U:] = kv[..., :U].transpose(1, 2), k_rot[:, None]
+        values = kv[..., U:].transpose(1, 2)
+        queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))  # (b, t, .), (b, s + t, .)
+        out, kept = _attend_blocks(queries, keys, values, (B, T, H, 1), masked)  # (B, T, H, 1, W)
+        ctx.save_for_backward(queries, keys, values, turn, out, *kept)
+        ctx.scale = scale
+        return out.squeeze(3)
+
+    @staticmethod
+    def backward(ctx, grad):
+        queries, keys, values, turn, out, *kept = ctx.saved_tensors
+        (B, _, H, _), U = grad.shape, keys.shape[2] - 2 * turn.shape[-1]
+        g_queries, g_keys, g_values = (x.unflatten(0, (B, H)).transpose(1, 2) for x in
+            _attend_blocks_backward(grad.unsqueeze(3), queries, keys, values, out, kept))
+        g_q = g_queries.new_empty(g_queries.shape)
+        torch.mul(g_queries[..., :U], ctx.scale, out=g_q[..., :U])
+        torch.mul(_complex(g_queries[..., U:]), turn.conj(), out=_complex(g_q[..., U:]))  # turned back
+        return g_q, None, torch.cat([g_keys[..., :U], g_values], dim=-1), g_keys[..., U:].sum(2), None, None
+
+
+def _attend_blocks(queries, keys, values, shape, masked):
+    """Attention of queries (b, T r, d), scaled, over keys (b, S+T, d) and values (b, S+T, W); b runs over
+    B sequences and h heads of keys, each with r queries per token; shape = (B, T, h, r) -> (B, T, h, r, W),
+    and the blocks' probabilities for the backward pass."""
+    (B, T, h, r), S = shape, keys.shape[1] - shape[1]
+    out, kept = queries.new_empty(B, T, h, r, values.shape[-1]), []
+    future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1).repeat_interleave(r, 0)
+    for start in range(0, T, BLOCK):
+        end = min(start + BLOCK, T)
+        past, n = S + end, end - start  # nothing is computed beyond it: half of the products of a square mask
+        p = torch.bmm(queries[:, start * r : end * r], keys[:, :past].transpose(1, 2))  # (b, n r, past)
+        p[:, :, S + start :].masked_fill_(future[: n * r, :n], float("-inf"))
+        if S > 0:
+            p[:, :, :S].unflatten(0, (B, h)).masked_fill_(masked[:, None, None], float("-inf"))
+        torch.softmax(p, -1, out=p)
+        out.transpose(1, 2)[:, :, start:end] = torch.bmm(p, values[:, :past]).view(B, h, n, r, out.shape[-1])
+        kept.append(p)
+    return out, kept
+
+
+def _attend_blocks_backward(grad, queries, keys, values, out, kept):
+    """Gradients of queries, keys and values, all as `_attend_blocks` takes them; grad and out (B, T, h, r,
+    W)."""
+    (B, T, h, r, _) = out.shape
+    along = (grad * out).sum(-1).transpose(1, 2).reshape(B * h, T * r, 1)  # sum_j p_j dL/dp_j of each query
+    grad = grad.transpose(1, 2).reshape(B * h, T * r, out.shape[-1])
+    g_queries, g_keys, g_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    for p, start in zip(kept, range(0, T * r, BLOCK * r), strict=True):
+        end, past = start + p.shape[1], p.shape[2]
+        g_values[:, :past] += torch.bmm(p.transpose(1, 2), grad[:, start:end])  # a slice's baddbmm_ loops
+        g_p = torch.bmm(grad[:, start:end], values[:, :past].transpose(1, 2))
+        g_scores = g_p.sub_(along[:, start:end]).mul_(p)  # softmax: dL/ds = p (dL/dp - sum_j p_j dL/dp_j)
+        g_queries[:, start:end] = torch.bmm(g_scores, keys[:, :past])
+        g_keys[:, :past] += torch.bmm(g_scores.transpose(1, 2), queries[:, start:end])
+    return g_queries, g_keys, g_values
+
+
+def _complex(x):
+    """Pairs of the last dimension as complex numbers, in place: (..., R) -> (..., R/2)."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
 
 # ----------------------------------------------------------------------------------- what decoding remembers
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from attention import Cache, Cohort, SharedPrompts, rope_frequencies
 from config import ModelConfig
-from context import Cache, Cohort, SharedPrompts, rope_frequencies
 from model import ATTENTIONS
 
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.8)
@@ -46,7 +46,7 @@ def test_the_fast_form_matches_the_plain_one(name, T):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_fused_kernel_matches_the_plain_form(name, monkeypatch):
-    monkeypatch.setattr("kernels.LONGEST_BLOCKED", 0)
+    monkeypatch.setattr("attention.LONGEST_BLOCKED", 0)
     cfg, layer = attention(SHAPES[name])
     shared = SharedPrompts(torch.tensor([3, 2]), torch.tensor([0, 0, 1]), 3, 5)
     x, freqs = torch.randn(2 * 3 + 3 * 5, 24, requires_grad=True), rope_frequencies(cfg, 16)
@@ -99,8 +99,8 @@ def test_decoding_with_a_shared_prefix_matches_the_plain_form_after_rows_left(na
         monkeypatch):
     """Three prompts of lengths 2, 4, 3 with three samples each; some rows leave after the second token. The
     smaller blocks cut the rows into several."""
-    monkeypatch.setattr("context.BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr("context.FEWEST_ROWS", 2)
+    monkeypatch.setattr("attention.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("attention.FEWEST_ROWS", 2)
     cfg, layer = attention(SHAPES[name])
     lengths, G, steps = torch.tensor([2, 4, 3]), 3, 4
     freqs = rope_frequencies(cfg, 16)
