@@ -1,5 +1,5 @@
-"""Fused operations in plain torch: the plain form first, the fast form that equals it after it. The plain form
-of the experts is `moe.experts_plain`; attention has a file of its own. Letters: the legend of model.py.
+"""Fused operations in plain torch: the plain form first, the fast form that equals it after it. The plain
+form of the experts is `moe.experts_plain`; attention has a file of its own. Letters: the legend of model.py.
 
     PICOR1_PLAIN=1 python grpo.py ...      # runs the plain forms: slow, for a debugger
 """

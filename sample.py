@@ -33,6 +33,7 @@ from moe import Routing
 from parallel import setup
 
 ROWS_AT_ONCE = 512  # rows decoded together; further prompts wait for half of them to finish
+CACHE_BYTES = 1 << 29  # on a CPU fewer rows, if their caches took more: of 135 M parameters and 48 tokens 240
 LOOK_EVERY = 8  # steps on CUDA between two looks at which rows have finished: a look waits for the GPU
 CUDA_GRAPHS = True  # False = the same steps, launched one operation at a time
 
@@ -177,7 +178,11 @@ class _Engine:
         self.temperature, self.top_p, self.noise_of = temperature, top_p, noise_of
         self.device, B = model.embed_tokens.weight.device, len(prompts) * G
         self.ends = torch.tensor(ends, dtype=torch.long, device=self.device)
-        self.fixed = self.device.type != "cpu"
+        self.fixed, self.most = self.device.type != "cpu", ROWS_AT_ONCE
+        if not self.fixed:
+            cfg, size = model.cfg, model.embed_tokens.weight.element_size()
+            row = self.T * cfg.num_hidden_layers * cfg.cached_per_token * size
+            self.most = min(self.most, max(32, CACHE_BYTES // row))
         self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
         self.logps = torch.zeros(B, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike: little padding
@@ -277,13 +282,13 @@ class _Engine:
         return torch.cat([c.rows for c in cohorts]), torch.cat(steps)
 
     def places_for_more(self, cohorts):
-        room = ROWS_AT_ONCE - sum(map(len, cohorts))
+        room = self.most - sum(map(len, cohorts))
         # a prefill holds all rows up: few large ones
-        return self.waiting and (not cohorts or room >= max(self.G, ROWS_AT_ONCE // 2))
+        return self.waiting and (not cohorts or room >= max(self.G, self.most // 2))
 
     def admit(self, cohorts):
         """Prefill the next prompts: (hidden states of their rows, their cohort)."""
-        count = max(1, (ROWS_AT_ONCE - sum(map(len, cohorts))) // self.G)
+        count = max(1, (self.most - sum(map(len, cohorts))) // self.G)
         mine, self.waiting = self.waiting[:count], self.waiting[count:]
         lengths = torch.tensor([len(self.prompts[i]) for i in mine])
         tokens = torch.zeros(len(mine), int(lengths.max()), dtype=torch.long)
