@@ -182,6 +182,10 @@ class ModelConfig:
             raw |= {key: rope.pop(key)} if key in rope else {}
         kind = rope.pop("type", None)
         rope["rope_type"] = rope.get("rope_type", kind) or "default"
+        if rope["rope_type"] == "yarn" and "attn_factor" in rope and rope.get("factor"):
+            # R1-0528-Qwen3-8B: a factor on YaRN's temperature 0.1 ln(s) + 1, which it cancels. transformers
+            # does not read it, but the product of the two under its own name
+            rope.setdefault("attention_factor", rope["attn_factor"] * (0.1 * math.log(rope["factor"]) + 1))
         raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         family = FAMILIES.get(raw.get("model_type", "deepseek_v3"), Family("", ""))
         for ours, names in family.names.items():

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import config
+from attention import rope_frequencies
 from batch import Sample, collate, completion_logprobs
 from checkpoint import load_model, save_model
 from config import Family, ModelConfig, UserError
@@ -104,6 +105,24 @@ def test_the_older_dialect_of_a_llama_config_is_read():
     written = cfg.to_hf()
     assert not {"kv_lora_rank", "n_routed_experts", "topk_method"} & set(written)  # readers look at these
     assert ModelConfig.from_hf(written) == cfg
+
+
+def test_the_temperature_of_r1_0528_qwen3_8b_is_the_one_that_it_was_trained_with(tmp_path):
+    """Its config.json: attn_factor = 1 / (0.1 ln 4 + 1), a factor on YaRN's temperature, so that there is
+    none. transformers reads the saved model as we do."""
+    raw = dict(model_type="qwen3", vocab_size=97, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, intermediate_size=80, rope_theta=1000000, rope_scaling=dict(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=16, attn_factor=0.8782488562869419))
+    cfg = ModelConfig.from_hf(raw)
+    assert rope_frequencies(cfg, 40).abs() == pytest.approx(1.0, abs=1e-6)
+    assert ModelConfig.from_hf(cfg.to_hf()) == cfg
+    model = Transformer(cfg).init_weights(0)
+    save_model(model, tmp_path)
+    tokens = torch.randint(97, (2, 40))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert (theirs(tokens).logits - model(tokens)).abs().max() <= 1e-5
+    explicit = ModelConfig.from_hf(raw | {"rope_scaling": raw["rope_scaling"] | {"attention_factor": 1.25}})
+    assert rope_frequencies(explicit, 40).abs() == pytest.approx(1.25, abs=1e-6)
 
 
 def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
