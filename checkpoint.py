@@ -71,7 +71,10 @@ def _files(dir: Path) -> list[Path]:
     index = dir / "model.safetensors.index.json"
     if not index.exists():
         raise UserError(f"{dir} has no model.safetensors and no model.safetensors.index.json")
-    names = sorted(set(read_json(index)["weight_map"].values()))
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict):
+        raise UserError(f"{index} has no weight_map")
+    names = sorted(set(map(str, where.values())))
     missing = [n for n in names if not (dir / n).exists()]
     if missing:
         raise UserError(f"{dir} lacks {len(missing)} of {len(names)} shards, the first is {missing[0]}")
@@ -80,7 +83,8 @@ def _files(dir: Path) -> list[Path]:
 
 def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
     """Read a checkpoint of one of config.FAMILIES, ours or transformers', single-file or sharded, tensor by
-    tensor, straight to its place on the device; dtype None = as stored, bfloat16 for FP8 (see `dequantised`).
+    tensor, straight to its place on the device; dtype None = as the embedding is stored; FP8 becomes bfloat16
+    first (see `dequantised`).
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
@@ -107,6 +111,9 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
         if target not in wanted:
             unknown.append(name)
             continue
+        if scale is None and tensor.dtype not in READABLE:
+            raise UserError(f"{dir}: {name} holds {tensor.dtype} numbers; only float32, bfloat16, float16 "
+                "and FP8 (e4m3, with scales) are supported")
         if target not in filled:  # the routing bias stays float32: it decides between close experts
             stored = tensor.dtype if scale is None else torch.bfloat16
             kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
@@ -127,6 +134,8 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
         raise UserError(f"{dir} does not fit its config.json: missing {missing[:3]}, unknown {unknown[:3]}")
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"{dir}: left out {', '.join(sorted(left_out))}: multi-token prediction, not part of the model")
+    kind = filled["embed_tokens.weight"].dtype  # a product needs one dtype; routers make theirs in float32
+    filled = {n: t if ".mlp.gate." in n else t.to(kind) for n, t in filled.items()}
     if cfg.tie_word_embeddings:
         filled["lm_head.weight"] = filled["embed_tokens.weight"]
     model.load_state_dict(filled, assign=True)
@@ -135,6 +144,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     return model.requires_grad_(True)
 
 
+READABLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 READ_AT_ONCE = 1 << 26  # bytes of a file that are mapped into memory before it is opened anew
 SCALE = "_scale_inv"  # behind a weight's name: the factors of its blocks (DeepSeek-V3, sec. 3.3)
 
@@ -177,10 +187,11 @@ def dequantised(name: str, weight, scale, raw: dict, device: str):
     """An FP8 weight (out, in) times the scale of each of its blocks (DeepSeek-V3, arXiv 2412.19437, sec. 3.3:
     128 x 128 numbers share one factor), some rows at a time: yields (rows, float32 numbers). Raises UserError
     for scales that do not fit."""
-    high, wide = raw.get("quantization_config", {}).get("weight_block_size") or (128, 128)
-    blocks = -(-weight.shape[0] // high), -(-weight.shape[1] // wide)
-    if scale.shape != blocks:
-        raise UserError(f"{name}{SCALE} has shape {tuple(scale.shape)}, the weight needs {blocks}")
+    high, wide = (raw.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
+    blocks = tuple(-(-size // block) for size, block in zip(weight.shape, (high, wide), strict=False))
+    if scale.shape != blocks or len(blocks) < 2 or not scale.is_floating_point():
+        raise UserError(f"{name}{SCALE} has shape {tuple(scale.shape)}, {scale.dtype}; the weight needs "
+            f"{blocks}, float32")
     for i, factors in enumerate(scale.to(device, torch.float32)):
         rows = slice(i * high, (i + 1) * high)
         part = weight[rows].to(device).float()

@@ -53,6 +53,16 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family("Glm4MoeForCausalLM", "gqa", (("sigmoid", "noaux_tc"),),
         dict(head_dim=128, partial_rotary_factor=0.5), o_bias=False),
 }
+
+
+def family_of(model_type: str) -> Family:
+    """A row of FAMILIES. Raises UserError if there is none."""
+    if str(model_type) not in FAMILIES:  # str: a config.json can hold anything
+        raise UserError(f"model config: model_type {model_type!r} is not supported"
+            f"{closest(str(model_type), FAMILIES)}")
+    return FAMILIES[model_type]
+
+
 # The fields that a family's config.json has: these, its attention's, and if it has experts theirs.
 _FIELDS = ("model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
     "num_key_value_heads attention_bias rope_theta rope_scaling max_position_embeddings rms_norm_eps "
@@ -63,9 +73,13 @@ _ATTENTION_FIELDS = {
 _EXPERT_FIELDS = ("moe_intermediate_size n_shared_experts n_routed_experts num_experts_per_tok "
     "routed_scaling_factor first_k_dense_replace scoring_func topk_method n_group topk_group "
     "norm_topk_prob").split()
-# Of a scaling of RoPE (context.ROPE_SCALINGS), the fields without which it is not defined.
+# Of a scaling of RoPE (attention.ROPE_SCALINGS), the fields without which it is not defined.
 _ROPE_SCALINGS = {"yarn": ["original_max_position_embeddings"], "linear": ["factor"],
     "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]}
+# What is at least 1.
+_SIZES = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
+    "num_attention_heads num_key_value_heads head_dim n_routed_experts num_experts_per_tok n_group "
+    "topk_group kv_lora_rank qk_rope_head_dim v_head_dim max_position_embeddings").split()
 
 
 @dataclass
@@ -112,10 +126,8 @@ class ModelConfig:
     think_tags: str = ""  # the two special tokens around the thinking (ours, not Hugging Face's)
 
     def __post_init__(self):
-        if self.model_type not in FAMILIES:
-            raise UserError(f"model config: model_type {self.model_type!r} is not supported"
-                f"{closest(self.model_type, FAMILIES)}")
-        family = self.family
+        family = family_of(self.model_type)
+        self._check_types()
         scoring_func, topk_method = family.routings[0] if family.routings else (None, None)
         defaults = {"scoring_func": scoring_func, "topk_method": topk_method, "norm_topk_prob": True,
             "num_key_value_heads": self.num_attention_heads, "use_qk_norm": False,
@@ -129,8 +141,8 @@ class ModelConfig:
             self.first_k_dense_replace = self.num_hidden_layers
         routing, scaling = (self.scoring_func, self.topk_method), self.rope_scaling or {}
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
-        kind = scaling.get("rope_type")
-        lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not scaling.get(k)]
+        kind = str(scaling.get("rope_type"))
+        lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not is_a(scaling.get(k) or None, float)]
         checks = [
             (routing in family.routings or not family.routings,
              f"{self.model_type} routes with {list(family.routings)}, not {routing}"),
@@ -150,6 +162,15 @@ class ModelConfig:
         for ok, message in checks:
             if not ok:
                 raise UserError(f"model config: {message}")
+
+    def _check_types(self):
+        """Raises UserError for a value that is not of its field's type, and for a size below 1."""
+        for name, kind in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not is_a(value, kind):
+                raise UserError(f"model config: {name}={value!r} is no {getattr(kind, '__name__', kind)}")
+            if name in _SIZES and value is not None and value < 1:
+                raise UserError(f"model config: {name}={value} must be at least 1")
 
     @property
     def family(self) -> Family:
@@ -177,17 +198,24 @@ class ModelConfig:
         """Read a `config.json` in either dialect: `rope_theta` + `rope_scaling`, or transformers 5's
         `rope_parameters`. Raises UserError for a feature that the model does not have."""
         raw = {k: v for k, v in raw.items() if v is not None}
+        family = family_of(raw.get("model_type", "deepseek_v3"))
+        kinds = dict(rope_parameters=dict, rope_scaling=dict, quantization_config=dict, layer_types=list)
+        for key, kind in kinds.items():
+            if not isinstance(raw.get(key, kind()), kind):
+                raise UserError(f"model config: {key}={raw[key]!r} is no {kind.__name__}")
         rope = dict(raw.pop("rope_parameters", None) or raw.get("rope_scaling") or {})
         for key in ("rope_theta", "partial_rotary_factor"):
             raw |= {key: rope.pop(key)} if key in rope else {}
+        if any(isinstance(value, dict) for value in rope.values()):
+            raise UserError("model config: rope_parameters of each kind of layer are not supported")
         kind = rope.pop("type", None)
         rope["rope_type"] = rope.get("rope_type", kind) or "default"
-        if rope["rope_type"] == "yarn" and "attn_factor" in rope and rope.get("factor"):
+        factor, attn_factor = rope.get("factor"), rope.get("attn_factor")
+        if rope["rope_type"] == "yarn" and is_a(factor, float) and is_a(attn_factor, float):
             # R1-0528-Qwen3-8B: a factor on YaRN's temperature 0.1 ln(s) + 1, which it cancels. transformers
             # does not read it, but the product of the two under its own name
-            rope.setdefault("attention_factor", rope["attn_factor"] * (0.1 * math.log(rope["factor"]) + 1))
+            rope.setdefault("attention_factor", attn_factor * (0.1 * math.log(max(factor, 1)) + 1))
         raw["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-        family = FAMILIES.get(raw.get("model_type", "deepseek_v3"), Family("", ""))
         for ours, names in family.names.items():
             for theirs in set(names) & set(raw):
                 raw[ours] = raw[theirs]
@@ -195,12 +223,15 @@ class ModelConfig:
         for key, value in only.items():
             if raw.get(key, value) != value:
                 raise UserError(f"model config: {key}={raw[key]!r} is not supported (only {value!r})")
-        if others := sorted(set(raw.get("layer_types", ())) - {"full_attention"}):
+        if others := sorted({str(kind) for kind in raw.get("layer_types", ())} - {"full_attention"}):
             raise UserError(f"model config: layer_types {others} are not supported (only full_attention)")
         quantized = raw.get("quantization_config", {})
         if quantized and (quantized.get("quant_method"), quantized.get("fmt", "e4m3")) != ("fp8", "e4m3"):
             raise UserError(f"model config: weights quantized by {quantized.get('quant_method')} are not "
                 "supported (only fp8, e4m3 in blocks); convert the checkpoint to bfloat16")
+        block = quantized.get("weight_block_size") or [128, 128]
+        if not (isinstance(block, list) and [is_a(n, int) and n > 0 for n in block] == [True, True]):
+            raise UserError(f"model config: weight_block_size={block!r} is not supported (only two sizes)")
         needed = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}
         needed |= {"kv_lora_rank"} if family.attention == "mla" else set()
         if missing := needed - set(raw):
@@ -297,6 +328,12 @@ def presets_of(script: str, cls) -> dict[str, dict]:
                 named = {"stage": stage} if "stage" in names else {}
                 rows[f"{size}/{stage}"] = row | scaled | other | named
     return rows
+
+
+def is_a(value, kind) -> bool:
+    """Whether a value is of a field's type: a class, or a union of classes and lists. An int is a float."""
+    kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or [kind]]
+    return isinstance(value, tuple(kinds)) or float in kinds and isinstance(value, int)
 
 
 def closest(word: str, choices) -> str:
@@ -415,8 +452,11 @@ def read_json(path) -> dict:
     """The JSON object in a file. Raises UserError if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as f:
-            return json.load(f)
+            found = json.load(f)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object, but {str(found)[:40]}")
+    return found

@@ -153,7 +153,14 @@ def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
     (dict(rope_scaling=dict(rope_type="yarn", factor=2.0)), "yarn lacks original_max_position_embeddings"),
     (dict(rope_scaling=dict(rope_type="llama3", factor=2.0)), "llama3 lacks low_freq_factor"),
     (dict(layer_types=["full_attention", "sliding_attention"]), "sliding_attention"),
-    (dict(quantization_config=dict(quant_method="awq")), "awq"), (dict(vocab_size=None), "lacks vocab_size")])
+    (dict(quantization_config=dict(quant_method="awq")), "awq"), (dict(vocab_size=None), "lacks vocab_size"),
+    (dict(model_type="gemma3", hidden_size=None), "gemma3"), (dict(model_type=["a"]), "model_type"),
+    (dict(hidden_size="24"), "hidden_size='24' is no int"), (dict(vocab_size=0), "vocab_size=0 must be"),
+    (dict(eos_token_id="</s>"), "eos_token_id='</s>' is no int"), (dict(num_attention_heads=0), "at least 1"),
+    (dict(rope_scaling="yarn"), "rope_scaling='yarn' is no dict"), (dict(layer_types=3), "is no list"),
+    (dict(rope_parameters=dict(full_attention=dict(rope_type="default"))), "each kind of layer"),
+    (dict(rope_scaling=dict(rope_type="linear", factor="x")), "linear lacks factor"),
+    (dict(quantization_config=dict(quant_method="fp8", weight_block_size=128)), "weight_block_size=128")])
 def test_what_a_config_cannot_mean_is_named(change, says):
     raw = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=6)
     ModelConfig.from_hf(raw)
@@ -287,6 +294,42 @@ def test_a_damaged_fp8_checkpoint_is_one_line(tmp_path):
     save_file(tensors | {name: tensors[name][:, :1].contiguous()}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=f"{name} has shape"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{}", '{"weight_map": ["x"]}'])
+def test_a_file_that_is_json_but_not_what_it_should_be_is_one_line(text, tmp_path):
+    fp8_checkpoint(tmp_path, "qwen3", shards=True)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match="index.json (has no weight_map|holds no JSON object)"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json (holds no JSON object|lacks)"):
+        load_model(tmp_path)
+
+
+def saved(folder, change):
+    """A random bfloat16 checkpoint whose tensors `change` has changed."""
+    cfg = ModelConfig(model_type="qwen2", hidden_size=16, num_hidden_layers=1, vocab_size=33)
+    save_model(Transformer(cfg).init_weights(0).to(torch.bfloat16), folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: change(name, x) for name, x in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float8_e5m2])
+def test_numbers_that_need_a_scale_which_we_do_not_know_are_refused(dtype, tmp_path):
+    saved(tmp_path, lambda name, x: x.to(dtype) if "q_proj.weight" in name else x)
+    for wanted in (None, torch.float32):
+        with pytest.raises(UserError, match=f"q_proj.weight holds {dtype} numbers"):
+            load_model(tmp_path, dtype=wanted)
+
+
+@pytest.mark.parametrize("other", ["lm_head", "norm", "bias", "down_proj", "embed_tokens"])
+def test_a_checkpoint_of_two_dtypes_is_one_model(other, tmp_path):
+    model = load_model(saved(tmp_path, lambda name, x: x.float() if other in name else x))
+    assert {p.dtype for p in model.parameters()} == {torch.float32 if other == "embed_tokens"
+        else torch.bfloat16}
+    assert model(torch.randint(33, (1, 5))).isfinite().all()
 
 
 def test_a_truncated_shard_is_one_line(tmp_path):
