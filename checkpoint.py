@@ -163,15 +163,22 @@ def _stored_tensors(dir: Path):
                 room = READ_AT_ONCE
                 while names and room > 0:
                     name = names.pop(0)
-                    tensor, scale = f.get_tensor(name), None
-                    if tensor.dtype == torch.float8_e4m3fn:
-                        if name + SCALE not in place:
-                            raise UserError(f"{file}: {name} is FP8, and {name}{SCALE} is missing")
-                        with _opened(place[name + SCALE]) as other:
-                            scale = other.get_tensor(name + SCALE)
+                    tensor = f.get_tensor(name)
+                    fp8 = tensor.dtype == torch.float8_e4m3fn
                     room -= tensor.nbytes
-                    yield name, tensor, scale
+                    yield name, tensor, _scale_of(name, f, file, place) if fp8 else None
                     del tensor
+
+
+def _scale_of(name: str, f, file: Path, place: dict[str, Path]):
+    """The factors of an FP8 weight's blocks, often in the file that is open."""
+    where = place.get(name + SCALE)
+    if where is None:
+        raise UserError(f"{file}: {name} is FP8, and {name}{SCALE} is missing")
+    if where == file:
+        return f.get_tensor(name + SCALE)
+    with _opened(where) as other:
+        return other.get_tensor(name + SCALE)
 
 
 @contextmanager

@@ -387,7 +387,7 @@ TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     **dict.fromkeys(TASKS, ("exact", {"format": 0.1})),
     "countdown": ("countdown", {"format": 0.1}), "math": ("math", {"format": 0.1}),
     "math_boxed": ("math_boxed", {"format_boxed": 0.1}),
-    **dict.fromkeys(("number", "word_sums"), ("number", {"format": 0.0})), "code": ("code", {"format": 0.1}),
+    **dict.fromkeys(("number", "word_sums"), ("number", {})), "code": ("code", {"format": 0.1}),
     "general": ("preference",
         {"format": 0.1, "helpful": 0.0, "harmless": 0.0, "answered": 0.0, "clean": 0.0}),
 }

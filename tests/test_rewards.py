@@ -235,7 +235,7 @@ def test_a_task_without_tags_is_paid_by_the_last_number_and_a_weight_asks_for_ta
     assert [s["reward"] for s in score([row] * 2, [said, tagged])] == [1.0, 1.0]
     plan = plan_of("", "accuracy=0,exact=1")
     got = score([row] * 2, [said, tagged], plan)
-    assert [(s["reward"], s["accuracy"], s["format"]) for s in got] == [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0)]
+    assert [(s["reward"], s["accuracy"]) for s in got] == [(0.0, 1.0), (1.0, 1.0)]
     assert [answer_of(row, text) for text in (said, "10.0", "10.5", "ten")] == ["10", "10", "21/2", None]
     check_rows([{"prompt": "p", "task": "number", "answer": "so it is\n#### 1,234"}], "rows.jsonl")
     with pytest.raises(UserError, match="row 1: .*no number in the answer 'ten'"):
