@@ -58,6 +58,7 @@ def test_a_checkpoint_keeps_the_template_that_its_prompts_are_put_in(tmp_path):
     assert ids[0] == TOK.bos_id and ids == tok.encode_prompt("Use 1 2 to make {3}.")
     assert again.decode(ids[1:]) == R1_ZERO.replace("{prompt}", "Use 1 2 to make {3}.")
     assert not set(ids[1:]) & {TOK.encoding.encode_single_token(t) for t in TAGS}  # the tags as plain text
+    (tmp_path / "none").mkdir()
     assert for_checkpoint(tmp_path / "none").template == PLAIN == shipped().template
     (tmp_path / "template.txt").write_text("Q: A:")
     with pytest.raises(TokenizerError, match="prompt"):
