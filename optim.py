@@ -156,13 +156,14 @@ def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
 
 
 def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
-    """Give each bfloat16 parameter a float32 `master`, from a stopped run's state if there is one: bfloat16
-    alone rounds away an update of less than 1/512 of a weight. Every micro-batch's gradient is added to the
-    master's, in float32, and freed. Every other parameter gets its gradient's memory now, for kernels that
-    add to it in place. Returns what the optimizers step: `master_of` each parameter."""
+    """Give each bfloat16 or float16 parameter a float32 `master`, from a stopped run's state if there is one:
+    bfloat16 alone rounds away an update of less than 1/512 of a weight, and in float16 a squared gradient is
+    often 0. Every micro-batch's gradient is added to the master's, in float32, and freed. Every other
+    parameter gets its gradient's memory now, for kernels that add to it in place. Returns what the optimizers
+    step: `master_of` each parameter."""
     saved = (state or {}).get("masters", {})
     for name, p in model.named_parameters():
-        if p.dtype == torch.bfloat16 and p.requires_grad:
+        if p.dtype in (torch.bfloat16, torch.float16) and p.requires_grad:
             p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
             p.register_post_accumulate_grad_hook(_add_to_master)
         elif p.requires_grad and p.grad is None:
@@ -178,7 +179,7 @@ def _add_to_master(p: torch.nn.Parameter):
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
-    which bfloat16 parameters then follow. Returns the norm."""
+    which the parameters then follow. Returns the norm."""
     masters = [master_of(p) for p in parameters]
     sum_gradients(ranks, masters)
     norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)

@@ -64,6 +64,19 @@ def test_updates_too_small_for_bfloat16_add_up_in_the_masters():
         assert all(p.dtype == torch.bfloat16 and p.grad is None for p in model.parameters() if keep)
 
 
+def test_a_float16_model_has_masters_too():
+    """Without them AdamW's second moment is 0 in float16, and an update by it is infinite."""
+    model = bf16()
+    for p in model.parameters():
+        p.data = p.data.half()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(keep_masters(model), weight_decay=0.0)
+    for _ in range(20):
+        step(model, optimizer, 1e-4)
+    moves = [(p - b).abs().max() for p, b in zip(model.parameters(), before, strict=True)]
+    assert all(p.dtype == torch.float16 for p in model.parameters()) and 1e-3 < max(moves) < 5e-3
+
+
 def test_gradients_of_micro_batches_add_up_in_float32():
     """Against the sum of the 64 parts' gradients in float64: exact with masters, rounded without."""
     tokens = torch.randint(0, 64, (64, 8), generator=torch.Generator().manual_seed(0))
