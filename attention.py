@@ -97,6 +97,10 @@ def gqa_attention(q, k, v, scale: float, masked=None):
     if blocked(q, k):
         return _BlockedGQA.apply(q, k, v, scale, masked)
     seen = seen_keys(q.shape[1], k.shape[1], masked)
+    if seen is not None and q.device.type != "cpu":
+        # on most GPUs a fused kernel takes a mask or fewer heads of keys than of queries: where both are
+        # given, torch would hold all T (S+T) scores. Keys repeated for each query head are few beside that
+        k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], dim=2) for x in (k, v))
     out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=seen,
         is_causal=seen is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2])
     return out.transpose(1, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attention import gqa_attention
 from checkpoint import save_model
 from config import PRESETS, ModelConfig
 from data.tokenizer import shipped
@@ -60,6 +61,28 @@ def test_rollout_logprobs_are_those_of_the_training_pass(dtype, most, shape):
         hidden = model.hidden(tokens[:, :-1])[:, len(PROMPTS[i // 4]) - 1 :]
         logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, len(PROMPTS[i // 4]) :])
         assert (logprobs[0].cpu() - torch.tensor(out.logprobs[i])).abs().mean() < most
+
+
+@pytest.mark.parametrize("dtype,off", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_masked_gqa_equals_the_cpus_and_never_holds_all_scores(dtype, off):
+    """Completions behind prompts: 2,048 queries of 8 heads, 4,096 keys of 2."""
+    g, found = torch.Generator().manual_seed(0), []
+    shapes = (2, 200, 8, 64), (2, 300, 2, 64), (2, 300, 2, 64)
+    inputs, masked = [torch.randn(s, generator=g) for s in shapes], torch.rand(2, 100, generator=g) < 0.5
+    for device, kind in (("cuda", dtype), ("cpu", torch.float32)):
+        leaves = [x.to(device, kind).requires_grad_() for x in inputs]
+        out = gqa_attention(*leaves, 0.125, masked.to(device))
+        out.float().square().sum().backward()
+        found.append([x.float().cpu() for x in (out, *(leaf.grad for leaf in leaves))])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).norm() <= off * b.norm()
+    q, k, v = (torch.randn(2, n, heads, 64, device="cuda", dtype=dtype)
+        for n, heads in ((2048, 8), (4096, 2), (4096, 2)))
+    masked = torch.zeros(2, 2048, dtype=torch.bool, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    gqa_attention(q, k, v, 0.125, masked)
+    assert torch.cuda.max_memory_allocated() - before < 2 * 8 * 2048 * 4096 * q.element_size()
 
 
 @pytest.mark.parametrize("dtype,off", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
