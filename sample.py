@@ -3,9 +3,9 @@
     python sample.py --from out/tiny/grpo --prompt "Use 3 7 9 to make 30."
     python sample.py --from SmolLM2-135M-Instruct --chat true     # a conversation, one turn per line
 
-One prefill per prompt, its latent cache shared by the group's samples; absorbed decoding; rows that have
-finished leave the batch. The noise of a row depends on (seed, prompt number, sample number) alone, so the
-batch's order, its split over ranks and the rows beside it change nothing.
+One prefill per prompt, its cache shared by the group's samples (of MLA latents, decoded absorbed; of GQA keys
+and values); rows that have finished leave the batch. The noise of a row depends on (seed, prompt number,
+sample number) alone, so the batch's order, its split over ranks and the rows beside it change nothing.
 """
 
 import codecs
