@@ -149,7 +149,8 @@ class _BlockedGQA(torch.autograd.Function):
         (B, T, H, _), M = q.shape, k.shape[2]
         queries = (q * scale).unflatten(2, (M, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
         keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (b, s + t, .)
-        out, kept = _attend_blocks(queries, keys, values, (B, T, M, H // M), masked)
+        shape, keep = (B, T, M, H // M), any(ctx.needs_input_grad)
+        out, kept = _attend_blocks(queries, keys, values, shape, masked, keep)  # (B, T, M, H/M, W)
         ctx.save_for_backward(queries, keys, values, out, *kept)
         ctx.scale = scale
         return out.flatten(2, 3)  # (B, T, H, W)
@@ -177,10 +178,11 @@ class _BlockedMLA(torch.autograd.Function):
         keys[..., :U], keys[..., U:] = kv[..., :U].transpose(1, 2), k_rot[:, None]
         values = kv[..., U:].transpose(1, 2)
         queries, keys, values = (x.flatten(0, 1) for x in (queries, keys, values))  # (b, t, .), (b, s + t, .)
-        out, kept = _attend_blocks(queries, keys, values, (B, T, H, 1), masked)  # (B, T, H, 1, W)
+        shape, keep = (B, T, H, 1), any(ctx.needs_input_grad)
+        out, kept = _attend_blocks(queries, keys, values, shape, masked, keep)  # (B, T, H, 1, W)
         ctx.save_for_backward(queries, keys, values, turn, out, *kept)
         ctx.scale = scale
-        return out.squeeze(3)
+        return out.squeeze(3)  # (B, T, H, W)
 
     @staticmethod
     def backward(ctx, grad):
@@ -194,10 +196,10 @@ class _BlockedMLA(torch.autograd.Function):
         return g_q, None, torch.cat([g_keys[..., :U], g_values], dim=-1), g_keys[..., U:].sum(2), None, None
 
 
-def _attend_blocks(queries, keys, values, shape, masked):
+def _attend_blocks(queries, keys, values, shape, masked, keep: bool):
     """Attention of queries (b, T r, d), scaled, over keys (b, S+T, d) and values (b, S+T, W); b runs over
     B sequences and h heads of keys, each with r queries per token; shape = (B, T, h, r) -> (B, T, h, r, W),
-    and the blocks' probabilities for the backward pass."""
+    and, to `keep` for the backward pass, the blocks' probabilities."""
     (B, T, h, r), S = shape, keys.shape[1] - shape[1]
     out, kept = queries.new_empty(B, T, h, r, values.shape[-1]), []
     future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1).repeat_interleave(r, 0)
@@ -210,7 +212,7 @@ def _attend_blocks(queries, keys, values, shape, masked):
             p[:, :, :S].unflatten(0, (B, h)).masked_fill_(masked[:, None, None], float("-inf"))
         torch.softmax(p, -1, out=p)
         out.transpose(1, 2)[:, :, start:end] = torch.bmm(p, values[:, :past]).view(B, h, n, r, out.shape[-1])
-        kept.append(p)
+        kept += [p] if keep else []
     return out, kept
 
 

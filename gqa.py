@@ -20,14 +20,15 @@ class GQA(nn.Module):
         D, family = cfg.hidden_size, cfg.family
         self.H, self.M, self.W, self.R = (cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim,
             cfg.rotary_dim)
-        bias = cfg.attention_bias if family.qkv_bias is None else family.qkv_bias
+        own = family.qkv_bias, family.o_bias  # None: config.json decides
+        bias, o_bias = (cfg.attention_bias if b is None else b for b in own)
         self.q_proj = Linear(D, self.H * self.W, bias=bias)
         self.k_proj = Linear(D, self.M * self.W, bias=bias)
         self.v_proj = Linear(D, self.M * self.W, bias=bias)
-        self.o_proj = Linear(self.H * self.W, D, bias=cfg.attention_bias if family.o_bias is None else
-            family.o_bias)
+        self.o_proj = Linear(self.H * self.W, D, bias=o_bias)
         if cfg.use_qk_norm:  # scores cannot explode, whatever the weights become (arXiv 2010.04245)
-            self.q_norm, self.k_norm = (RMSNorm(self.W, cfg.rms_norm_eps) for _ in range(2))
+            self.q_norm = RMSNorm(self.W, cfg.rms_norm_eps)
+            self.k_norm = RMSNorm(self.W, cfg.rms_norm_eps)
         self.qk_norm = cfg.use_qk_norm
         self.scale = self.W**-0.5
 
