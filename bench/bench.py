@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script star
 import torch
 
 import sample
-from batch import Sample, activation_bytes, training_bytes, weight_bytes
+from batch import Sample, activation_bytes, collate, completion_logprobs, training_bytes, weight_bytes
 from checkpoint import load_model, save_model
 from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, read_json, run_script
 from data.tasks import training_rows
@@ -101,6 +101,7 @@ WORKS = {  # prompts, samples, prompt tokens, new tokens; rows per pass of ours 
     "rollout_smollm2": Work("rollout", SMOLLM2, 8, 8, 48, 48, 0, 0, True),
     "rollout_stop64": Work("rollout", None, 8, 8, 0, 48, 0, 0, True),  # --from out/smollm2/grpo
     "train_smollm2": Work("train", SMOLLM2, 4, 8, 48, 48, 16, 16, True),
+    "pass_smollm2": Work("pass", SMOLLM2, 4, 8, 48, 48, 16, 16, True),  # of GRPO: a group shares its prompt
 }
 GPU = {"1b": LARGE, "54m": SMALL}  # the largest that fits is measured by --all
 for _size, _shape in GPU.items():
@@ -168,6 +169,16 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
                 logprobs.sum().backward()
             model.zero_grad(set_to_none=False)
             return tokens.numel()
+        if work.kind == "pass":
+            rows = [Sample(p + (p * 9)[:new], len(p), [0.0] * new, True, None, {}, 0)
+                for p in prompts[:count] for _ in range(work.G)]
+            shared = [(tuple(s.tokens[: s.start]), s.start) for s in rows]
+            longest = max(len(s.tokens) for s in rows)
+            for part in micro_batches(ranks, [len(s.tokens) for s in rows], micro * longest, shared):
+                batch = collate([rows[i] for i in part], 0, ranks.device)
+                completion_logprobs(model, batch, 1.0)[0].sum().backward()
+            model.zero_grad(set_to_none=False)
+            return len(rows) * new
         mine, out = rollout(count, new)
         if work.kind == "step":
             samples = rows_of([prompts[i] for i in mine], out, work.G)
@@ -213,12 +224,13 @@ def theirs(work: Work, model, prompts, eos, micro: int) -> Callable[[int, int], 
             )[:, longest:]
             return int((out != pad).sum()) if eos is not None else out.numel()
         tokens = torch.cat([ids, ids.repeat(1, 9)[:, :new]], 1)
+        kept = new if work.kind == "pass" else tokens.shape[1] - 1  # of GRPO: only the completions' logits
         for part in tokens.split(micro):
-            logits = peer(part[:, :-1]).logits
-            logp = logits.log_softmax(-1).gather(2, part[:, 1:, None])
+            logits = peer(part[:, :-1], logits_to_keep=kept).logits
+            logp = logits.log_softmax(-1).gather(2, part[:, -kept:, None])
             logp.sum().backward()
         peer.zero_grad()
-        return tokens.numel()
+        return len(tokens) * (new if work.kind == "pass" else tokens.shape[1])
 
     return job
 

@@ -58,7 +58,7 @@ def test_both_sides_do_the_same_work(monkeypatch):
         model, prompts, eos = bench.build(work, "")
         ours = bench.ours(work, model, prompts, eos, bench.Ranks(0, 1, "cpu"), 2)
         theirs = bench.theirs(work, model, prompts, eos, 2)
-        assert ours(3, 5) == theirs(3, 5) == 3 * 2 * (5 if kind == "rollout" else 11)
+        assert ours(3, 5) == theirs(3, 5) == 3 * 2 * (11 if kind == "train" else 5)
 
 
 def test_an_unknown_work_is_one_line():
