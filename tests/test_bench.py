@@ -53,7 +53,7 @@ def test_a_rollout_reads_weights_and_prompts_every_step_and_each_latent_while_it
 def test_both_sides_do_the_same_work(monkeypatch):
     pytest.importorskip("transformers")
     shape = dict(PRESETS["tiny"], num_hidden_layers=2, hidden_size=32)
-    for kind in ("rollout", "train"):
+    for kind in ("rollout", "train", "pass"):
         work = bench.Work(kind, shape, 3, 2, 6, 5, 2, 2)
         model, prompts, eos = bench.build(work, "")
         ours = bench.ours(work, model, prompts, eos, bench.Ranks(0, 1, "cpu"), 2)
