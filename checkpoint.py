@@ -152,17 +152,18 @@ SCALE = "_scale_inv"  # behind a weight's name: the factors of its blocks (DeepS
 def _stored_tensors(dir: Path):
     """Every (name, tensor, FP8 scale or None) of a checkpoint, file by file. Raises UserError for a file that
     cannot be read, and for FP8 numbers without their scale."""
-    files, place = _files(dir), {}
-    for file in files:
+    held = {}
+    for file in _files(dir):
         with _opened(file) as f:
-            place |= dict.fromkeys(f.keys(), file)
-    for file in files:
-        names = [name for name, where in place.items() if where == file and not name.endswith(SCALE)]
+            held[file] = list(f.keys())
+    place = {name: file for file, names in held.items() for name in names}
+    for file, names in held.items():
+        names = [name for name in reversed(names) if place[name] == file and not name.endswith(SCALE)]
         while names:
             with _opened(file) as f:  # what has been read stays in memory as long as the file is open
                 room = READ_AT_ONCE
                 while names and room > 0:
-                    name = names.pop(0)
+                    name = names.pop()
                     tensor = f.get_tensor(name)
                     fp8 = tensor.dtype == torch.float8_e4m3fn
                     room -= tensor.nbytes
