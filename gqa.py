@@ -1,5 +1,5 @@
 """Grouped-Query Attention (Ainslie et al., arXiv 2305.13245), of Llama, Qwen and most open models: the plain
-form, then the fast ones. Beside it: mla.py, with the same four methods. Letters: the legend of model.py."""
+form, then the fast ones. Beside it: mla.py, with the same methods. Letters: the legend of model.py."""
 
 import torch
 from torch import nn
@@ -18,8 +18,7 @@ class GQA(nn.Module):
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         D, family = cfg.hidden_size, cfg.family
-        self.H, self.M, self.W, self.R = (cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim,
-            cfg.rotary_dim)
+        self.H, self.M, self.W = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
         own = family.qkv_bias, family.o_bias  # None: config.json decides
         bias, o_bias = (cfg.attention_bias if b is None else b for b in own)
         self.q_proj = Linear(D, self.H * self.W, bias=bias)
