@@ -366,6 +366,12 @@ def knob(default, help: str, group: str = "", of: str = ""):
     return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
 
 
+# Help of two knobs that every script has which puts prompts to a model.
+TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (the checkpoint's own), or a "
+    "text with {prompt}; empty = as it was trained")
+SYSTEM = "with the chat template: what the system says first"
+
+
 def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:
     """The docstring, the knobs of the first screen, then each group under its heading."""
     sections = {"": ["  --config NAME".ljust(34) + f"preset: {', '.join(presets)}"]}

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import UserError, knob, parse_args, presets_of, run_script
+from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, run_script
 from data.r1_data import why_not, write_jsonl
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
@@ -36,9 +36,8 @@ CHUNK = 64  # prompts between two saves
 class Config:
     from_: str = knob("out/tiny/reasoning", "the teacher's folder")
     task: str = knob("countdown", "task with its knobs, or a .jsonl file of rows")
-    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
-        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
-    system: str = knob("", "with the chat template: what the system says first", group="prompt")
+    template: str = knob("", TEMPLATE, group="prompt")
+    system: str = knob("", SYSTEM, group="prompt")
     out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
     prompts: int = knob(512, "how many prompts")
     samples: int = knob(8, "samples per prompt")

@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import UserError, knob, parse_args, presets_of, run_script
+from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, run_script
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
@@ -229,9 +229,8 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
-    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
-        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
-    system: str = knob("", "with the chat template: what the system says first", group="prompt")
+    template: str = knob("", TEMPLATE, group="prompt")
+    system: str = knob("", SYSTEM, group="prompt")
     split: str = knob("", "rows of a .jsonl file: all, or test = the fifth that grpo.py and distill.py hold "
         "out; empty = test for the task that it was trained on, else all")
     problems: int = knob(256, "held-out problems")

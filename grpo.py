@@ -31,7 +31,18 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
-from config import PRESETS, UserError, closest, knob, numbers, parse_args, presets_of, run_script
+from config import (
+    PRESETS,
+    SYSTEM,
+    TEMPLATE,
+    UserError,
+    closest,
+    knob,
+    numbers,
+    parse_args,
+    presets_of,
+    run_script,
+)
 from data.tasks import load_jsonl, training_rows
 from data.tokenizer import for_checkpoint
 from eval import evaluate, held_out, measures
@@ -50,9 +61,8 @@ class Config:
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file of rows")
-    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
-        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
-    system: str = knob("", "with the chat template: what the system says first", group="prompt")
+    template: str = knob("", TEMPLATE, group="prompt")
+    system: str = knob("", SYSTEM, group="prompt")
     out: str = knob("", "output folder; empty = out/<config>/grpo")
     seed: int = knob(0, "seed of the problems and of the sampling")
     steps: int = knob(100, "rollouts; each is followed by `updates` optimizer steps")

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 import kernels
 from checkpoint import load_model
-from config import UserError, knob, parse_args, run_script
+from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, run_script
 from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights
 from model import Transformer
@@ -347,9 +347,8 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     prompt: str = knob("", "what to ask; empty = read one question per line")
     chat: bool = knob(False, "true: a conversation in the checkpoint's chat template, one turn per line")
-    template: str = knob("", "how a prompt is put to the model: plain, zero, chat, or a text with {prompt}; "
-        "empty = as it was trained")
-    system: str = knob("", "with the chat template: what the system says first")
+    template: str = knob("", TEMPLATE)
+    system: str = knob("", SYSTEM)
     max_new_tokens: int = knob(256, "longest completion")
     temperature: float = knob(1.0, "0 = greedy")
     top_p: float = knob(1.0, "nucleus sampling")

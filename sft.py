@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
-from config import PRESETS, ModelConfig, UserError, knob, parse_args, presets_of, run_script
+from config import PRESETS, SYSTEM, ModelConfig, UserError, knob, parse_args, presets_of, run_script
 from data.tasks import chain_for, load_jsonl, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
@@ -51,7 +51,7 @@ class Config:
     template: str = knob("", "how a prompt is put to the model: plain (the prompt and a newline), zero "
         "(R1-Zero's), chat (--init's own), or a text with {prompt}, saved with the weights; empty = that of "
         "--init, else plain", group="prompt")
-    system: str = knob("", "with the chat template: what the system says first", group="prompt")
+    system: str = knob("", SYSTEM, group="prompt")
     batch_size: int = knob(64, "sequences per step")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, padding included", group="memory")
     lr: float = knob(3e-3, "peak learning rate (Muon is scaled to AdamW's)")

@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import UserError, closest, knob, parse_args, presets_of, run_script
+from config import SYSTEM, TEMPLATE, UserError, closest, knob, parse_args, presets_of, run_script
 from data.tokenizer import Tokenizer
 from eval import (
     best_at_k,
@@ -286,9 +286,8 @@ class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("",
         "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
-    template: str = knob("", "how a prompt is put to the model: plain, zero (R1-Zero's), chat (the "
-        "checkpoint's own), or a text with {prompt}; empty = as it was trained", group="prompt")
-    system: str = knob("", "with the chat template: what the system says first", group="prompt")
+    template: str = knob("", TEMPLATE, group="prompt")
+    system: str = knob("", SYSTEM, group="prompt")
     split: str = knob("", "rows of a .jsonl file: all or test, as in eval.py")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
