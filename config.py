@@ -370,6 +370,12 @@ def knob(default, help: str, group: str = "", of: str = ""):
 TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (the checkpoint's own), or a "
     "text with {prompt}; empty = as it was trained")
 SYSTEM = "with the chat template: what the system says first"
+# Help of the knobs that say how a file of --task is read (data/shapes.py).
+TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; shapes: docs/data.md)"
+COLUMNS = ("columns of a shape that is not known, ours=theirs: prompt=question,answer=reply,task=math_boxed "
+    "(task: theirs, or a name)")
+ANSWER_PATTERN = "with --columns: a regular expression whose last match is the answer, such as '#### (.*)'"
+TOO_LONG = "rows that do not fit into the context: error, or drop (left out and counted)"
 
 
 def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:

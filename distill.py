@@ -20,13 +20,27 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, run_script
+from config import (
+    ANSWER_PATTERN,
+    COLUMNS,
+    SYSTEM,
+    TASK_FILE,
+    TEMPLATE,
+    TOO_LONG,
+    UserError,
+    knob,
+    parse_args,
+    presets_of,
+    run_script,
+)
 from data.r1_data import why_not, write_jsonl
-from data.tasks import load_jsonl, training_rows
+from data.shapes import is_file, read_rows
+from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
+from eval import fitting_prompts
 from parallel import Ranks, gather, setup
 from preference import load_judge
-from rewards import TASK_REWARDS, load_function
+from rewards import TASK_REWARDS, check_rows, load_function
 from sample import generate
 
 CHUNK = 64  # prompts between two saves
@@ -35,7 +49,10 @@ CHUNK = 64  # prompts between two saves
 @dataclass
 class Config:
     from_: str = knob("out/tiny/reasoning", "the teacher's folder")
-    task: str = knob("countdown", "task with its knobs, or a .jsonl file of rows")
+    task: str = knob("countdown", f"task with its knobs, or {TASK_FILE}")
+    columns: str = knob("", COLUMNS, group="data")
+    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
     out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
@@ -46,7 +63,7 @@ class Config:
     temperature: float = knob(1.0, "of sampling")
     judge: str = knob("", "decides where no rule does: a preference model's folder, or file.py:function")
     bar: float = knob(0.5, "the judge keeps what scores at least this")
-    add: str = knob("", "a .jsonl file of further rows with completions (general data), mixed in as they are")
+    add: str = knob("", "a file of further rows with completions (general data), mixed in as they are")
     seed: int = knob(0, "seed of the prompts and of the sampling")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
@@ -91,7 +108,7 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
     ...]}."""
     mine, found = ranks.share(numbers), []
     if mine:
-        prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in mine]
+        prompts = [tokenizer.encode_row(rows(i)) for i in mine]
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
@@ -115,6 +132,16 @@ def finished_chunks(part: Path, settings: dict) -> list[dict]:
     return [json.loads(line) for line in lines[1:]]
 
 
+def prompt_rows(cfg: Config) -> list[dict]:
+    """The rows of a file that are not held out, none of a generated task; those that a rule judges are
+    checked. Raises UserError."""
+    if not is_file(cfg.task):
+        return []
+    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern)
+    check_rows([row for row in rows if row["task"] in TASK_REWARDS and row["task"] != "general"], cfg.task)
+    return split_rows(rows, cfg.task)["train"]
+
+
 def say_yield(chunks: list[dict]):
     """The yield per task and per reason."""
     counts: dict[str, Counter] = {}
@@ -132,17 +159,20 @@ def main():
     cfg, _ = parse_args(Config, RECIPES, __doc__)
     if min(cfg.prompts, cfg.samples, cfg.keep, cfg.max_new_tokens) < 1:
         raise UserError("--prompts, --samples, --keep and --max_new_tokens must be at least 1")
-    rows, judge = training_rows(cfg.task, cfg.seed, hold_out=True), judge_of(cfg.judge)
-    rows(0)
-    more = load_jsonl(cfg.add) if cfg.add else []
-    if any("completion" not in row for row in more):
-        raise UserError(f'{cfg.add}: every row needs a "completion"')
+    some, judge = prompt_rows(cfg), judge_of(cfg.judge)
+    rows = training_rows(cfg.task, cfg.seed, hold_out=True) if not some else None
+    more = read_rows(cfg.add) if cfg.add else []
+    for row in more:
+        if "completion" not in row:
+            raise UserError(f'{row.place}: a row of --add needs a "completion"')
     part, settings = Path(f"{cfg.out}.part"), asdict(cfg) | {"device": ""}
     part.parent.mkdir(parents=True, exist_ok=True)
     chunks = finished_chunks(part, settings)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     model = load_model(cfg.from_, ranks.device)
+    if some:
+        rows = endless(fitting_prompts(model, tokenizer, some, cfg), cfg.seed)
     if ranks.main:
         part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
     for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):

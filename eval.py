@@ -17,8 +17,22 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, run_script
-from data.tasks import distinct, load_jsonl, split_rows
+from config import (
+    ANSWER_PATTERN,
+    COLUMNS,
+    SYSTEM,
+    TASK_FILE,
+    TEMPLATE,
+    TOO_LONG,
+    UserError,
+    knob,
+    parse_args,
+    presets_of,
+    read_json,
+    run_script,
+)
+from data.shapes import fitting, is_file, read_rows
+from data.tasks import distinct, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
 from parallel import Ranks, gather, setup
@@ -163,20 +177,26 @@ def grouped(records: list[dict]) -> list[list[dict]]:
 # ----------------------------------------------------------------------------------------------- evaluation
 
 
-def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False,
-        plan: Plan = NO_PLAN) -> list[dict]:
-    """Up to `count` held-out problems: of the test split of a generated task or of a .jsonl file;
-    whole_file takes them from all rows of the file, for one that was not trained on. Raises UserError,
-    also for rows that cannot be scored."""
-    if not task.endswith(".jsonl"):
+def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, plan: Plan = NO_PLAN,
+        **reading: str) -> list[dict]:
+    """Up to `count` held-out problems: of the test split of a generated task or of a file; whole_file takes
+    them from all rows of the file, for one that was not trained on. reading: columns and answer_pattern, as
+    of `read_rows`. Raises UserError, also for rows that cannot be scored."""
+    if not is_file(task):
         rows = distinct(task, "test", seed, count)
         check_rows(rows[:1], task, plan)
         return rows
-    rows = load_jsonl(task)
-    check_rows(rows, task, plan)
-    rows = rows if whole_file else split_rows(rows, task)["test"]
+    rows = checked_rows(task, plan, **reading)
+    rows = list(rows) if whole_file else split_rows(rows, task)["test"]
     random.Random(seed).shuffle(rows)
     return rows[:count]
+
+
+def checked_rows(path: str, plan: Plan = NO_PLAN, **reading: str) -> list[dict]:
+    """All rows of a file, after `check_rows`; says how its gold answers are read."""
+    rows = read_rows(path, **reading)
+    check_rows(rows, path, plan)
+    return rows
 
 
 def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max_new_tokens: int,
@@ -188,7 +208,7 @@ def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max
     pass@1 is the mean over all samples; every standard error is over problems. The numbers do not depend
     on the ranks."""
     numbers = ranks.share(list(range(len(rows))))
-    prompts = [tokenizer.encode_prompt(rows[i]["prompt"]) for i in numbers]
+    prompts = [tokenizer.encode_row(rows[i]) for i in numbers]
     records = []
     if prompts:
         out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens,
@@ -227,11 +247,13 @@ def summarize(records: list[dict], k: int) -> dict:
 @dataclass
 class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
-    task: str = knob("",
-        "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
+    columns: str = knob("", COLUMNS, group="data")
+    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
-    split: str = knob("", "rows of a .jsonl file: all, or test = the fifth that grpo.py and distill.py hold "
+    split: str = knob("", "rows of a file: all, or test = the fifth that grpo.py and distill.py hold "
         "out; empty = test for the task that it was trained on, else all")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
@@ -254,14 +276,28 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     if cfg.split not in ("", "all", "test"):
         raise UserError(f"--split {cfg.split}: expected all or test")
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
-    run_file = Path(cfg.from_) / "run.json"
-    task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
+    run = {} if cfg.task else run_of(cfg.from_)
+    task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
+    reading = {k: getattr(cfg, k) or run.get(k, "") for k in ("columns", "answer_pattern")}
     plan = reward_plan(cfg.reward)
-    whole = cfg.split == "all" or bool(cfg.task) and cfg.split == ""
-    rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan)
+    whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **reading)
     check(tokenizer, rows, plan)
     ranks = setup(cfg.device)
-    return load_model(cfg.from_, ranks.device), tokenizer, rows, task, plan, ranks
+    model = load_model(cfg.from_, ranks.device)
+    return model, tokenizer, fitting_prompts(model, tokenizer, rows, cfg), task, plan, ranks
+
+
+def run_of(folder: str) -> dict:
+    """The settings of the run that wrote a checkpoint; none of another's checkpoint."""
+    path = Path(folder) / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def fitting_prompts(model, tokenizer: Tokenizer, rows: list[dict], cfg) -> list[dict]:
+    """The rows whose prompts leave room for cfg.max_new_tokens; cfg.too_long says what becomes of others."""
+    return fitting(rows, model.cfg.max_position_embeddings - cfg.max_new_tokens, tokenizer.most_ids,
+        lambda row: len(tokenizer.encode_row(row)), cfg.too_long)
 
 
 def main():

@@ -32,9 +32,13 @@ import torch
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
 from config import (
+    ANSWER_PATTERN,
+    COLUMNS,
     PRESETS,
     SYSTEM,
+    TASK_FILE,
     TEMPLATE,
+    TOO_LONG,
     UserError,
     closest,
     knob,
@@ -43,16 +47,17 @@ from config import (
     presets_of,
     run_script,
 )
-from data.tasks import load_jsonl, training_rows
+from data.shapes import is_file, read_rows, refuse_leaks
+from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
-from eval import evaluate, held_out, measures
+from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
-from rewards import score
+from rewards import Plan, score
 from sample import generate
 
 
@@ -60,7 +65,15 @@ from sample import generate
 class Config:
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
-    task: str = knob("countdown", "task with its knobs (countdown:n=3,high=9), or a .jsonl file of rows")
+    task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
+    columns: str = knob("", COLUMNS, group="data")
+    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    too_long: str = knob("error", TOO_LONG, group="data")
+    eval_task: str = knob("", "file or task of the held-out problems: an official test split; empty = "
+        "a fifth of --task's", group="data")
+    eval_problems: int = knob(256, "held-out problems before and after the run; half of them during it",
+        group="data")
+    allow_leaks: bool = knob(False, "evaluate on problems that are trained on, too", group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
     out: str = knob("", "output folder; empty = out/<config>/grpo")
@@ -112,8 +125,9 @@ class Config:
 
 RECIPES = presets_of("grpo", Config)
 BALANCE_COEF = 1e-4  # alpha of the sequence-wise balance loss (V3, sec. 4.2)
-EVAL, FINAL_EVAL = (128, 4), (256, 8)  # held-out problems x samples: during the run; before and after it,
-# but not of a stage of `make r1`, whose checkpoints are all measured by eval.py, once
+# Samples of each held-out problem: during the run; before and after it, but not of a stage of `make r1`,
+# whose checkpoints are all measured by eval.py, once.
+EVAL_SAMPLES, FINAL_SAMPLES = 4, 8
 
 # ----------------------------------------------------------------------------------------- advantages, losses
 
@@ -244,7 +258,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     sampled."""
     numbers = ranks.share(list(range(first, first + count)))
     mine = [rows(i) for i in numbers]
-    prompts = [tokenizer.encode_prompt(row["prompt"]) for row in mine]
+    prompts = [tokenizer.encode_row(row) for row in mine]
     groups = {}
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
@@ -378,11 +392,11 @@ def lr_at(step: int, cfg: Config) -> float:
 # --------------------------------------------------------------------------------------------------- the loop
 
 
-def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: tuple[int, int]):
-    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save; at the
-    end an evaluation of `final` problems x samples."""
+def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
+    """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
+    the evaluation at the end is one of all held-out problems."""
     stop, state = StopSignal(), load_state(out / "state")
-    longest = cfg.max_new_tokens + max(len(tokenizer.encode_prompt(r["prompt"])) for r in eval_rows)
+    longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
@@ -402,8 +416,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             "backward pass (a smaller --micro_tokens may be faster)")
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
-    def look(step, problems, samples):
-        m, records = evaluate(model, tokenizer, eval_rows[:problems], samples=samples,
+    def look(step, rows, samples):
+        m, records = evaluate(model, tokenizer, rows, samples=samples,
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
@@ -413,8 +427,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             f"cons@{samples} {m['cons@k']:.1%}, length {m['length']:.0f}, one sample:")
         say("   " + (eval_rows[0]["prompt"] + "\n" + records[0]["text"]).replace("\n", "\n   "))
 
+    some = eval_rows[: max(1, cfg.eval_problems // 2)]
     if start == 0:
-        look(0, *EVAL)
+        look(0, some, EVAL_SAMPLES)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         clock = [time.perf_counter()]
@@ -437,7 +452,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             recent = [r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :]
             for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
-            look(step + 1, *EVAL)
+            look(step + 1, some, EVAL_SAMPLES)
         if ranks.main and (due or stopped):
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
                        optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
@@ -445,7 +460,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
     optimizer.zero_grad()  # gradients are as large as the model, and nothing needs them any more
-    look(cfg.steps, *final)
+    look(cfg.steps, *((eval_rows, FINAL_SAMPLES) if final else (some, EVAL_SAMPLES)))
     return log
 
 
@@ -492,20 +507,35 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
     return str(base)
 
 
+def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
+    """(the rows of a file to train on, none of a generated task; held-out problems). Every row is checked.
+    Raises UserError."""
+    reading = dict(columns=cfg.columns, answer_pattern=cfg.answer_pattern)
+    held = held_out(cfg.eval_task or cfg.task, cfg.eval_problems, whole_file=bool(cfg.eval_task), plan=plan,
+        **reading)
+    if not is_file(cfg.task):
+        return [], held
+    if not cfg.eval_task:
+        return split_rows(read_rows(cfg.task, **reading), cfg.task)["train"], held
+    train = checked_rows(cfg.task, plan, **reading)
+    everything = read_rows(cfg.eval_task, **reading) if is_file(cfg.eval_task) else held
+    refuse_leaks(train, everything, cfg.eval_task, cfg.allow_leaks)
+    return train, held
+
+
 def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
-    rows = training_rows(cfg.task, cfg.seed, hold_out=True)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
-    eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
+    train_rows, eval_rows = problems(cfg, plan)
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     model: Transformer = load_model(out / "state" if state else init, ranks.device)
-    for row in load_jsonl(cfg.task) if cfg.task.endswith(".jsonl") else eval_rows:
-        model.check_length(len(tokenizer.encode_prompt(row["prompt"])) + cfg.max_new_tokens)
+    train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg) for some in (train_rows, eval_rows))
+    rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, init)
     gather(ranks, None)  # wait for the folder
@@ -516,11 +546,11 @@ def main():
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     stage = "/" in preset
-    log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, EVAL if stage else FINAL_EVAL)
+    log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, final=not stage)
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
-        before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_EVAL[1],
+        before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_SAMPLES,
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
         log.write("before", cfg.steps, **before)
     if ranks.main:

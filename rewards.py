@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import config
 from config import UserError, closest, numbers
+from data.shapes import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
 from verify.answers import same_answer
 from verify.sandbox import SandboxError, check_tests, run_many
@@ -355,9 +356,9 @@ def clean_reward(completions: list[str], never: list[list[str] | None] | None = 
     neither column. The words count, not case or punctuation; a threat in other words is not seen."""
     none = [None] * len(completions)
     out: list[float | None] = []
-    for c, texts, due in zip(completions, never or none, refusals or none, strict=True):
-        said = any(plain_words(text) in plain_words(c) for text in texts or [])
-        out.append(None if texts is None and due is None else float(
+    for c, bad, due in zip(completions, never or none, refusals or none, strict=True):
+        said = any(plain_words(text) in plain_words(c) for text in bad or [])
+        out.append(None if bad is None and due is None else float(
             not said and (due is None or one_of(c, due))))
     return out
 
@@ -495,24 +496,61 @@ def _call(name: str, reward: Callable, rows: list[dict], completions: list[str],
     raise UserError(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
 
 
+def with_number(value: object) -> str:
+    """A text with a number in it. Raises ValueError."""
+    if last_number(as_text(value)) is None:
+        raise ValueError("has no number in it")
+    return as_text(value)
+
+
+def as_tests(value: object) -> list:
+    """Tests of a program, also as a JSON text of them. Raises ValueError."""
+    try:
+        value = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+        check_tests(value)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def as_language(value: object) -> str:
+    """English where a row names no language. Raises ValueError for an unknown one."""
+    language_share("", value or "en")
+    return value or "en"
+
+
+# What a reward reads of a row, and how: what it cannot read is found before a run begins.
+COLUMNS: dict[str, dict[str, Callable]] = {
+    "countdown": {"numbers": whole_numbers, "target": whole_number},
+    **dict.fromkeys(("math", "math_boxed", "exact"), {"answer": as_text}), "number": {"answer": with_number},
+    **dict.fromkeys(("code", "code_fraction"), {"tests": as_tests}), "language": {"language": as_language},
+    "answered": {"answers": texts}, "clean": {"never": texts, "refusals": texts},
+}
+
+
 def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
-    """Raises UserError for the first row whose task is unknown or whose columns its rewards cannot use.
-    Programs are run, and the plan's own reward is called, for the first row only."""
-    formed = "<think></think><answer>1</answer>"
+    """Reads every row's columns as its rewards will (COLUMNS), in place: "5" becomes 5 where a number is due.
+    The rewards, the plan's own with them, are tried on the first row of each task. Raises UserError with the
+    place of the first row that has an unknown task or a column that cannot be read."""
+    seen: dict[str, list] = {}
     for number, row in enumerate(rows, 1):
-        judged = TASK_REWARDS.get(row["task"], ("",))[0] in plan.custom  # by a model: as costly as a function
-        known = row["task"] in TASK_REWARDS and not judged
-        if not known and not plan.custom:
-            names = ", ".join(TASK_REWARDS)
-            raise UserError(f"{source}: row {number}: unknown task {row['task']!r}; choose from {names}")
-        for key in ("answers", "never", "refusals"):
-            texts = row.get(key) if row["task"] == "general" else None
-            if texts is not None and not (isinstance(texts, list) and texts
-                    and all(isinstance(t, str) and re.search(r"\w", t) for t in texts)):
-                raise UserError(f'{source}: row {number}: "{key}" must be a list of texts, such as ["yes"]')
-        try:
-            if number == 1 or known:
-                whole = number == 1 or not rewards_of(row["task"], NO_PLAN)[0].startswith("code")
-                score([row], [formed if whole else ""], plan if number == 1 else NO_PLAN, [1], 1)
-        except UserError as error:
-            raise UserError(f"{source}: row {number}: task {row['task']} cannot be scored: {error}") from None
+        task, place = row["task"], getattr(row, "place", f"{source}: row {number}")
+        if new := task not in seen:
+            if task not in TASK_REWARDS and not plan.custom:
+                raise UserError(f"{place}: unknown task {task!r}{closest(task, TASK_REWARDS)}; rows of a "
+                    "task of your own need --reward")
+            weights = rewards_of(task, plan)[1]
+            seen[task] = [item for name in weights for item in COLUMNS.get(name, {}).items()]
+        for key, read in seen[task]:
+            try:
+                value = read(row.get(key))
+            except ValueError as error:
+                given = repr(row[key])[:60] if key in row else "missing"
+                raise UserError(f'{place}: "{key}" {error} (task {task}; it is {given})') from None
+            if value is not None:
+                row[key] = value
+        if new:
+            try:
+                score([row], ["<think></think><answer>1</answer>"], plan, [1], 1)
+            except UserError as error:
+                raise UserError(f"{place}: task {task} cannot be scored: {error}") from None

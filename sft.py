@@ -26,8 +26,23 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
-from config import PRESETS, SYSTEM, ModelConfig, UserError, knob, parse_args, presets_of, run_script
-from data.tasks import chain_for, load_jsonl, split_rows, training_rows
+from config import (
+    ANSWER_PATTERN,
+    COLUMNS,
+    PRESETS,
+    SYSTEM,
+    TASK_FILE,
+    TOO_LONG,
+    ModelConfig,
+    UserError,
+    knob,
+    parse_args,
+    presets_of,
+    read_json,
+    run_script,
+)
+from data.shapes import fitting, is_file, read_rows
+from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
 from metrics import Log, check_tracker, open_tracker
@@ -42,12 +57,14 @@ from preference import encode_pair, pair_accuracy, pair_backward, with_score_hea
 class Config:
     stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
     init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
-    task: str = knob("countdown",
-        "task with its knobs (countdown:n=3,high=9), or a .jsonl file with completions")
+    task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
+    columns: str = knob("", COLUMNS, group="data")
+    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    too_long: str = knob("error", TOO_LONG, group="data")
     out: str = knob("", "output folder; empty = out/<config>/<stage>")
     seed: int = knob(0, "seed of weights and data")
     steps: int = knob(500, "optimizer steps")
-    epochs: int = knob(0, "passes over a .jsonl file, instead of --steps; 0 = --steps")
+    epochs: int = knob(0, "passes over a file, instead of --steps; 0 = --steps")
     template: str = knob("", "how a prompt is put to the model: plain (the prompt and a newline), zero "
         "(R1-Zero's), chat (--init's own), or a text with {prompt}, saved with the weights; empty = that of "
         "--init, else plain", group="prompt")
@@ -79,19 +96,18 @@ def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) ->
     starts). Raises UserError for one that is longer than the context."""
     if "chosen" in row:
         return encode_pair(tokenizer, row, model.cfg.max_position_embeddings)
-    if "text" in row:
-        tokens, start = [*tokenizer.start, *tokenizer.encode(row["text"]), tokenizer.eos_id], 1
-    else:
-        tokens, start = encode_example(tokenizer, row["prompt"], chain_for(row, seed, index))
+    tokens, start = encode_example(tokenizer, row, "" if "text" in row else chain_for(row, seed, index))
     model.check_length(len(tokens))
     return tokens, start
 
 
-def encode_example(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int]:
-    """(tokens, where learning starts): the prompt in its template, the completion and an end token; the tags
-    of the completion as single tokens where there are such. A first token, which follows nothing, is not
-    learnt."""
-    start = tokenizer.encode_prompt(prompt)
+def encode_example(tokenizer: Tokenizer, row: dict, completion: str) -> tuple[list[int], int]:
+    """(tokens, where learning starts): the row's prompt in its template, the completion and an end token; the
+    tags of the completion as single tokens where there are such. A first token, which follows nothing, is not
+    learnt. Of a document all of it."""
+    if "text" in row:
+        return [*tokenizer.start, *tokenizer.encode(row["text"]), tokenizer.eos_id], 1
+    start = tokenizer.encode_row(row)
     return [*start, *tokenizer.encode_completion(completion)], max(1, len(start))
 
 
@@ -151,12 +167,35 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
         "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
 
-def steps_of(cfg: Config, pairs: bool) -> int:
-    """Steps of --epochs passes over a file. Raises UserError for a generated task, which has no end."""
-    if not cfg.task.endswith(".jsonl") or cfg.epochs < 0:
-        raise UserError("--epochs counts passes over a .jsonl file; give --steps for a generated task")
-    rows = load_jsonl(cfg.task)
-    count = len(split_rows(rows, cfg.task)["train"] if pairs else rows)
+def usable_rows(cfg: Config, tokenizer: Tokenizer, longest: int) -> list[dict]:
+    """The rows of --task's file, all of them looked at before the first step: each a pair, or each a document
+    or a completion; of at most `longest` tokens, or --too_long says so (a pair's replies are cut). Of pairs a
+    fifth is held out. Raises UserError with the place of the first row that cannot be learnt."""
+    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern)
+
+    def learnt(row: dict) -> str:
+        return row["text"] if "text" in row else chain_for(row, cfg.seed, 0)
+
+    pairs = "chosen" in rows[0]
+    for row in rows:
+        if ("chosen" in row) != pairs:
+            raise UserError(f"{row.place}: the rows before it are {'pairs' if pairs else 'no pairs'}; give "
+                "these a file of their own")
+        try:
+            pairs or learnt(row)
+        except UserError as error:
+            raise UserError(f"{row.place}: {error}") from None
+    if pairs:
+        return split_rows(rows, cfg.task)["train"]
+    return fitting(rows, longest, lambda row: tokenizer.most_ids(row, learnt(row)),
+        lambda row: len(encode_example(tokenizer, row, learnt(row))[0]), cfg.too_long)
+
+
+def steps_of(cfg: Config, count: int) -> int:
+    """Steps of --epochs passes over the `count` rows of a file. Raises UserError for a generated task, which
+    has no end."""
+    if not count or cfg.epochs < 0:
+        raise UserError("--epochs counts passes over a file; give --steps for a generated task")
     return max(1, round(cfg.epochs * count / cfg.batch_size))
 
 
@@ -171,21 +210,27 @@ def check(cfg: Config):
     check_tracker(cfg.tracker)
 
 
-def start_model(cfg: Config, preset: str, source, state: dict | None, pairs: bool, device: str):
-    """(model, tokenizer): of the folder `source`, or random weights of the preset's shape if it is empty."""
-    if not source and preset not in (*PRESETS, "default"):
+def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
+    """The tokenizer and the shape of the model: those of --init, or ours and the preset's."""
+    if cfg.init:
+        tokenizer = for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system)
+        return tokenizer, ModelConfig.from_hf(read_json(Path(cfg.init) / "config.json"))
+    if preset not in (*PRESETS, "default"):
         raise UserError(f"--config {preset} is for a released model: it needs --init")
-    tokenizer = (for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system) if cfg.init
-        else with_template(shipped(cfg.think_tags), cfg.template, cfg.system))
-    model = (load_model(source, device) if source
-        else Transformer(ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)).init_weights(cfg.seed))
+    tokenizer = with_template(shipped(cfg.think_tags), cfg.template, cfg.system)
+    return tokenizer, ModelConfig(**PRESETS.get(preset, {}), bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+
+
+def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, device: str):
+    """The model of the folder `source`, or random weights of that shape if it is empty."""
+    model = load_model(source, device) if source else Transformer(shape).init_weights(cfg.seed)
     model = (with_score_head(model) if pairs else model).to(device)
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
-    return model, tokenizer
+    return model
 
 
 def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
@@ -226,17 +271,17 @@ def main():
     cfg, preset = parse_args(Config, {"default": {}, **RECIPES}, __doc__)
     check(cfg)
     preset, begin = preset.partition("/")[0], time.perf_counter()
-    rows = training_rows(cfg.task, cfg.seed)
-    if pairs := "chosen" in rows(0):
-        rows = training_rows(cfg.task, cfg.seed, hold_out=True)
-    elif "text" not in rows(0):
+    tokenizer, shape = start_tokenizer(cfg, preset)
+    some = usable_rows(cfg, tokenizer, shape.max_position_embeddings) if is_file(cfg.task) else []
+    pairs = bool(some) and "chosen" in some[0]
+    rows = endless(some, cfg.seed) if some else training_rows(cfg.task, cfg.seed)
+    if not some:
         chain_for(rows(0), cfg.seed, 0)
     if cfg.epochs:
-        cfg.steps = steps_of(cfg, pairs)
+        cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    source = out / "state" if state else cfg.init
-    model, tokenizer = start_model(cfg, preset, source, state, pairs, ranks.device)
+    model = start_model(cfg, shape, out / "state" if state else cfg.init, state, pairs, ranks.device)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
@@ -244,7 +289,7 @@ def main():
     if not ranks.main:
         return
     if pairs:
-        held = split_rows(load_jsonl(cfg.task), cfg.task)["test"]
+        held = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern), cfg.task)["test"]
         found = pair_accuracy(model, tokenizer, held)
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
         print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "

@@ -126,7 +126,7 @@ def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, li
     run = Path(folder, "run.json")
     task = read_json(run)["task"] if run.exists() else RECIPES["tiny"]["task"]
     tokenizer, rows = for_checkpoint(folder), training_rows(task, 0, hold_out=True)
-    prompts = [tokenizer.encode_prompt(rows(i)["prompt"]) for i in range(work.P)]
+    prompts = [tokenizer.encode_row(rows(i)) for i in range(work.P)]
     return load_model(folder, device), prompts, tokenizer.eos_id
 
 

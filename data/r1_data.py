@@ -33,10 +33,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 from config import UserError, closest, knob, parse_args, presets_of, run_script
+from data.shapes import is_file, read_rows
 from data.tasks import (
     closest_attempt,
     countdown_attempts,
-    load_jsonl,
     parse_task,
     row_at,
     training_rows,
@@ -328,11 +328,11 @@ def cold(cfg: Config) -> list[dict]:
     """Prints what the filter threw away and why."""
     many = (pool_row(cfg.task, cfg.seed, i) for i in range(20 * cfg.count))
     if cfg.pool:
-        many = load_jsonl(cfg.pool)
+        many = read_rows(cfg.pool)
         check_rows(many, cfg.pool)
-        for number, row in enumerate(many, 1):
+        for row in many:
             if not isinstance(row.get("completion"), str):
-                raise UserError(f'{cfg.pool}: row {number}: it needs a text "completion"')
+                raise UserError(f'{row.place}: it needs a text "completion"')
     kept, dropped = curate(iter(many), cfg.count)
     seen = len(kept) + dropped.total()
     print(f"cold start: kept {len(kept)} of {seen} chains; thrown away: "
@@ -417,7 +417,7 @@ def main():
     if cfg.count < 0:
         raise UserError("--count must not be negative")
     cfg.count = cfg.count or COUNTS[cfg.kind]
-    ours = not cfg.task.endswith(".jsonl") and parse_task(cfg.task)[0] == "countdown"
+    ours = not is_file(cfg.task) and parse_task(cfg.task)[0] == "countdown"
     if not ours and (cfg.kind == "web" or cfg.kind == "cold" and not cfg.pool):
         raise UserError(f"--task {cfg.task}: {cfg.kind} is generated for countdown only; give a .jsonl file "
             f"of your own (make r1 {cfg.kind.upper()}=FILE)")

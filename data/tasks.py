@@ -1,5 +1,5 @@
-"""Seeded reasoning tasks with verifiable answers, honest chains of thought for the cold start, and a JSONL
-loader.
+"""Seeded reasoning tasks with verifiable answers, honest chains of thought for the cold start, and the
+endless streams of rows that training draws from.
 
 A row is a dict {"prompt": str, "task": str, ...columns}; a completion is `<think>reasoning</think>` newline
 `<answer>result</answer>`. A problem belongs to the train or the test split by a hash of its key (what makes
@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from config import UserError
+from data.shapes import is_file, read_rows
 
 TEST_SHARE = 0.2  # of all problems of a task
 
@@ -306,7 +307,8 @@ def parse_task(spec: str) -> tuple[str, dict]:
     name, _, knobs = spec.partition(":")
     if name not in TASKS:
         raise TaskError(
-            f"unknown task {name}; choose from {', '.join(TASKS)}, or give the path of a .jsonl file"
+            f"unknown task {name}; choose from {', '.join(TASKS)}, or give a file of rows (.jsonl, .json, "
+            ".parquet)"
         )
     names = TASKS[name].problem.__code__.co_varnames[1 : TASKS[name].problem.__code__.co_argcount]
     out = {}
@@ -337,14 +339,17 @@ def row_at(spec: str, split: str, seed: int, index: int) -> dict:
 
 
 def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int], dict]:
-    """index -> row, endless: fresh problems of a task's train split, or a .jsonl file's rows, shuffled
-    anew each epoch (with hold_out, without those of `split_rows`' test part). Raises TaskError for a wrong
-    spec or a broken file."""
-    if not spec.endswith(".jsonl"):
-        parse_task(spec)
-        return lambda index: row_at(spec, "train", seed, index)
-    rows = load_jsonl(spec)
-    rows = split_rows(rows, spec)["train"] if hold_out else rows
+    """index -> row, endless: fresh problems of a task's train split, or a file's rows (`endless`; with
+    hold_out, without those of `split_rows`' test part). Raises UserError for a wrong spec or file."""
+    if is_file(spec):
+        rows = read_rows(spec)
+        return endless(split_rows(rows, spec)["train"] if hold_out else rows, seed)
+    parse_task(spec)
+    return lambda index: row_at(spec, "train", seed, index)
+
+
+def endless(rows: list[dict], seed: int) -> Callable[[int], dict]:
+    """index -> row, all of them once in each epoch, every epoch in an order of its own."""
     orders: dict[int, list[int]] = {}
 
     def row(index: int) -> dict:
@@ -369,10 +374,13 @@ def split_rows(rows: list[dict], source: str) -> dict[str, list[dict]]:
 
 
 def chain_for(row: dict, seed: int, index: int) -> str:
-    """The completion to learn for a row: its own "completion" column, or its task's chain of thought.
-    Raises TaskError if it has neither."""
-    if "completion" in row:
+    """The completion to learn for a row: its own "completion" column, the worked "solution" of a public row
+    in the form that its task reads, or its task's chain of thought. Raises TaskError if it has none."""
+    if isinstance(row.get("completion"), str):
         return row["completion"]
+    if isinstance(row.get("solution"), str) and "answer" in row:
+        return (f"<think>{row['solution']}</think>\nThe answer is \\boxed{{{row['answer']}}}."
+            if row["task"].endswith("boxed") else wrap(row["solution"], str(row["answer"])))
     chain = row["task"] in TASKS and TASKS[row["task"]].chain
     try:
         if chain:
@@ -394,33 +402,4 @@ def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:
             break
     rows = list(found.values())
     random.Random(seed).shuffle(rows)  # common problems are drawn first: now a part of the rows is fair
-    return rows
-
-
-def load_jsonl(path: str) -> list[dict]:
-    """Rows of a JSONL file: {"prompt", "task", ...columns}, documents {"text"}, or preference pairs
-    {"prompt", "chosen", "rejected"}. Raises TaskError naming file and line of the first broken row."""
-    rows = []
-    try:
-        with open(path, encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise TaskError(f"{path}:{number}: not valid JSON: {error.msg}") from None
-                if isinstance(row, dict) and isinstance(row.get("text"), str):  # a document
-                    row = {"prompt": "", "task": "text"} | row
-                if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-                    raise TaskError(f'{path}:{number}: a row needs a string "prompt"')
-                if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-                    row = {"task": "pair"} | row
-                if not isinstance(row.get("task"), str):
-                    raise TaskError(f'{path}:{number}: a row needs a string "task", such as "countdown"')
-                rows.append(row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
-        raise TaskError(f"{path}: no rows")
     return rows

@@ -11,6 +11,7 @@ pair in their place on the way in, and back on the way out. A tokenizer without 
 out: rewards read text.
 """
 
+import math
 import re
 import shutil
 import unicodedata
@@ -111,6 +112,20 @@ class Tokenizer:
         if self.template == CHAT:
             return self.encode_chat([{"role": "user", "content": text}])
         return [*self.start, *self.encode(self.template.replace("{prompt}", text))]
+
+    def encode_row(self, row: dict) -> list[int]:
+        """The prompt of a row of data: with a chat template its "messages", where it has some."""
+        if self.template == CHAT and "messages" in row:
+            return self.encode_chat(row["messages"])
+        return self.encode_prompt(row["prompt"])
+
+    def most_ids(self, row: dict, *texts: str) -> float:
+        """A bound of the ids of a row's prompt and of texts without counting them: at most one per byte, and
+        what the template adds. Infinite where that does not hold: conversations; forms of Unicode."""
+        if "messages" in row or self.rules.forms:
+            return math.inf
+        texts = (row["prompt"], *texts)
+        return len(self.encode_prompt("?")) + sum(len(text.encode(errors="replace")) + 1 for text in texts)
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """A conversation of {"role", "content"} in the checkpoint's chat template, up to where the assistant

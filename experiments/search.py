@@ -23,7 +23,20 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
-from config import SYSTEM, TEMPLATE, UserError, closest, knob, parse_args, presets_of, run_script
+from config import (
+    ANSWER_PATTERN,
+    COLUMNS,
+    SYSTEM,
+    TASK_FILE,
+    TEMPLATE,
+    TOO_LONG,
+    UserError,
+    closest,
+    knob,
+    parse_args,
+    presets_of,
+    run_script,
+)
 from data.tokenizer import Tokenizer
 from eval import (
     best_at_k,
@@ -189,7 +202,7 @@ def budget_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[di
     """Accuracy of one sample over its thinking budget: cut at each budget, and uncut."""
     numbers = ranks.share(list(range(len(records))))
     mine = [records[j] for j in numbers]
-    prompts = [tokenizer.encode_prompt(rows[r["problem"]]["prompt"]) for r in mine]
+    prompts = [tokenizer.encode_row(rows[r["problem"]]) for r in mine]
     ids = [r["ids"] for r in mine]
     boxed = any("_boxed" in TASK_REWARDS.get(row["task"], ("",))[0] for row in rows)
 
@@ -245,7 +258,7 @@ def search_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[di
     budget = sum(r["tokens"] for r in records) / len(rows)
     numbers = ranks.share(list(range(len(rows))))
     mine = [rows[i] for i in numbers]
-    done = tree_search(model, tokenizer, [tokenizer.encode_prompt(row["prompt"]) for row in mine], budget,
+    done = tree_search(model, tokenizer, [tokenizer.encode_row(row) for row in mine], budget,
         value_function(kind, mine, plan), max_new_tokens=max_new_tokens, prompt_ids=numbers, **sampling)
     found = {}
     for i, rollouts in zip(numbers, done, strict=True):
@@ -284,11 +297,13 @@ def point_lines(title: str, points: list[dict]) -> list[str]:
 @dataclass
 class Config:
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
-    task: str = knob("",
-        "task (countdown:n=3,high=9), or a .jsonl file; empty = the task that it was trained on")
+    task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
+    columns: str = knob("", COLUMNS, group="data")
+    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
-    split: str = knob("", "rows of a .jsonl file: all or test, as in eval.py")
+    split: str = knob("", "rows of a file: all or test, as in eval.py")
     problems: int = knob(256, "held-out problems")
     samples: int = knob(8, "k, samples per problem")
     max_new_tokens: int = knob(256, "longest completion")

@@ -172,7 +172,7 @@ def test_the_chat_template_and_the_system_text_are_saved_and_read_again(made, tm
 
 def test_thinking_that_the_template_opens_is_learnt_and_read_once(made, tmp_path):
     tok = for_checkpoint(folder(made, tmp_path, "r1"), template="chat")
-    tokens, start = encode_example(tok, "1+1?", "<think>\ntwo</think>\n<answer>2</answer>")
+    tokens, start = encode_example(tok, {"prompt": "1+1?"}, "<think>\ntwo</think>\n<answer>2</answer>")
     assert tok.opening == "<think>\n"
     assert tokens.count(tok.think_ids[0]) == tokens.count(tok.added[BOS].id) == 1
     assert tok.decode(tokens[start:]) == f"two</think>\n<answer>2</answer>{EOS}"

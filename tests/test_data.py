@@ -12,7 +12,6 @@ from data.tasks import (
     TaskError,
     chain_for,
     distinct,
-    load_jsonl,
     parse_task,
     row_at,
     split_of,
@@ -195,22 +194,6 @@ def test_a_task_with_few_problems_gives_those_that_it_has():
     rows = distinct("countdown:n=3,high=4,ops=+-,low_target=1", "test", 0, 30)
     keys = {json.dumps(TASKS["countdown"].key(r)) for r in rows}
     assert 0 < len(rows) == len(keys) < 30 and {split_of("countdown", r) for r in rows} == {"test"}
-
-
-@pytest.mark.parametrize("line,message", [("{broken", "not valid JSON"), ("[1]", "prompt"),
-    ('{"prompt": 3}', "prompt"), ('{"prompt": "x"}', "task")])
-def test_a_broken_jsonl_row_names_file_and_line(tmp_path, line, message):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "p", "task": "sort_words", "answer": "a"}\n\n' + line + "\n")
-    with pytest.raises(TaskError, match=rf"rows\.jsonl:3: .*{message}"):
-        load_jsonl(str(path))
-
-
-def test_documents_and_pairs_need_no_task_column(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a page"}\n{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
-    page, pair = load_jsonl(str(path))
-    assert page["text"] == "a page" and pair["task"] == "pair"
 
 
 def test_jsonl_epochs_use_each_row_once_in_new_orders(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config import UserError
-from data.tasks import load_jsonl
+from data.shapes import read_rows
 from distill import decide, finished_chunks, judge_of
 
 ROOT = Path(__file__).parent.parent
@@ -84,4 +84,4 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(tmp_path):
     again = subprocess.run([*command, str(tmp_path / "b.jsonl")], capture_output=True, text=True)
     assert again.returncode == 0 and "\n64/256" not in "\n" + again.stdout
     assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes() and not part.exists()
-    assert load_jsonl(str(tmp_path / "a.jsonl")) == [GENERAL | {"completion": POLITE}]
+    assert read_rows(str(tmp_path / "a.jsonl")) == [GENERAL | {"completion": POLITE}]

@@ -161,9 +161,9 @@ def test_the_script_writes_rows_that_can_be_loaded(kind, tmp_path):
     out = subprocess.run([sys.executable, ROOT / "data" / "r1_data.py", "--config", "tiny", "--kind", kind,
         "--count", "100", "--out", str(tmp_path / "rows.jsonl")], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    from data.tasks import load_jsonl
+    from data.shapes import read_rows
 
-    rows = load_jsonl(str(tmp_path / "rows.jsonl"))
+    rows = read_rows(str(tmp_path / "rows.jsonl"))
     assert 20 <= len(rows) <= 100 and all(json.dumps(row).isascii() for row in rows)
     assert kind != "cold" or "thrown away: no search" in out.stdout
 

@@ -238,7 +238,7 @@ def test_a_task_without_tags_is_paid_by_the_last_number_and_a_weight_asks_for_ta
     assert [(s["reward"], s["accuracy"]) for s in got] == [(0.0, 1.0), (1.0, 1.0)]
     assert [answer_of(row, text) for text in (said, "10.0", "10.5", "ten")] == ["10", "10", "21/2", None]
     check_rows([{"prompt": "p", "task": "number", "answer": "so it is\n#### 1,234"}], "rows.jsonl")
-    with pytest.raises(UserError, match="row 1: .*no number in the answer 'ten'"):
+    with pytest.raises(UserError, match="row 1: .*has no number in it .*'ten'"):
         check_rows([{"prompt": "p", "task": "number", "answer": "ten"}], "rows.jsonl")
 
 
@@ -256,7 +256,7 @@ def test_each_task_picks_its_rewards_and_components_stay_apart():
     [
         ({"prompt": "p", "task": "chess"}, "unknown task"),
         ({"prompt": "p", "task": "countdown", "target": 3}, "numbers"),
-        ({"prompt": "p", "task": "arithmetic", "answer": 3}, "cannot be scored"),
+        ({"prompt": "p", "task": "arithmetic", "answer": {"n": 3}}, "a text or a number"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_found_before_the_run(row, message):

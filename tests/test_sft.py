@@ -27,7 +27,7 @@ def tiny():
 
 
 def test_the_loss_is_on_the_completion_and_the_end_token_only():
-    tokens, start = encode_example(TOK, "Use 1 2.", "<think>a</think>\n<answer>1</answer>")
+    tokens, start = encode_example(TOK, {"prompt": "Use 1 2."}, "<think>a</think>\n<answer>1</answer>")
     assert tokens[0] == TOK.bos_id and tokens[-1] == TOK.eos_id
     other = (tokens[:start] + [9, TOK.eos_id], start)
     padded, present, mask = pad([(tokens, start), other], TOK.pad_id, "cpu")
@@ -46,12 +46,10 @@ def test_of_a_document_every_token_is_learnt():
         sft.encode_row(model, TOK, {"text": "7" * 600}, 0, 0)
 
 
-def test_epochs_are_counted_in_steps_of_the_file(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a"}\n' * 40)
-    assert sft.steps_of(Config(task=str(path), epochs=3, batch_size=8), pairs=False) == 15
+def test_epochs_are_counted_in_steps_of_the_file():
+    assert sft.steps_of(Config(epochs=3, batch_size=8), 40) == 15
     with pytest.raises(UserError, match="epochs"):
-        sft.steps_of(Config(task="countdown", epochs=3), pairs=False)
+        sft.steps_of(Config(task="countdown", epochs=3), 0)
 
 
 @pytest.mark.parametrize("size", ["tiny", "tiny_dense", "small", "small_dense"])
@@ -72,7 +70,7 @@ def test_loss_equals_the_mean_nll_of_transformer_logits():
     nll, count = 0.0, 0
     with torch.no_grad():
         for i in range(8):
-            tokens, start = encode_example(TOK, rows(i)["prompt"], sft.chain_for(rows(i), 0, i))
+            tokens, start = encode_example(TOK, rows(i), sft.chain_for(rows(i), 0, i))
             x = torch.tensor([tokens])
             lp, _ = token_logprobs_plain(model.hidden(x[:, :-1]), model.lm_head.weight, x[:, 1:])
             nll, count = nll - float(lp[0, start - 1 :].sum()), count + len(tokens) - start

@@ -1,0 +1,544 @@
+"""Rows of data as people have them: files and folders in, rows {"prompt": str, "task": str, ...columns} out.
+
+    read_rows("gsm8k_test.jsonl")                                # the shape is recognised by its columns
+    read_rows("mine.json.gz", "prompt=ask,answer=reply", "#### (.*)")    # all others: --columns
+
+A file is JSON lines or an array of objects (either may be called .jsonl or .json), also gzipped; parquet
+where pyarrow is installed; a folder that the datasets library saved, where that is. Each row says which
+rewards judge it ("task") and where it is from (`Row.place`). What cannot be read is refused with its file and
+line, before anything is trained. A new shape = one function, one row in SHAPES, one test.
+"""
+
+import gzip
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from config import UserError, closest
+
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+# What a column of these names means here. A public row's own column of such a name is left out where its
+# shape does not read it: a "language" that is Python is no language of words, "messages" can hold the answer.
+RESERVED = set("prompt task text messages completion solution chosen rejected aspect answer answers never "
+    "refusals numbers target ops limit tests timeout memory_mb language".split())
+
+
+class Row(dict):
+    """A row of data that knows where it is from, such as rows.jsonl:12."""
+
+    place = ""
+
+
+def is_file(spec: str) -> bool:
+    """Does --task name a file or a folder? Else it is a task to be generated."""
+    return spec.endswith(SUFFIXES) or os.path.isdir(spec)
+
+
+# ------------------------------------------------------------------------------------------ files and folders
+
+
+def from_json(path: str) -> Iterator[tuple[str, object]]:
+    """(place, object) of each line, or of each item of an array."""
+    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as f:
+        first = next((line for line in f if line.strip()), "")
+        f.seek(0)
+        if first.lstrip().startswith("["):
+            try:
+                found = json.load(f)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+            yield from ((f"{path}: row {number}", item) for number, item in enumerate(found, 1))
+            return
+        for number, line in enumerate(f, 1):
+            if line.strip():
+                try:
+                    yield f"{path}:{number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+
+
+def from_parquet(path: str) -> Iterator[tuple[str, object]]:
+    needs("pyarrow", path)
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
+    try:
+        rows = read_table(path).to_pylist()
+    except ArrowException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    return ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def from_folder(path: str) -> Iterator[tuple[str, object]]:
+    """A folder of `Dataset.save_to_disk`; of a DatasetDict, one of its splits."""
+    if (Path(path) / "dataset_dict.json").exists():
+        splits = json.loads((Path(path) / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        raise UserError(f"{path} holds several splits: give {' or '.join(f'{path}/{s}' for s in splits)}")
+    if not (Path(path) / "state.json").exists():
+        files = sorted(str(p) for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES))[:5]
+        raise UserError(f"{path} was not saved by the datasets library (no state.json)"
+            + (f"; give one of its files: {', '.join(files)}" if files else ""))
+    needs("datasets", path)
+    from datasets import load_from_disk
+
+    return ((f"{path}: row {number}", row) for number, row in enumerate(load_from_disk(path).to_list(), 1))
+
+
+def needs(library: str, path: str):
+    if importlib.util.find_spec(library) is None:
+        raise UserError(f"{path} needs the library {library}: pip install {library}")
+
+
+# ---------------------------------------------------------------------------------------------- conversations
+
+
+def content_of(message: object) -> str:
+    """The text of a message {"role", "content"}; of content in parts, if all of them are text."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        if not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+            raise ValueError("a message has parts that are no text")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str) or not isinstance(message.get("role"), str):
+        raise ValueError('a message needs the texts "role" and "content"')
+    return content
+
+
+def messages_of(value: object, name: str) -> list[dict[str, str]]:
+    """A conversation as messages {"role", "content"}: a text is the user's."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f'"{name}" must be a text or a list of messages')
+    return [{"role": m["role"], "content": text} for m in value for text in [content_of(m)]]
+
+
+def asked(messages: list[dict[str, str]]) -> dict:
+    """The columns of a prompt that is a conversation: "prompt" as one text, for templates that are texts, and
+    "messages", unless it is a single text of the user."""
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("the prompt ends with the assistant's message; nothing is left to answer")
+    contents = [m["content"] for m in messages]
+    if sum(m["role"] != "system" for m in messages) == 1:
+        text = "\n\n".join(contents)
+    else:
+        text = "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+    return {"prompt": text} | ({"messages": messages} if len(messages) > 1 else {})
+
+
+def reply_of(value: object, name: str) -> tuple[list[dict[str, str]], str]:
+    """(what comes before, the text) of a reply: a text, or messages of which the last is the reply."""
+    if isinstance(value, str):
+        return [], value
+    messages = messages_of(value, name)
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(f'"{name}" must end with a message of the assistant')
+    return messages[:-1], messages[-1]["content"]
+
+
+# ----------------------------------------------------------------------------------------- the shapes of rows
+
+ASK, GOLD = "problem|question|prompt|query", "answer|final_answer|ground_truth|expected_answer"
+
+
+def pick(row: dict, names: str) -> object:
+    """The first of these columns that a row has."""
+    return next((row[name] for name in names.split("|") if row.get(name) is not None), None)
+
+
+def question_of(row: dict) -> dict:
+    return asked(messages_of(pick(row, ASK), ASK.split("|")[0]))
+
+
+def boxed(text: str) -> str:
+    """The content of the last \\boxed{...} (or `\\boxed 5`). Raises ValueError without one."""
+    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    rest = text[start:].partition("boxed" if text.startswith(r"\boxed", start) else "fbox")[2].lstrip()
+    if start < 0 or not rest:
+        raise ValueError(r"no \boxed{...} in its solution")
+    depth = 0
+    for i, char in enumerate(rest):
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return rest[1:i] if rest[0] == "{" else re.split(r"[\s$]", rest, maxsplit=1)[0]
+    raise ValueError(r"its \boxed{ is never closed")
+
+
+def gsm8k(row: dict) -> dict:
+    chain, mark, gold = row["answer"].rpartition("####")
+    if not mark:
+        raise ValueError("no #### in its answer")
+    return question_of(row) | {"task": "math", "answer": gold.strip(),
+        "solution": re.sub(r"<<.*?>>", "", chain).strip()}  # its calculator's notes
+
+
+def with_answer(row: dict) -> dict:
+    made = question_of(row) | {"task": "math", "answer": pick(row, GOLD)}
+    made |= {"solution": row["solution"]} if isinstance(row.get("solution"), str) else {}
+    if isinstance(row.get("messages"), list):  # open-r1: a chain for sft.py beside the answer for grpo.py
+        made["completion"] = reply_of(row["messages"], "messages")[1]
+    return made
+
+
+def with_solution(row: dict) -> dict:
+    return with_answer(row | {"answer": boxed(row["solution"])})
+
+
+def chat_with_solution(row: dict) -> dict:
+    gold = row["solution"]
+    return question_of(row) | {"task": "math", "answer": boxed(gold) if r"\boxed" in gold else gold}
+
+
+def verl(row: dict) -> dict:
+    truth = row["reward_model"].get("ground_truth")
+    if isinstance(truth, dict) and {"target", "numbers"} <= set(truth):
+        return question_of(row) | {"task": "countdown", "numbers": list(truth["numbers"]),
+            "target": truth["target"]}
+    if truth is None:
+        raise ValueError('no "ground_truth" in its reward_model')
+    return question_of(row) | {"task": "math", "answer": truth}
+
+
+def countdown(row: dict) -> dict:
+    numbers = row["nums"]
+    if not isinstance(numbers, list):
+        raise ValueError('"nums" must be a list of numbers')
+    return {"prompt": f"Use {' '.join(map(str, numbers))} to make {row['target']}.", "task": "countdown",
+        "numbers": numbers, "target": row["target"]}
+
+
+def humaneval(row: dict) -> dict:
+    return {"prompt": "Complete this Python function. Answer with the whole program.\n\n" + row["prompt"],
+        "task": "code", "tests": [f"{row['test']}\ncheck({row['entry_point']})"]}
+
+
+def mbpp(row: dict) -> dict:
+    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
+    tests, ask = list(row["test_list"]), pick(row, "text|prompt")
+    return {"prompt": "\n".join([f"{ask}\nYour program should pass these tests:", *tests]), "task": "code",
+        "tests": [f"{setup}\n{test}" if setup else test for test in tests]}
+
+
+def apps(row: dict) -> dict | list:
+    """No row where the problem has no tests, as some of APPS."""
+    found = row["input_output"] or "{}"
+    found = json.loads(found) if isinstance(found, str) else found
+    tests = list(zip(found.get("inputs") or [], found.get("outputs") or [], strict=True))
+    name = found.get("fn_name")
+    if name:
+        tests = [called(name, args, want) for args, want in tests]
+    else:
+        tests = [{"input": lines(given), "output": lines(want)} for given, want in tests]
+    ask = row["question"] + (f"\n\n{row['starter_code']}" if row.get("starter_code") else "")
+    return {"prompt": ask, "task": "code", "tests": tests} if tests else []
+
+
+def called(name: str, args: list, want: object) -> str:
+    """A test of a function, or of a method of `Solution`; APPS wraps some of the results in a list."""
+    wants = [want, want[0]] if isinstance(want, list) and want else [want]
+    return (f"try:\n    tested = Solution().{name}\nexcept NameError:\n    tested = {name}\n"
+        f"assert tested(*{args!r}) in {wants!r}")
+
+
+def lines(value: object) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def alpaca(row: dict) -> dict:
+    ask = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
+    return {"prompt": ask, "task": "general", "completion": row["output"]}
+
+
+def sharegpt(row: dict) -> list[dict]:
+    roles = {"human": "user", "gpt": "assistant"} | {who: who for who in ("user", "assistant", "system")}
+    turns = [t if isinstance(t, dict) else {} for t in row["conversations"]]
+    if unknown := [t.get("from") for t in turns if t.get("from") not in roles]:
+        raise ValueError(f"a turn is from {unknown[0]!r}; known are {', '.join(roles)}")
+    return conversation({"messages": [{"role": roles[t["from"]], "content": t.get("value")} for t in turns]})
+
+
+def conversation(row: dict) -> list[dict]:
+    """A row for each reply of the assistant, with what was said before it."""
+    messages = messages_of(row["messages"], "messages")
+    replies = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i]
+    if not replies:
+        raise ValueError("no message of the assistant answers another one")
+    return [asked(messages[:i]) | {"task": "general", "completion": messages[i]["content"]} for i in replies]
+
+
+def completed(row: dict) -> dict:
+    before, reply = reply_of(row["completion"], "completion")
+    return asked(messages_of(row["prompt"], "prompt") + before) | {"task": "general", "completion": reply}
+
+
+def pair(row: dict) -> dict:
+    """Of texts, or of messages; the prompt may stand in "prompt", before both replies, or in both places."""
+    (before, chosen), (other, rejected) = (reply_of(hh_turns(row[k]) if "prompt" not in row else row[k], k)
+        for k in ("chosen", "rejected"))
+    if before != other:
+        raise ValueError('"chosen" and "rejected" answer different prompts')
+    if not before and pick(row, "prompt") is None:
+        raise ValueError('no "prompt", and none before its replies')
+    made = asked(before or messages_of(row["prompt"], "prompt"))
+    made |= {"aspect": row["aspect"]} if row.get("aspect") is not None else {}
+    return made | {"task": "pair", "chosen": chosen, "rejected": rejected}
+
+
+def hh_turns(value: object) -> object:
+    """A dialogue "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf) as messages."""
+    if not isinstance(value, str):
+        return value
+    parts = re.split(r"(?:^|\n\n)(Human|Assistant):", value)[1:]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": text.strip()} for who, text in
+        zip(parts[::2], parts[1::2], strict=True)] or value
+
+
+def own(row: dict) -> dict:
+    """A row of our own: a document {"text"}, a pair, or {"prompt", "task", ...columns}."""
+    if isinstance(row.get("text"), str) and "prompt" not in row:
+        return {"prompt": "", "task": "text"} | row
+    if row.get("chosen") is not None or row.get("rejected") is not None:
+        if lacking := [k for k in ("chosen", "rejected") if row.get(k) is None]:
+            raise ValueError(f'a pair needs "{lacking[0]}"')
+        return row | pair(row) | ({"task": row["task"]} if isinstance(row.get("task"), str) else {})
+    if row.get("prompt") is None:
+        raise ValueError('a row needs a "prompt", a text or a list of messages')
+    made = row | asked(messages_of(row["prompt"], "prompt"))
+    if not isinstance(row.get("task"), str):
+        raise ValueError('a row needs a string "task", such as "countdown"')
+    if row.get("completion") is not None:
+        made["completion"] = reply_of(row["completion"], "completion")[1]
+    return made
+
+
+class Shape(NamedTuple):
+    """A row of SHAPES: who publishes such rows, and how they are read."""
+
+    name: str
+    columns: str  # that it needs; a|b = one of them
+    says: str  # what is read from where
+    read: Callable[[dict], dict | list[dict]]  # one row, or several. Raises ValueError for a broken one
+    when: Callable[[dict], bool] = lambda row: True  # of the first row: what columns alone do not tell
+
+
+# The first that fits the first row is the file's. More columns before fewer.
+SHAPES: list[Shape] = [
+    Shape("picoR1", "prompt task", "prompt, task and the columns of its rewards", own,
+        lambda row: isinstance(row["task"], str)),
+    Shape("HumanEval", "prompt entry_point test", "prompt; test with check(entry_point)", humaneval),
+    Shape("MBPP", "text|prompt code test_list", "text; test_list, with test_setup_code before each", mbpp),
+    Shape("APPS", "question input_output", "question; the tests of input_output", apps),
+    Shape("Countdown-Tasks", "nums target", "nums, target", countdown),
+    Shape("preference", "chosen rejected", "prompt, chosen, rejected, as texts or messages", pair),
+    Shape("verl", "prompt reward_model", "prompt; reward_model.ground_truth", verl,
+        lambda row: isinstance(row["reward_model"], dict)),
+    Shape("GSM8K", "question answer", "question, answer after ####", gsm8k,
+        lambda row: "####" in str(row["answer"])),
+    Shape("problem and answer", f"{ASK} {GOLD}", f"the first of {ASK} and of {GOLD}".replace("|", ", "),
+        with_answer),
+    Shape("chat prompt with solution", "prompt solution", "prompt, solution (what is boxed in it, or all)",
+        chat_with_solution),
+    Shape("MATH", f"{ASK} solution", "problem; the last boxed value of its solution", with_solution),
+    Shape("prompt and completion", "prompt completion", "prompt, completion, as texts or messages",
+    completed), Shape("alpaca", "instruction output", "instruction, input, output", alpaca),
+    Shape("ShareGPT", "conversations", "each reply of gpt in its conversation", sharegpt),
+    Shape("chat", "messages", "each reply of the assistant in its messages", conversation),
+    Shape("documents", "text", "text", own),
+]
+
+
+def lacks(row: dict, columns: str) -> list[str]:
+    return [names for names in columns.split() if pick(row, names) is None]
+
+
+def shape_of(row: dict, place: str) -> Shape:
+    """The shape of a file's first row. Raises UserError if it has none of SHAPES."""
+    for shape in SHAPES:
+        if not lacks(row, shape.columns) and shape.when(row):
+            return shape
+    if "prompt" in row:
+        raise UserError(f'{place}: a row needs a string "task", such as "countdown", or --columns')
+    raise UserError(f"{place}: columns {', '.join(map(str, row))} are none of the known shapes (a row of our "
+        'own is {"prompt", "task", ...}); name them: --columns prompt=NAME,answer=NAME')
+
+
+def mapped(columns: str, answer_pattern: str) -> Shape:
+    """The shape that --columns and --answer_pattern describe. Raises UserError."""
+    pairs = dict(part.partition("=")[::2] for part in map(str.strip, columns.split(",")) if part)
+    if "" in pairs or "" in pairs.values():
+        raise UserError(f"--columns {columns}: expected ours=theirs, such as prompt=question,answer=answer")
+    if unknown := set(pairs) - RESERVED:
+        name = min(unknown)
+        raise UserError(f"--columns {columns}: {name} means nothing here{closest(name, sorted(RESERVED))}")
+    if answer_pattern and "answer" not in pairs:
+        raise UserError("--answer_pattern reads the answer's column: give --columns answer=NAME as well")
+    try:
+        pattern = re.compile(answer_pattern, re.DOTALL if r"\n" in answer_pattern else 0)
+    except re.error as error:
+        raise UserError(f"--answer_pattern {answer_pattern}: {error}") from None
+    task = pairs.pop("task", "")
+
+    def read(row: dict) -> dict:
+        made = {k: v for k, v in row.items() if k != "messages"}
+        made |= {ours: inside(row, theirs) for ours, theirs in pairs.items()}
+        if answer_pattern:
+            found = list(pattern.finditer(str(made["answer"])))
+            if not found:
+                raise ValueError(f"--answer_pattern is nowhere in {str(made['answer'])[:60]!r}")
+            made["answer"] = (found[-1][1] if pattern.groups else found[-1][0]).strip()
+        made["task"] = row[task] if task in row else task or guessed_task(made)
+        return own(made)
+
+    return Shape("mapped", "", columns, read)
+
+
+def inside(row: dict, path: str) -> object:
+    """A column, or with points what stands inside of it: reward_model.ground_truth."""
+    value = row
+    for name in [path] if path in row else path.split("."):
+        if not isinstance(value, dict) or value.get(name) is None:
+            raise ValueError(f"no column {path}" + closest(path, map(str, row)))
+        value = value[name]
+    return value
+
+
+def guessed_task(row: dict) -> str:
+    """The task of a row that names none, by its columns."""
+    for columns, task in (("numbers target", "countdown"), ("tests", "code"), ("answer", "math"),
+            ("completion", "general"), ("chosen", "pair"), ("text", "text")):
+        if not lacks(row, columns):
+            return task
+    raise ValueError("its columns tell no task; add one to --columns, such as task=math")
+
+
+@lru_cache(8)
+def _read(path: str, columns: str, answer_pattern: str, changed: float) -> list[Row]:
+    reader = from_folder if os.path.isdir(path) else from_parquet if path.endswith("parquet") else from_json
+    shape = mapped(columns, answer_pattern) if columns or answer_pattern else None
+    rows, read, empty = [], 0, 0
+    for place, raw in reader(path):
+        if not isinstance(raw, dict):
+            raise UserError(f"{place}: a row must be an object with columns, not {str(raw)[:40]}")
+        shape = shape or shape_of(raw, place)
+        try:
+            if absent := lacks(raw, shape.columns):
+                raise ValueError(f'"{absent[0]}" is missing, or null')
+            found = shape.read(raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{place}: not a row of the shape {shape.name} ({shape.says}): {error}") from None
+        public = shape.read is not own and shape.name != "mapped"
+        rest = {k: v for k, v in raw.items() if k not in RESERVED} if public else {}
+        for made in found if isinstance(found, list) else [found]:
+            row = Row({k: v for k, v in (rest | made).items() if v is not None})
+            row.place = place
+            rows.append(row)
+        read, empty = read + 1, empty + (found == [])
+    if not rows:
+        raise UserError(f"{path}: no rows")
+    if os.environ.get("RANK", "0") == "0" and shape.read is not own:
+        more = f", {len(rows):,} made of them" if len(rows) != read - empty else ""
+        print(f"{path}: {read:,} {shape.name} rows: {shape.says}{more}"
+            + (f"; {empty:,} without tests are left out" if empty else ""), flush=True)
+    return rows
+
+
+def read_rows(path: str, columns: str = "", answer_pattern: str = "") -> list[Row]:
+    """The rows of a file or folder, read once. columns: "prompt=question,answer=answer" (ours=theirs; task= a
+    column of theirs or the name of a task) for a shape that SHAPES does not have. answer_pattern: a regular
+    expression; its last match, or that of its group, is the answer. Raises UserError with file and line of
+    the first row that cannot be read."""
+    if not is_file(path):
+        raise UserError(f"{path}: expected a file ({', '.join(SUFFIXES)}) or a folder of datasets")
+    try:
+        return _read(path, columns, answer_pattern, os.stat(path).st_mtime)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+# ------------------------------------------------------------------------------------------- columns, lengths
+
+
+def as_text(value: object) -> str:
+    """An expected answer: a text, a number, or a list with one of these. Raises ValueError."""
+    if isinstance(value, list) and len(value) == 1:
+        return as_text(value[0])
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ValueError("must be a text or a number, and not empty")
+    return str(value)
+
+
+def whole_number(value: object) -> int:
+    """A whole number, also as 7.0, "7" or "1,000". Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?([0-9]{1,20}|[0-9]{1,3}(,[0-9]{3})+)\s*", value):
+        return int(value.replace(",", ""))
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def whole_numbers(value: object) -> list[int]:
+    """A list of whole numbers from 0 on, also as a text: "3 7 9", "3, 7, 9", "[3, 7, 9]". Raises
+    ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"[\[(]?\s*[0-9]+([\s,;]+[0-9]+)*\s*[\])]?", value.strip()):
+        value = re.findall("[0-9]+", value)
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of whole numbers, such as [3, 7, 9]")
+    found = [whole_number(v) for v in value]
+    if min(found) < 0:
+        raise ValueError("must be numbers from 0 on")
+    return found
+
+
+def texts(value: object) -> list[str] | None:
+    """A list of texts with words in them, or nothing. Raises ValueError."""
+    if value is not None and not (isinstance(value, list) and value
+            and all(isinstance(t, str) and re.search(r"\w", t) for t in value)):
+        raise ValueError('must be a list of texts, such as ["yes"]')
+    return value
+
+
+def fitting(rows: list[dict], longest: int, bound: Callable[[dict], float], count: Callable[[dict], int],
+        too_long: str) -> list[dict]:
+    """The rows of at most `longest` tokens. `bound` is never below a row's tokens and is cheap; only where it
+    does not decide, `count` counts them. too_long: "error" raises UserError for the first one, "drop" leaves
+    them out and prints how many."""
+    if too_long not in ("error", "drop"):
+        raise UserError(f"--too_long {too_long}: expected error or drop")
+    long = {id(row): n for row in rows if bound(row) > longest if (n := count(row)) > longest}
+    if not long:
+        return rows
+    first = next(row for row in rows if id(row) in long)
+    where = getattr(first, "place", "") or f"the prompt {first['prompt'][:60]!r}"
+    what = (f"{where} needs {long[id(first)]} tokens with what is to be written, {longest} fit "
+        f"(it is one of {len(long):,} such rows of {len(rows):,})")
+    if too_long == "error":
+        raise UserError(f"{what}: shorten it, or --too_long drop")
+    if len(long) == len(rows):
+        raise UserError(f"{what}: no row is left")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"--too_long drop: {len(long):,} of {len(rows):,} rows are left out; {what}", flush=True)
+    return [row for row in rows if id(row) not in long]
+
+
+def refuse_leaks(train: list[dict], held: list[dict], source: str, allowed: bool):
+    """Counts the problems of `held` that are in `train` as well, up to white space: a result on these says
+    nothing. Raises UserError if there are any, unless allowed; then it prints the number."""
+    def key(row: dict) -> str:
+        return " ".join(row["prompt"].split())
+
+    known = {key(row) for row in train}
+    leaks = [row for row in held if key(row) in known]
+    if not leaks:
+        return
+    what = (f"{len(leaks):,} of {len(held):,} problems of {source} are trained on, such as "
+        f"{getattr(leaks[0], 'place', '')} {leaks[0]['prompt'][:60]!r}")
+    if not allowed:
+        raise UserError(f"{what}: remove them, or --allow_leaks true")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"--allow_leaks: {what}", flush=True)
