@@ -177,6 +177,9 @@ def grouped(records: list[dict]) -> list[list[dict]]:
 # ----------------------------------------------------------------------------------------------- evaluation
 
 
+READING = ("columns", "answer_pattern")  # the settings of a run that say how its files are read
+
+
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, plan: Plan = NO_PLAN,
         **reading: str) -> list[dict]:
     """Up to `count` held-out problems: of the test split of a generated task or of a file; whole_file takes
@@ -278,7 +281,7 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     run = {} if cfg.task else run_of(cfg.from_)
     task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
-    reading = {k: getattr(cfg, k) or run.get(k, "") for k in ("columns", "answer_pattern")}
+    reading = {k: getattr(cfg, k) or run.get(k, "") for k in READING}
     plan = reward_plan(cfg.reward)
     whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **reading)

@@ -148,7 +148,11 @@ ASK, GOLD = "problem|question|prompt|query", "answer|final_answer|ground_truth|e
 
 def pick(row: dict, names: str) -> object:
     """The first of these columns that a row has."""
-    return next((row[name] for name in names.split("|") if row.get(name) is not None), None)
+    return row.get(name_of(row, names))
+
+
+def name_of(row: dict, names: str) -> str:
+    return next((name for name in names.split("|") if row.get(name) is not None), "")
 
 
 def question_of(row: dict) -> dict:
@@ -340,11 +344,10 @@ SHAPES: list[Shape] = [
         lambda row: isinstance(row["reward_model"], dict)),
     Shape("GSM8K", "question answer", "question, answer after ####", gsm8k,
         lambda row: "####" in str(row["answer"])),
-    Shape("problem and answer", f"{ASK} {GOLD}", f"the first of {ASK} and of {GOLD}".replace("|", ", "),
-        with_answer),
+    Shape("problem and answer", f"{ASK} {GOLD}", "{ask}, {gold}", with_answer),
     Shape("chat prompt with solution", "prompt solution", "prompt, solution (what is boxed in it, or all)",
         chat_with_solution),
-    Shape("MATH", f"{ASK} solution", "problem; the last boxed value of its solution", with_solution),
+    Shape("MATH", f"{ASK} solution", "{ask}; the last boxed value of its solution", with_solution),
     Shape("prompt and completion", "prompt completion", "prompt, completion, as texts or messages",
     completed), Shape("alpaca", "instruction output", "instruction, input, output", alpaca),
     Shape("ShareGPT", "conversations", "each reply of gpt in its conversation", sharegpt),
@@ -420,18 +423,20 @@ def guessed_task(row: dict) -> str:
 @lru_cache(8)
 def _read(path: str, columns: str, answer_pattern: str, changed: float) -> list[Row]:
     reader = from_folder if os.path.isdir(path) else from_parquet if path.endswith("parquet") else from_json
-    shape = mapped(columns, answer_pattern) if columns or answer_pattern else None
+    shape, says = mapped(columns, answer_pattern) if columns or answer_pattern else None, columns
     rows, read, empty = [], 0, 0
     for place, raw in reader(path):
         if not isinstance(raw, dict):
             raise UserError(f"{place}: a row must be an object with columns, not {str(raw)[:40]}")
-        shape = shape or shape_of(raw, place)
+        if shape is None:
+            shape = shape_of(raw, place)
+            says = shape.says.format(ask=name_of(raw, ASK), gold=name_of(raw, GOLD))
         try:
             if absent := lacks(raw, shape.columns):
                 raise ValueError(f'"{absent[0]}" is missing, or null')
             found = shape.read(raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{place}: not a row of the shape {shape.name} ({shape.says}): {error}") from None
+            raise UserError(f"{place}: not a row of the shape {shape.name} ({says}): {error}") from None
         public = shape.read is not own and shape.name != "mapped"
         rest = {k: v for k, v in raw.items() if k not in RESERVED} if public else {}
         for made in found if isinstance(found, list) else [found]:
@@ -443,7 +448,7 @@ def _read(path: str, columns: str, answer_pattern: str, changed: float) -> list[
         raise UserError(f"{path}: no rows")
     if os.environ.get("RANK", "0") == "0" and shape.read is not own:
         more = f", {len(rows):,} made of them" if len(rows) != read - empty else ""
-        print(f"{path}: {read:,} {shape.name} rows: {shape.says}{more}"
+        print(f"{path}: {read:,} {shape.name} rows: {says}{more}"
             + (f"; {empty:,} without tests are left out" if empty else ""), flush=True)
     return rows
 
@@ -514,15 +519,15 @@ def fitting(rows: list[dict], longest: int, bound: Callable[[dict], float], coun
     if not long:
         return rows
     first = next(row for row in rows if id(row) in long)
-    where = getattr(first, "place", "") or f"the prompt {first['prompt'][:60]!r}"
-    what = (f"{where} needs {long[id(first)]} tokens with what is to be written, {longest} fit "
-        f"(it is one of {len(long):,} such rows of {len(rows):,})")
+    where = getattr(first, "place", "") or repr(first["prompt"][:60])
+    what = (f"{where} has {long[id(first)]:,} tokens where {longest:,} fit "
+        f"({len(long):,} of {len(rows):,} rows are too long)")
     if too_long == "error":
-        raise UserError(f"{what}: shorten it, or --too_long drop")
+        raise UserError(f"{what}; --too_long drop leaves them out")
     if len(long) == len(rows):
-        raise UserError(f"{what}: no row is left")
+        raise UserError(f"{what}; no row is left")
     if os.environ.get("RANK", "0") == "0":
-        print(f"--too_long drop: {len(long):,} of {len(rows):,} rows are left out; {what}", flush=True)
+        print(f"--too_long drop: {what}: left out", flush=True)
     return [row for row in rows if id(row) not in long]
 
 
