@@ -71,7 +71,13 @@ def from_parquet(path: str) -> Iterator[tuple[str, object]]:
         rows = read_table(path).to_pylist()
     except ArrowException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
-    return ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+    return numbered(path, rows)
+
+
+def numbered(path: str, rows: list[dict]) -> Iterator[tuple[str, object]]:
+    """Rows with their places; what JSON does not have, such as a date, as text: rows are written again."""
+    return ((f"{path}: row {number}", json.loads(json.dumps(row, default=str)))
+        for number, row in enumerate(rows, 1))
 
 
 def from_folder(path: str) -> Iterator[tuple[str, object]]:
@@ -86,7 +92,7 @@ def from_folder(path: str) -> Iterator[tuple[str, object]]:
     needs("datasets", path)
     from datasets import load_from_disk
 
-    return ((f"{path}: row {number}", row) for number, row in enumerate(load_from_disk(path).to_list(), 1))
+    return numbered(path, load_from_disk(path).to_list())
 
 
 def needs(library: str, path: str):
