@@ -35,8 +35,10 @@ class Row(dict):
 
 
 def is_file(spec: str) -> bool:
-    """Does --task name a file or a folder? Else it is a task to be generated."""
-    return spec.endswith(SUFFIXES) or os.path.isdir(spec)
+    """Does --task name a file or a folder of data? Else it is a task to be generated, whatever folders there
+    are."""
+    folder = os.path.isdir(spec) and ("/" in spec or (Path(spec) / "state.json").exists())
+    return spec.endswith(SUFFIXES) or folder
 
 
 # ------------------------------------------------------------------------------------------ files and folders
@@ -150,6 +152,7 @@ def reply_of(value: object, name: str) -> tuple[list[dict[str, str]], str]:
 # ----------------------------------------------------------------------------------------- the shapes of rows
 
 ASK, GOLD = "problem|question|prompt|query", "answer|final_answer|ground_truth|expected_answer"
+REPLY, SYSTEM = "completion|response", "system|system_prompt"
 
 
 def pick(row: dict, names: str) -> object:
@@ -162,7 +165,10 @@ def name_of(row: dict, names: str) -> str:
 
 
 def question_of(row: dict) -> dict:
-    return asked(messages_of(pick(row, ASK), ASK.split("|")[0]))
+    messages = messages_of(pick(row, ASK), name_of(row, ASK))
+    if messages[0]["role"] != "system" and isinstance(system := pick(row, SYSTEM), str) and system:
+        messages = [{"role": "system", "content": system}, *messages]
+    return asked(messages)
 
 
 def boxed(text: str) -> str:
@@ -260,8 +266,9 @@ def lines(value: object) -> str:
 
 
 def alpaca(row: dict) -> dict:
-    ask = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
-    return {"prompt": ask, "task": "general", "completion": row["output"]}
+    more = pick(row, "input|context")
+    return completed({"prompt": row["instruction"] + (f"\n\n{more}" if more else ""),
+        "completion": pick(row, "output|response")})
 
 
 def sharegpt(row: dict) -> list[dict]:
@@ -269,7 +276,10 @@ def sharegpt(row: dict) -> list[dict]:
     turns = [t if isinstance(t, dict) else {} for t in row["conversations"]]
     if unknown := [t.get("from") for t in turns if t.get("from") not in roles]:
         raise ValueError(f"a turn is from {unknown[0]!r}; known are {', '.join(roles)}")
-    return conversation({"messages": [{"role": roles[t["from"]], "content": t.get("value")} for t in turns]})
+    said = pick(row, SYSTEM) if turns[0]["from"] != "system" else None
+    system = [{"from": "system", "value": said}] if said else []
+    return conversation({"messages": [{"role": roles[t["from"]], "content": t.get("value")}
+        for t in system + turns]})
 
 
 def conversation(row: dict) -> list[dict]:
@@ -282,8 +292,10 @@ def conversation(row: dict) -> list[dict]:
 
 
 def completed(row: dict) -> dict:
-    before, reply = reply_of(row["completion"], "completion")
-    return asked(messages_of(row["prompt"], "prompt") + before) | {"task": "general", "completion": reply}
+    before, reply = reply_of(pick(row, REPLY), name_of(row, REPLY))
+    if before:
+        raise ValueError("its prompt must not stand in front of its completion as well")
+    return question_of(row) | {"task": "general", "completion": reply}
 
 
 def pair(row: dict) -> dict:
@@ -354,8 +366,8 @@ SHAPES: list[Shape] = [
     Shape("chat prompt with solution", "prompt solution", "prompt, solution (what is boxed in it, or all)",
         chat_with_solution),
     Shape("MATH", f"{ASK} solution", "{ask}; the last boxed value of its solution", with_solution),
-    Shape("prompt and completion", "prompt completion", "prompt, completion, as texts or messages",
-    completed), Shape("alpaca", "instruction output", "instruction, input, output", alpaca),
+    Shape("alpaca", "instruction output|response", "instruction, input, output", alpaca),
+    Shape("prompt and completion", f"{ASK} {REPLY}", "{ask}, {reply}, as texts or messages", completed),
     Shape("ShareGPT", "conversations", "each reply of gpt in its conversation", sharegpt),
     Shape("chat", "messages", "each reply of the assistant in its messages", conversation),
     Shape("documents", "text", "text", own),
@@ -436,7 +448,8 @@ def _read(path: str, columns: str, answer_pattern: str, changed: float) -> list[
             raise UserError(f"{place}: a row must be an object with columns, not {str(raw)[:40]}")
         if shape is None:
             shape = shape_of(raw, place)
-            says = shape.says.format(ask=name_of(raw, ASK), gold=name_of(raw, GOLD))
+            says = shape.says.format(**{k: name_of(raw, names) for k, names in
+                (("ask", ASK), ("gold", GOLD), ("reply", REPLY))})
         try:
             if absent := lacks(raw, shape.columns):
                 raise ValueError(f'"{absent[0]}" is missing, or null')
@@ -475,11 +488,14 @@ def read_rows(path: str, columns: str = "", answer_pattern: str = "") -> list[Ro
 # ------------------------------------------------------------------------------------------- columns, lengths
 
 
+NO_TEXT = ("", "nan", "inf", "-inf")  # JSON of Python can hold NaN
+
+
 def as_text(value: object) -> str:
     """An expected answer: a text, a number, or a list with one of these. Raises ValueError."""
     if isinstance(value, list) and len(value) == 1:
         return as_text(value[0])
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).strip() in NO_TEXT:
         raise ValueError("must be a text or a number, and not empty")
     return str(value)
 

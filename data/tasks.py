@@ -388,7 +388,8 @@ def chain_for(row: dict, seed: int, index: int) -> str:
         why = "no chain in TASKS"
     except KeyError as column:
         why = f"no column {column}"
-    raise TaskError(f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({why})')
+    raise TaskError(f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({why}); '
+        "if another column has it: --columns prompt=NAME,completion=NAME")
 
 
 def distinct(spec: str, split: str, seed: int, count: int) -> list[dict]:

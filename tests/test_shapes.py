@@ -89,6 +89,13 @@ PUBLIC = {
         "preference", {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}),
     "alpaca": ({"instruction": "Name one.", "input": "of: a, b", "output": "a", "text": "..."}, "alpaca",
         {"prompt": "Name one.\n\nof: a, b", "completion": "a", "text": None}),
+    "dolly": ({"instruction": "Name one.", "context": "", "response": "a", "category": "qa"}, "alpaca",
+        {"prompt": "Name one.", "completion": "a", "category": "qa"}),
+    "MetaMath": ({"query": "1+1?", "response": "The answer is: 2", "type": "GSM"}, "prompt and completion",
+        {"prompt": "1+1?", "task": "general", "completion": "The answer is: 2"}),
+    "OpenOrca": ({"id": "1", "system_prompt": "Be brief.", "question": "1+1?", "response": "2"},
+        "prompt and completion", {"messages": said(("system", "Be brief."), ("user", "1+1?")),
+            "completion": "2"}),
     "TRL prompt and completion": ({"prompt": said(USER), "completion": said(HELLO)}, "prompt and completion",
         {"prompt": "Hi?", "completion": "Hello."}),
     "documents": ({"text": "A page.", "url": "u"}, "documents", {"prompt": "", "task": "text", "text":
