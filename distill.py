@@ -172,7 +172,7 @@ def main():
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     model = load_model(cfg.from_, ranks.device)
     if some:
-        rows = endless(fitting_prompts(model, tokenizer, some, cfg), cfg.seed)
+        rows = endless(fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long), cfg.seed)
     if ranks.main:
         part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
     for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):

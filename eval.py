@@ -31,7 +31,8 @@ from config import (
     read_json,
     run_script,
 )
-from data.shapes import fitting, is_file, read_rows
+from data.rows import fitting
+from data.shapes import is_file, read_rows
 from data.tasks import distinct, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
@@ -177,9 +178,6 @@ def grouped(records: list[dict]) -> list[list[dict]]:
 # ----------------------------------------------------------------------------------------------- evaluation
 
 
-READING = ("columns", "answer_pattern")  # the settings of a run that say how its files are read
-
-
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, plan: Plan = NO_PLAN,
         **reading: str) -> list[dict]:
     """Up to `count` held-out problems: of the test split of a generated task or of a file; whole_file takes
@@ -281,14 +279,16 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     run = {} if cfg.task else run_of(cfg.from_)
     task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
-    reading = {k: getattr(cfg, k) or run.get(k, "") for k in READING}
+    reading = dict(columns=cfg.columns or run.get("columns", ""),
+        answer_pattern=cfg.answer_pattern or run.get("answer_pattern", ""))
     plan = reward_plan(cfg.reward)
     whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **reading)
     check(tokenizer, rows, plan)
     ranks = setup(cfg.device)
     model = load_model(cfg.from_, ranks.device)
-    return model, tokenizer, fitting_prompts(model, tokenizer, rows, cfg), task, plan, ranks
+    rows = fitting_prompts(model, tokenizer, rows, cfg.max_new_tokens, cfg.too_long)
+    return model, tokenizer, rows, task, plan, ranks
 
 
 def run_of(folder: str) -> dict:
@@ -297,10 +297,11 @@ def run_of(folder: str) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def fitting_prompts(model, tokenizer: Tokenizer, rows: list[dict], cfg) -> list[dict]:
-    """The rows whose prompts leave room for cfg.max_new_tokens; cfg.too_long says what becomes of others."""
-    return fitting(rows, model.cfg.max_position_embeddings - cfg.max_new_tokens, tokenizer.most_ids,
-        lambda row: len(tokenizer.encode_row(row)), cfg.too_long)
+def fitting_prompts(model, tokenizer: Tokenizer, rows: list[dict], max_new_tokens: int,
+        too_long: str) -> list[dict]:
+    """The rows whose prompts leave room for max_new_tokens; `fitting` says what becomes of the others."""
+    return fitting(rows, model.cfg.max_position_embeddings - max_new_tokens, tokenizer.most_ids,
+        lambda row: len(tokenizer.encode_row(row)), too_long)
 
 
 def main():

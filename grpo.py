@@ -47,7 +47,8 @@ from config import (
     presets_of,
     run_script,
 )
-from data.shapes import is_file, read_rows, refuse_leaks
+from data.rows import refuse_leaks
+from data.shapes import is_file, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
 from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
@@ -534,7 +535,8 @@ def main():
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     model: Transformer = load_model(out / "state" if state else init, ranks.device)
-    train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg) for some in (train_rows, eval_rows))
+    train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
+        for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, init)

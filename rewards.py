@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import config
 from config import UserError, closest, numbers
-from data.shapes import as_text, texts, whole_number, whole_numbers
+from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
 from verify.answers import same_answer
 from verify.sandbox import SandboxError, check_tests, run_many

@@ -41,7 +41,8 @@ from config import (
     read_json,
     run_script,
 )
-from data.shapes import fitting, is_file, read_rows
+from data.rows import fitting
+from data.shapes import is_file, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs

@@ -248,13 +248,14 @@ def draw_experts(run: Path, problems: int = 32) -> Path:
     """What the experts do: a panel per MoE layer, a row per kind of token, a column per expert."""
     from checkpoint import load_model
     from data.tokenizer import for_checkpoint
-    from eval import READING, held_out
+    from eval import held_out
 
     model, settings = load_model(run), read_json(run / "run.json")
     if model.cfg.is_dense:
         raise UserError(f"{run} is a dense model: it has no experts")
-    task, reading = settings.get("eval_task") or settings["task"], {k: settings.get(k, "") for k in READING}
-    prompts = [row["prompt"] for row in held_out(task, problems, **reading)]
+    reading = {k: settings.get(k, "") for k in ("columns", "answer_pattern")}
+    rows = held_out(settings.get("eval_task") or settings["task"], problems, **reading)
+    prompts = [row["prompt"] for row in rows]
     shares, counts = expert_shares(model, for_checkpoint(run), prompts)
     layers, E = next(iter(shares.values())).shape
     most = max(float(table.max()) for table in shares.values())

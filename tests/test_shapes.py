@@ -6,17 +6,13 @@ import json
 import pytest
 
 from config import UserError
+from data.rows import as_text, fitting, refuse_leaks, whole_number, whole_numbers
 from data.shapes import (
     SHAPES,
-    as_text,
     boxed,
-    fitting,
     is_file,
     read_rows,
-    refuse_leaks,
     shape_of,
-    whole_number,
-    whole_numbers,
 )
 from data.tasks import chain_for, split_rows
 from rewards import Plan, check_rows, score
