@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import config
 from config import UserError, closest, numbers
+from data.gym import gym_score
 from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
 from verify.answers import same_answer
@@ -209,6 +210,14 @@ def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
     return result is not None and result[0] == target and Counter(result[1]) == Counter(numbers)
 
 
+def gym_reward(completions: list[str], prompts: list[str], dataset: list[str], seed: list[int],
+        index: list[int], **_) -> list[float]:
+    """reasoning-gym's own score of the answer, 0 to 1, where 1 is right and less is partial credit
+    (`data.gym.gym_score`). Raises UserError for a row that the library does not make."""
+    return [gym_score(extract_answer(c), *place)
+        for c, *place in zip(completions, prompts, dataset, seed, index, strict=True)]
+
+
 def extract_program(answer: str) -> str | None:
     """The Python program of an answer: bare, or between a first line ```python and a last line ``` (fences in
     between, as in a docstring, belong to the program)."""
@@ -373,7 +382,7 @@ def preference_reward(completions: list[str], **_) -> list[float]:
 
 REWARDS: dict[str, Callable[..., list[float]]] = {
     "countdown": countdown_reward, "math": math_reward, "math_boxed": partial(math_reward, boxed=True),
-    "exact": exact_reward, "number": number_reward,
+    "exact": exact_reward, "number": number_reward, "gym": gym_reward,
     "code": code_reward, "code_fraction": partial(code_reward, fraction=True),
     "format": format_reward, "format_boxed": partial(format_reward, boxed=True),
     "soft_format": soft_format_reward, "language": language_reward, "length": length_reward,
@@ -386,7 +395,7 @@ BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a respo
 # TASKS without a row of its own here is judged by its column "answer".
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     **dict.fromkeys(TASKS, ("exact", {"format": 0.1})),
-    "countdown": ("countdown", {"format": 0.1}), "math": ("math", {"format": 0.1}),
+    **{name: (name, {"format": 0.1}) for name in ("countdown", "gym")}, "math": ("math", {"format": 0.1}),
     "math_boxed": ("math_boxed", {"format_boxed": 0.1}),
     **dict.fromkeys(("number", "word_sums"), ("number", {})), "code": ("code", {"format": 0.1}),
     "general": ("preference",

@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from config import UserError
+from data.gym import gym_parts, gym_problem
 from data.shapes import is_file, read_rows
 
 TEST_SHARE = 0.2  # of all problems of a task
@@ -289,6 +290,7 @@ TASKS: dict[str, Task] = {
         limits={"n": (2, len(WORDS))}),
     "word_sums": Task(word_sums_problem, word_sums_chain, held=word_sums_held,
         limits={"steps": (1, 2), "high": (3, 9999), "plain": (0, 100), "ops": "+-*"}),
+    "gym": Task(gym_problem),  # reasoning-gym's; its knobs are the library's: gym:chain_sum,min_terms=2
 }
 
 
@@ -310,6 +312,8 @@ def parse_task(spec: str) -> tuple[str, dict]:
             f"unknown task {name}; choose from {', '.join(TASKS)}, or give a file of rows (.jsonl, .json, "
             ".parquet)"
         )
+    if name == "gym":
+        return name, {"parts": gym_parts(knobs)}
     names = TASKS[name].problem.__code__.co_varnames[1 : TASKS[name].problem.__code__.co_argcount]
     out = {}
     for part in filter(None, knobs.split(",")):
@@ -335,7 +339,7 @@ def row_at(spec: str, split: str, seed: int, index: int) -> dict:
         row = TASKS[name].problem(rng, **knobs)
         if split_of(name, row) == split:
             return row
-    raise TaskError(f"task {spec} has no {split} problems")
+    raise TaskError(f"task {spec} has no {split} problems: its knobs make too few different ones")
 
 
 def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int], dict]:

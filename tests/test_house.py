@@ -13,6 +13,7 @@ from config import PRESETS
 ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "verify.sandbox": 0,
     "verify.answers": 0, "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1, "data.shapes": 0, "data.rows": 0,
+    "data.gym": 0,
     "data.tasks": 1, "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 2, "attention": 1, "mla": 2,
     "gqa": 2, "moe": 1, "model": 3, "data.r1_data": 3, "checkpoint": 4, "batch": 4, "sample": 5,
     "preference": 5, "eval": 7, "grpo": 8, "sft": 8, "distill": 8, "experiments.search": 8,
@@ -22,7 +23,7 @@ SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experime
 PACKAGES = {"torch", "numpy", "tiktoken", "safetensors", "tqdm"}
 BROUGHT = {"data.bpe": {"regex"}, "data.chat": {"jinja2"}}  # by tiktoken and torch, which need them
 DEVELOPMENT = {"report.plot": {"matplotlib"}, "data.from_gguf": {"gguf"},
-    "data.shapes": {"datasets", "pyarrow"},
+    "data.shapes": {"datasets", "pyarrow"}, "data.gym": {"reasoning_gym"},
     "bench.bench": {"transformers", "trl", "datasets", "tokenizers"},
     "metrics": {"wandb", "trackio"}}  # imported only by --tracker
 ROOMS = ("data", "verify", "report", "experiments", "bench")
