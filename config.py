@@ -9,8 +9,8 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import sys
+import traceback
 import typing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -444,14 +444,27 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     return cls(**theirs | given), preset
 
 
+def last_words(text: str, code: int, error: BaseException):
+    """Write the text, exit with the code. parallel.py puts its own in place, for a run of several
+    processes."""
+    sys.stderr.write(text)
+    sys.exit(code)
+
+
 def run_script(main):
-    """Call main(); a UserError or a full disk becomes one line on stderr and exit code 2."""
+    """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
+    traceback and exit code 1: once, however many processes the run has."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # the other processes of a run say nothing
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        last_words(f"error: {error}\n", 2, error)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        last_words(traceback.format_exc(), 1, error)
 
 
 def read_json(path) -> dict:

@@ -4,7 +4,7 @@ where gradients become a step."""
 import torch
 import torch.distributed as dist
 
-from parallel import Ranks
+from parallel import Ranks, together
 
 ALONE = Ranks(0, 1, "cpu")
 
@@ -75,7 +75,8 @@ class Muon(torch.optim.Optimizer):
         for first, last, shape in share([s.shape for s in stacks], self.ranks):
             out[first:last] = orthogonalize(flat[first:last].view(-1, *shape), self.dtype).flatten()
         if self.ranks.world > 1:
-            dist.all_reduce(out)
+            with together():
+                dist.all_reduce(out)
         return [o.view_as(s) for o, s in zip(out.split([s.numel() for s in stacks]), stacks, strict=True)]
 
 
@@ -145,7 +146,8 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in parameters])
-    dist.all_reduce(flat)
+    with together():
+        dist.all_reduce(flat)
     for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad.copy_(g.view_as(p))
 
