@@ -20,6 +20,10 @@ class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
 
 
+class Diverged(UserError):
+    """Weights, gradients or logits are no finite numbers any more."""
+
+
 class Family(NamedTuple):
     """A row of FAMILIES: what one `model_type` of Hugging Face means."""
 
@@ -372,6 +376,28 @@ TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (th
 SYSTEM = "with the chat template: what the system says first"
 
 
+# The least that a number on the command line may be, in every script; it is finite in any case.
+_LEAST = {-math.inf: "bar", 2: "group_size",
+    0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
+       "bias_rate kl_coef clip_low clip_high explore",
+    1: "steps prompts problems samples keep updates max_new_tokens batch_size micro_tokens eval_every "
+       "save_every threads runs"}
+LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
+
+
+def check_ranges(values: dict):
+    """Raises UserError for a number by name that is not finite or out of its range: LEAST, and top_p is a
+    probability above 0."""
+    for name, value in values.items():
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if numeric and (not math.isfinite(value) or value > 2**63 - 1):
+            raise UserError(f"--{name} {value}: must be a finite number")
+        if numeric and value < LEAST.get(name, -math.inf):
+            raise UserError(f"--{name} {value}: must be at least {LEAST[name]}")
+        if name == "top_p" and not 0 < value <= 1:
+            raise UserError(f"--top_p {value}: must be above 0 and at most 1")
+
+
 def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:
     """The docstring, the knobs of the first screen, then each group under its heading."""
     sections = {"": ["  --config NAME".ljust(34) + f"preset: {', '.join(presets)}"]}
@@ -441,6 +467,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     other = {k for k, v in given.items() if v != default[k]}
     of = {f.name: f.metadata["of"] for f in fields.values()}
     theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
+    check_ranges(given)
     return cls(**theirs | given), preset
 
 

@@ -130,8 +130,6 @@ def say_yield(chunks: list[dict]):
 
 def main():
     cfg, _ = parse_args(Config, RECIPES, __doc__)
-    if min(cfg.prompts, cfg.samples, cfg.keep, cfg.max_new_tokens) < 1:
-        raise UserError("--prompts, --samples, --keep and --max_new_tokens must be at least 1")
     rows, judge = training_rows(cfg.task, cfg.seed, hold_out=True), judge_of(cfg.judge)
     rows(0)
     more = load_jsonl(cfg.add) if cfg.add else []

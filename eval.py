@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
 from checkpoint import load_model
-from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, run_script
+from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, presets_of, read_json, run_script
 from data.tasks import distinct, load_jsonl, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
@@ -249,13 +249,11 @@ class Config:
 def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     """(model, tokenizer, rows, task, plan, ranks) for the checkpoint, task and rows that cfg names; `check`
     may refuse them before the model is loaded. Raises UserError."""
-    if cfg.samples < 1 or cfg.problems < 1:
-        raise UserError("--problems and --samples must be at least 1")
     if cfg.split not in ("", "all", "test"):
         raise UserError(f"--split {cfg.split}: expected all or test")
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     run_file = Path(cfg.from_) / "run.json"
-    task = cfg.task or (json.loads(run_file.read_text())["task"] if run_file.exists() else "countdown")
+    task = cfg.task or (read_json(run_file)["task"] if run_file.exists() else "countdown")
     plan = reward_plan(cfg.reward)
     whole = cfg.split == "all" or bool(cfg.task) and cfg.split == ""
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan)
@@ -280,7 +278,8 @@ def main():
     if cfg.json:
         path = Path(cfg.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"settings": asdict(cfg) | {"task": task}, "metrics": m}, indent=2) + "\n")
+        whole = {"settings": asdict(cfg) | {"task": task}, "metrics": m}
+        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
