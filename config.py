@@ -386,16 +386,17 @@ LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name
 
 
 def check_ranges(values: dict):
-    """Raises UserError for a number by name that is not finite or out of its range: LEAST, and top_p is a
-    probability above 0."""
+    """Raises UserError for the first of these numbers by name that is not finite or out of its range."""
     for name, value in values.items():
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if numeric and (not math.isfinite(value) or value > 2**63 - 1):
-            raise UserError(f"--{name} {value}: must be a finite number")
-        if numeric and value < LEAST.get(name, -math.inf):
-            raise UserError(f"--{name} {value}: must be at least {LEAST[name]}")
-        if name == "top_p" and not 0 < value <= 1:
-            raise UserError(f"--top_p {value}: must be above 0 and at most 1")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        least = LEAST.get(name, -math.inf)
+        whole = isinstance(value, int)
+        for ok, range in [(whole or math.isfinite(value), "a finite number"),
+                (not whole or value < 2**63, "less than 2**63"), (value >= least, f"at least {least}"),
+                (name != "top_p" or 0 < value <= 1, "above 0 and at most 1")]:
+            if not ok:
+                raise UserError(f"--{name} {value}: must be {range}")
 
 
 def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:

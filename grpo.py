@@ -460,6 +460,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    check_sound(model, prompt)
     optimizer.zero_grad()  # gradients are as large as the model, and nothing needs them any more
     look(cfg.steps, *final)
     return log

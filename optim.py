@@ -206,8 +206,8 @@ MOST_SKIPPED = 3  # steps in a row, after which no finite gradient is to be expe
 
 
 def count_skipped(model: torch.nn.Module, tokens: list[int], ranks: Ranks, skipped: int, before: int) -> int:
-    """Steps in a row that skipped updates: `before` this one and, if it did so, this one. Raises Diverged where
-    there is no way back: after MOST_SKIPPED of them, and at once if any rank's model is not
+    """Steps in a row that skipped updates: `before` this one and, if it did so, this one. Raises Diverged
+    where there is no way back: after MOST_SKIPPED of them, and at once if any rank's model is not
     `checkpoint.is_sound` with these tokens."""
     if not skipped:
         return 0

@@ -155,7 +155,7 @@ def last_words(text: str, code: int, error: BaseException):
         except RuntimeError:  # the store is gone, and with it rank 0, its host
             text, speaks = f"error: process 0 of {world} ended\n", rank == 1
     if speaks:
-        sys.stderr.write(text)
+        sys.stderr.write("\n" * (rank > 0) + text)  # rank 0 may be in the middle of a line
     _end(patience=0.5)
     sys.exit(code)
 

@@ -210,26 +210,27 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     log = Log(out, start, ranks.main, tracker=tracker)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
-    for step in range(start, cfg.steps):
-        m = run_step(model, optimizers, step, rows, tokenizer, cfg, ranks)
-        tokens_seen += m["tokens"]
-        log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
-        bar.update()
-        bar.set_postfix_str(
-            f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x"
-        )
-        in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
-        stopped = stop.reached(ranks)
-        if ranks.main and (stopped or (step + 1) % cfg.save_every == 0) and step + 1 < cfg.steps:
-            check_sound(model, example)
-            save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
-                optimizers=[o.state_dict() for o in optimizers])
-        if stopped:
-            bar.close()
-            if ranks.main:
-                print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
-            sys.exit(130)
-    bar.close()
+    with bar:  # an error's message starts on a line of its own
+        for step in range(start, cfg.steps):
+            m = run_step(model, optimizers, step, rows, tokenizer, cfg, ranks)
+            tokens_seen += m["tokens"]
+            log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
+            bar.update()
+            bar.set_postfix_str(
+                f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x"
+            )
+            in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
+            more = step + 1 < cfg.steps
+            stopped = stop.reached(ranks) and more  # after the last step it only has to be saved
+            if ranks.main and more and (stopped or (step + 1) % cfg.save_every == 0):
+                check_sound(model, example)
+                save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
+                    optimizers=[o.state_dict() for o in optimizers])
+            if stopped:
+                bar.close()
+                if ranks.main:
+                    print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
+                sys.exit(130)
     check_sound(model, example)
     return log, tokens_seen
 
