@@ -80,6 +80,8 @@ _EXPERT_FIELDS = ("moe_intermediate_size n_shared_experts n_routed_experts num_e
 # Of a scaling of RoPE (attention.ROPE_SCALINGS), the fields without which it is not defined.
 _ROPE_SCALINGS = {"yarn": ["original_max_position_embeddings"], "linear": ["factor"],
     "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]}
+_ROPE_NUMBERS = {"factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"}.union(
+    *_ROPE_SCALINGS.values())
 # What is at least 1.
 _SIZES = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim n_routed_experts num_experts_per_tok n_group "
@@ -146,6 +148,8 @@ class ModelConfig:
         routing, scaling = (self.scoring_func, self.topk_method), self.rope_scaling or {}
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
         kind = str(scaling.get("rope_type"))
+        wrong = [f"{k}={v!r}" for k, v in scaling.items() if k in _ROPE_NUMBERS and v is not None
+            and not (is_a(v, float) and (0 < v < math.inf or v == 0 and "mscale" in k))]
         lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not is_a(scaling.get(k) or None, float)]
         checks = [
             (routing in family.routings or not family.routings,
@@ -161,6 +165,10 @@ class ModelConfig:
             (not scaling or kind in _ROPE_SCALINGS,
              f"rope_scaling {kind!r} is not supported; use null, {', '.join(_ROPE_SCALINGS)}"),
             (not lacking, f"rope_scaling {kind} lacks {', '.join(lacking)}"),
+            (not wrong, f"rope_scaling {kind}: {', '.join(wrong)} is no number above 0"),
+            (kind != "llama3" or wrong or lacking or scaling["low_freq_factor"] < scaling["high_freq_factor"],
+             "rope_scaling llama3: low_freq_factor must be below high_freq_factor"),
+            (self.rope_theta > 1, f"rope_theta={self.rope_theta} must be above 1"),
             *((getattr(self, key, value) == value, f"{key}={getattr(self, key, value)!r} is not supported in "
                f"{self.model_type} (only {value!r})") for key, value in family.only.items())]
         for ok, message in checks:
@@ -173,6 +181,8 @@ class ModelConfig:
             value = getattr(self, name)
             if not is_a(value, kind):
                 raise UserError(f"model config: {name}={value!r} is no {getattr(kind, '__name__', kind)}")
+            if kind is float and not 0 <= value < math.inf:
+                raise UserError(f"model config: {name}={value} must be a number from 0 on")
             if name in _SIZES and value is not None and value < 1:
                 raise UserError(f"model config: {name}={value} must be at least 1")
 
