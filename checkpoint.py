@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import ModelConfig, UserError, read_json
+from config import Diverged, ModelConfig, UserError, read_json
 from data.tokenizer import Tokenizer, save_beside
 from model import Transformer
 
@@ -46,7 +46,9 @@ def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
 
 def save_model(model: Transformer, dir: str | Path):
     """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old
-    files."""
+    files. Raises Diverged for weights that are not finite."""
+    if not is_finite(model):
+        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
@@ -58,10 +60,34 @@ def save_model(model: Transformer, dir: str | Path):
     if hasattr(model, "score"):  # a preference model
         kind = raw["architectures"][0].replace("CausalLM", SCORER)
         raw |= {"architectures": [kind], "id2label": {"0": "score"}}
-    (dir / "config.json.tmp").write_text(json.dumps(raw, indent=2) + "\n")
+    (dir / "config.json.tmp").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     os.chmod(dir / "model.safetensors.tmp", (dir / "config.json.tmp").stat().st_mode)  # safetensors: 0600
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
+
+
+def is_finite(model: torch.nn.Module) -> bool:
+    """Whether all weights are numbers, not NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def is_sound(model: Transformer, tokens: list[int]) -> bool:
+    """Whether a model is worth keeping: `is_finite`, and also the output after these tokens, a prompt or an
+    example of the run, and the gradient of the first norm, which comes through all layers. Finite weights can
+    be so large that what a layer makes of them is not."""
+    if not is_finite(model):
+        return False
+    tokens = tokens[: model.cfg.max_position_embeddings]
+    hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
+    output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
+    gradient, = torch.autograd.grad(output, model.layers[0].input_layernorm.weight)
+    return bool(output.isfinite() & gradient.isfinite().all())
+
+
+def check_sound(model: Transformer, tokens: list[int]):
+    """Before a save. Raises Diverged for a model that is not sound."""
+    if not is_sound(model, tokens):
+        raise Diverged("weights, or what the model makes of them, are NaN or infinite; a lower --lr may help")
 
 
 def _files(dir: Path) -> list[Path]:
@@ -244,6 +270,19 @@ def unfinished(out: str | Path, cfg) -> dict | None:
         raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
             f"--out, or remove {out}/state to start again")
     return state
+
+
+@contextmanager
+def last_good_state(out: Path):
+    """A run that diverges says after which step, and what is left of it."""
+    try:
+        yield
+    except Diverged as error:
+        log = out / "metrics.jsonl"
+        steps = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8") if log.exists() else "")
+        kept = (out / "state/state.pt").exists()
+        raise UserError(f"after step {max(map(int, steps), default=0)}: {error}; "
+            + (f"the last good state stays in {out}/state" if kept else "no state was saved yet")) from None
 
 
 def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str):

@@ -9,8 +9,8 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import sys
+import traceback
 import typing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +18,10 @@ from typing import NamedTuple
 
 class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
+
+
+class Diverged(UserError):
+    """Weights, gradients or logits are no finite numbers any more."""
 
 
 class Family(NamedTuple):
@@ -76,6 +80,8 @@ _EXPERT_FIELDS = ("moe_intermediate_size n_shared_experts n_routed_experts num_e
 # Of a scaling of RoPE (attention.ROPE_SCALINGS), the fields without which it is not defined.
 _ROPE_SCALINGS = {"yarn": ["original_max_position_embeddings"], "linear": ["factor"],
     "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]}
+_ROPE_NUMBERS = {"factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"}.union(
+    *_ROPE_SCALINGS.values())
 # What is at least 1.
 _SIZES = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim n_routed_experts num_experts_per_tok n_group "
@@ -142,6 +148,8 @@ class ModelConfig:
         routing, scaling = (self.scoring_func, self.topk_method), self.rope_scaling or {}
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
         kind = str(scaling.get("rope_type"))
+        wrong = [f"{k}={v!r}" for k, v in scaling.items() if k in _ROPE_NUMBERS and v is not None
+            and not (is_a(v, float) and (0 < v < math.inf or v == 0 and "mscale" in k))]
         lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not is_a(scaling.get(k) or None, float)]
         checks = [
             (routing in family.routings or not family.routings,
@@ -157,6 +165,10 @@ class ModelConfig:
             (not scaling or kind in _ROPE_SCALINGS,
              f"rope_scaling {kind!r} is not supported; use null, {', '.join(_ROPE_SCALINGS)}"),
             (not lacking, f"rope_scaling {kind} lacks {', '.join(lacking)}"),
+            (not wrong, f"rope_scaling {kind}: {', '.join(wrong)} is no number above 0"),
+            (kind != "llama3" or wrong or lacking or scaling["low_freq_factor"] < scaling["high_freq_factor"],
+             "rope_scaling llama3: low_freq_factor must be below high_freq_factor"),
+            (self.rope_theta > 1, f"rope_theta={self.rope_theta} must be above 1"),
             *((getattr(self, key, value) == value, f"{key}={getattr(self, key, value)!r} is not supported in "
                f"{self.model_type} (only {value!r})") for key, value in family.only.items())]
         for ok, message in checks:
@@ -169,6 +181,8 @@ class ModelConfig:
             value = getattr(self, name)
             if not is_a(value, kind):
                 raise UserError(f"model config: {name}={value!r} is no {getattr(kind, '__name__', kind)}")
+            if kind is float and not 0 <= value < math.inf:
+                raise UserError(f"model config: {name}={value} must be a number from 0 on")
             if name in _SIZES and value is not None and value < 1:
                 raise UserError(f"model config: {name}={value} must be at least 1")
 
@@ -378,6 +392,29 @@ ANSWER_PATTERN = "with --columns: a regular expression whose last match is the a
 TOO_LONG = "rows that do not fit into the context: error, or drop (left out and counted)"
 
 
+# The least that a number on the command line may be, in every script; it is finite in any case.
+_LEAST = {-math.inf: "bar", 2: "group_size",
+    0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
+       "bias_rate kl_coef clip_low clip_high explore",
+    1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
+       "eval_every save_every threads runs"}
+LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
+
+
+def check_ranges(values: dict):
+    """Raises UserError for the first of these numbers by name that is not finite or out of its range."""
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        least = LEAST.get(name, -math.inf)
+        whole = isinstance(value, int)
+        for ok, range in [(whole or math.isfinite(value), "a finite number"),
+                (not whole or value < 2**63, "less than 2**63"), (value >= least, f"at least {least}"),
+                (name != "top_p" or 0 < value <= 1, "above 0 and at most 1")]:
+            if not ok:
+                raise UserError(f"--{name} {value}: must be {range}")
+
+
 def _help_text(doc: str, presets, fields: dict[str, dataclasses.Field], hints: dict) -> str:
     """The docstring, the knobs of the first screen, then each group under its heading."""
     sections = {"": ["  --config NAME".ljust(34) + f"preset: {', '.join(presets)}"]}
@@ -447,17 +484,31 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     other = {k for k, v in given.items() if v != default[k]}
     of = {f.name: f.metadata["of"] for f in fields.values()}
     theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
+    check_ranges(given)
     return cls(**theirs | given), preset
 
 
+def last_words(text: str, code: int, error: BaseException):
+    """Write the text, exit with the code. parallel.py puts its own in place, for a run of several
+    processes."""
+    sys.stderr.write(text)
+    sys.exit(code)
+
+
 def run_script(main):
-    """Call main(); a UserError or a full disk becomes one line on stderr and exit code 2."""
+    """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
+    traceback and exit code 1: once, however many processes the run has."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # the other processes of a run say nothing
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        last_words(f"error: {error}\n", 2, error)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        last_words(traceback.format_exc(), 1, error)
 
 
 def read_json(path) -> dict:

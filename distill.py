@@ -157,8 +157,6 @@ def say_yield(chunks: list[dict]):
 
 def main():
     cfg, _ = parse_args(Config, RECIPES, __doc__)
-    if min(cfg.prompts, cfg.samples, cfg.keep, cfg.max_new_tokens) < 1:
-        raise UserError("--prompts, --samples, --keep and --max_new_tokens must be at least 1")
     some, judge = prompt_rows(cfg), judge_of(cfg.judge)
     rows = training_rows(cfg.task, cfg.seed, hold_out=True) if not some else None
     more = read_rows(cfg.add) if cfg.add else []

@@ -272,8 +272,6 @@ class Config:
 def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     """(model, tokenizer, rows, task, plan, ranks) for the checkpoint, task and rows that cfg names; `check`
     may refuse them before the model is loaded. Raises UserError."""
-    if cfg.samples < 1 or cfg.problems < 1:
-        raise UserError("--problems and --samples must be at least 1")
     if cfg.split not in ("", "all", "test"):
         raise UserError(f"--split {cfg.split}: expected all or test")
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
@@ -320,7 +318,8 @@ def main():
     if cfg.json:
         path = Path(cfg.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"settings": asdict(cfg) | {"task": task}, "metrics": m}, indent=2) + "\n")
+        whole = {"settings": asdict(cfg) | {"task": task}, "metrics": m}
+        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import copy
 import importlib.util
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,16 @@ import numpy as np
 import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
-from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
+from checkpoint import (
+    check_sound,
+    last_good_state,
+    load_model,
+    load_state,
+    new_run_folder,
+    save_run,
+    save_state,
+    unfinished,
+)
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
@@ -55,7 +65,7 @@ from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, keep_masters
+from optim import apply_gradients, count_skipped, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import Plan, score
@@ -356,12 +366,14 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
         for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
         norms.append(apply_gradients(ranks, list(model.parameters()), [optimizer], lr_at(step, cfg)))
-    if cfg.router == "bias":
+    skipped = sum(not math.isfinite(norm) for norm in norms)
+    if cfg.router == "bias" and skipped < len(parts):
         for router, load in zip(model.routers(), total["load"], strict=True):
             router.update_bias(torch.as_tensor(load, device=router.weight.device))
     n = total.pop("tokens")
     out = {k: total[k] / n for k in ("kl", "clip_fraction", "ratio", "kl_old", "entropy") if k in total}
     out |= {"loss": total["loss"] / len(parts), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
+            "skipped": skipped,
             "logprob_mismatch": mismatches[0]}  # of the first minibatch: the two engines at the same weights
     if "routed" in total:
         out |= {"routing_agreement": total["agree"] / total["routed"],
@@ -397,13 +409,14 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
     stop, state = StopSignal(), load_state(out / "state")
+    prompt = tokenizer.encode_row(eval_rows[0])
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
-    start, cursor = 0, 0
+    start, cursor, in_a_row = 0, 0, 0
     if state:
         start, cursor = state["step"], state["cursor"]
         optimizer.load_state_dict(state["optimizer"])
@@ -446,6 +459,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         log.write("train", step + 1, **m)
         left = (clock[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
         say(progress_line(m, step + 1, cfg.steps, left))
+        # without an update nothing has become better
+        in_a_row = count_skipped(model, prompt, ranks, m.get("skipped", in_a_row), in_a_row)
         if reference is not None and cfg.ref_every and (step + 1) % cfg.ref_every == 0:
             reference.load_state_dict(model.state_dict())
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
@@ -455,11 +470,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
         if ranks.main and (due or stopped):
+            check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
                        optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    check_sound(model, prompt)
     optimizer.zero_grad()  # gradients are as large as the model, and nothing needs them any more
     look(cfg.steps, *((eval_rows, FINAL_SAMPLES) if final else (some, EVAL_SAMPLES)))
     return log
@@ -468,16 +485,10 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
-        (cfg.group_size >= 2, f"--group_size {cfg.group_size}: advantages compare completions of one prompt; "
-                              "use 2 or more"),
         (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
-        (min(cfg.clip_low, cfg.clip_high, cfg.kl_coef) >= 0,
-         "clip_low, clip_high and kl_coef must not be negative"),
-        (min(cfg.steps, cfg.prompts, cfg.updates, cfg.max_new_tokens, cfg.micro_tokens, cfg.eval_every) >= 1,
-         "steps, prompts, updates, max_new_tokens, micro_tokens and eval_every must be at least 1"),
         (not cfg.ref_every or cfg.kl_coef > 0,
          "--ref_every needs --kl_coef above 0: without it there is no reference"),
     ]:
@@ -545,10 +556,12 @@ def main():
         total, active = model.num_parameters()
         print(f"policy: {init}, {total / 1e6:.2f}M parameters ({active / 1e6:.2f}M active), "
               f"on {ranks.world} x {ranks.device}")
-        (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
+        settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
+        (out / "run.json").write_text(settings + "\n", encoding="utf-8")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     stage = "/" in preset
-    log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, final=not stage)
+    with last_good_state(out):
+        log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, final=not stage)
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with

@@ -4,6 +4,7 @@ final table; the experiment trackers that can follow a run."""
 import atexit
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -73,15 +74,17 @@ class Log:
             at_the_end = row["step"] == steps and row.get("kind") != "train"
             return row["step"] <= after_step and not at_the_end
 
-        kept = [line for line in (path.read_text().splitlines() if path.exists() else [])
+        kept = [line for line in (path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
             if line.endswith("}") and stays(json.loads(line))]
-        path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
+        path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(path.with_suffix(".tmp"), path)
         if path.name == "metrics.jsonl":
             self.rows = [json.loads(line) for line in kept]
 
     def write(self, kind: str, step: int, **values):
-        """One row of metrics.jsonl: {"kind": train | eval | before, "step": ..., **values}."""
+        """One row of metrics.jsonl: {"kind": train | eval | before, "step": ..., **values}; without those
+        that are not finite, which JSON cannot say."""
+        values = finite(values)
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
             self._append("metrics", self.rows[-1])
@@ -94,12 +97,17 @@ class Log:
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
         if self.main:
-            self._append("samples", {"step": step, **values})
+            self._append("samples", {"step": step, **finite(values)})
 
     def _append(self, name: str, row: dict):
         with open(self.dir / f"{name}.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
-                + "\n")
+            f.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()},
+                allow_nan=False) + "\n")
+
+
+def finite(values: dict) -> dict:
+    """The values without the numbers that are NaN or infinite."""
+    return {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 # ------------------------------------------------------------------------------------------------ trackers
@@ -181,6 +189,8 @@ def progress_line(m: dict, step: int, steps: int, seconds_left: float) -> str:
         trained = f"{kl}  ent {m['entropy']:.3f}  clip {m['clip_fraction']:.1%}"
     else:
         trained = "no group has variance: no update"
+    if m.get("skipped"):
+        trained += f"  {m['skipped']} updates skipped, their gradients are not finite"
     return (f"step {step:>4}/{steps}  reward {m['reward']:.3f}  acc {m['accuracy']:.3f}  "
             f"len {m['length']:5.1f}  {trained}  "
             f"{m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(seconds_left)}")
@@ -194,6 +204,8 @@ def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str
         in ("accuracy", "no_variance", "truncated", "entropy", "format", "clip_fraction", "routing_agreement",
         "loss") if all(k in r for r in recent)}
     says = []
+    if skipped := sum(r.get("skipped", 0) for r in recent):
+        says.append(f"{skipped} updates skipped, their gradients were not finite: lower lr")
     if m["no_variance"] > 0.4:
         level = "hard" if m["accuracy"] < 0.5 else "easy"
         says.append(

@@ -1,10 +1,14 @@
 """Optimizers: Muon for matrices, AdamW for the rest; float32 masters of bfloat16 parameters; the one place
 where gradients become a step."""
 
+import math
+
 import torch
 import torch.distributed as dist
 
-from parallel import Ranks
+from checkpoint import is_sound
+from config import Diverged
+from parallel import Ranks, gather, together
 
 ALONE = Ranks(0, 1, "cpu")
 
@@ -75,7 +79,8 @@ class Muon(torch.optim.Optimizer):
         for first, last, shape in share([s.shape for s in stacks], self.ranks):
             out[first:last] = orthogonalize(flat[first:last].view(-1, *shape), self.dtype).flatten()
         if self.ranks.world > 1:
-            dist.all_reduce(out)
+            with together():
+                dist.all_reduce(out)
         return [o.view_as(s) for o, s in zip(out.split([s.numel() for s in stacks]), stacks, strict=True)]
 
 
@@ -145,7 +150,8 @@ def sum_gradients(ranks: Ranks, parameters: list[torch.nn.Parameter]):
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in parameters])
-    dist.all_reduce(flat)
+    with together():
+        dist.all_reduce(flat)
     for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad.copy_(g.view_as(p))
 
@@ -179,11 +185,12 @@ def _add_to_master(p: torch.nn.Parameter):
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
-    which the parameters then follow. Returns the norm."""
+    which the parameters then follow. No step where the norm, that of all ranks, is not finite: one NaN would
+    be in every weight. Returns the norm."""
     masters = [master_of(p) for p in parameters]
     sum_gradients(ranks, masters)
-    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm)
-    for optimizer in optimizers:
+    norm = float(torch.nn.utils.clip_grad_norm_(masters, max_norm))
+    for optimizer in optimizers if math.isfinite(norm) else ():
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
@@ -192,4 +199,21 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
             master.grad.zero_()
             if master is not p:
                 p.copy_(master)
-    return float(norm)
+    return norm
+
+
+MOST_SKIPPED = 3  # steps in a row, after which no finite gradient is to be expected any more
+
+
+def count_skipped(model: torch.nn.Module, tokens: list[int], ranks: Ranks, skipped: int, before: int) -> int:
+    """Steps in a row that skipped updates: `before` this one and, if it did so, this one. Raises Diverged
+    where there is no way back: after MOST_SKIPPED of them, and at once if any rank's model is not
+    `checkpoint.is_sound` with these tokens."""
+    if not skipped:
+        return 0
+    if not all(gather(ranks, is_sound(model, tokens))):
+        raise Diverged("a step was skipped: weights, or what the model makes of them, are NaN or infinite; a "
+            "lower --lr may help")
+    if before + 1 == MOST_SKIPPED:
+        raise Diverged(f"{MOST_SKIPPED} steps in a row without a finite gradient; a lower --lr may help")
+    return before + 1

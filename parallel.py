@@ -4,22 +4,26 @@ we use.
 `--device cpu:2` starts two processes of one thread each (operations of a small model do not split over
 threads, batches do), `--device cpu` is one process with all threads; under `torchrun --nproc_per_node=8
 grpo.py ...` the same code runs with one process per GPU. Nothing else differs: every rank holds the whole
-rollout, and the micro-batches are dealt out (see `share`)."""
+rollout, and the micro-batches are dealt out (see `share`).
+
+Whichever process fails, the run says why, once, and ends within seconds (see `last_words`)."""
 
 import atexit
 import ctypes
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
+import config
 from config import UserError
 
 
@@ -43,7 +47,7 @@ def setup(device: str) -> Ranks:
     kind, _, count = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda", "mps") or (count and not count.isdigit()) or count == "0":
+    if kind not in ("cpu", "cuda", "mps") or count and not (count.isdecimal() and int(count)):
         raise UserError(f"--device {device}: expected auto, cpu, cpu:N (N processes), cuda, cuda:N or mps")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[kind]:
@@ -61,32 +65,114 @@ def setup(device: str) -> Ranks:
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         backend = "nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=10))
+        with together():
+            store = common_store()
+            while store.add("joined", int(rank > 0)) < len(_helpers):  # rank 0 waits where it sees them end
+                time.sleep(0.02)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world,
+                timeout=timedelta(minutes=10))
         atexit.register(dist.destroy_process_group)
     return Ranks(rank, world, device if kind == "cuda" else kind)
 
 
+# ----------------------------------------------------------------------------- processes that start and end
+
+_helpers: list[subprocess.Popen] = []  # of rank 0: the processes that it has started, ranks 1 to N-1
+_store: dist.Store | None = None
+
+
 def launch(processes: int):
     """Start this same command as ranks 1 to N-1 and become rank 0."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    global _store
+    _store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     os.environ |= {"WORLD_SIZE": str(processes), "RANK": "0", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port)}
+        "MASTER_PORT": str(_store.port)}
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    for rank in range(1, processes):
-        child = subprocess.Popen(sys.orig_argv, env=os.environ | {"RANK": str(rank)},
-            stdin=subprocess.DEVNULL)
-        atexit.register(_end, child)
+    atexit.register(_end)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, _look)
+    for rank in range(1, processes):  # to them rank 0 is what torchrun's agent is to its workers
+        env = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "RANK": str(rank),
+            "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        _helpers.append(subprocess.Popen(sys.orig_argv, env=env, stdin=subprocess.DEVNULL))
 
 
-def _end(child: subprocess.Popen):
-    """When rank 0 leaves, its helpers finish by themselves; one that hangs is ended."""
+def common_store() -> dist.Store:
+    """The keys and values that all processes share. `launch` or torchrun's agent hosts them, else rank 0."""
+    global _store
+    _store = _store or next(dist.rendezvous("env://"))[0]
+    return _store
+
+
+class PeerLost(BaseException):
+    """Another process of the run has ended. No Exception, which a reward's caller would take for the
+    reward's."""
+
+
+@contextmanager
+def together():
+    """Around what all processes do at the same time: raises PeerLost where one of them has ended."""
     try:
-        child.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        child.kill()
+        yield
+    except RuntimeError as error:  # torch has no type of its own for it
+        raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
+
+
+def _look(*_):
+    """Rank 0 need not wait for what all do together to see that a helper has failed; 130 is a wanted stop."""
+    for rank, helper in enumerate(_helpers, 1):
+        code = helper.poll()
+        if code not in (None, 0, 130):
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise PeerLost(f"process {rank} of {len(_helpers) + 1} ended ({how})")
+
+
+def _end(patience: float = 20):
+    """When rank 0 leaves, its helpers finish by themselves; one that hangs is ended."""
+    until = time.monotonic() + patience
+    for helper in _helpers:
+        try:
+            helper.wait(max(0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            helper.kill()
+
+
+def last_words(text: str, code: int, error: BaseException):
+    """What `config.run_script` does where main() has raised `error`: write the text, exit with the code. Of
+    several processes the first to fail does so, and the others say nothing and exit with the same code; one
+    that has only lost another speaks where that one was killed and could not."""
+    if _helpers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    speaks = rank == 0
+    if world > 1 and (_store or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
+        try:
+            if isinstance(error, PeerLost):
+                text = f"error: {_how_lost(error)}\n"
+            first = common_store().compare_set("failed", "", f"{code} {rank}").decode()
+            code, speaks = int(first.split()[0]), first == f"{code} {rank}"
+        except RuntimeError:  # the store is gone, and with it rank 0, its host
+            text, speaks = f"error: process 0 of {world} ended\n", rank == 1
+    if speaks:
+        sys.stderr.write("\n" * (rank > 0) + text)  # rank 0 may be in the middle of a line
+    _end(patience=0.5)
+    sys.exit(code)
+
+
+def _how_lost(error: PeerLost) -> PeerLost:
+    """The lost process has said in the store why it ended, if it could. If not, rank 0 sees how, soon."""
+    until = time.monotonic() + 5
+    while not common_store().check(["failed"]) and time.monotonic() < until:
+        try:
+            _look()
+        except PeerLost as known:
+            return known
+        time.sleep(0.05)
+    return error
+
+
+config.last_words = last_words
 
 
 def keep_freed_memory():
@@ -116,7 +202,8 @@ def gather(ranks: Ranks, value) -> list:
     if ranks.world == 1:
         return [value]
     out = [None] * ranks.world
-    dist.all_gather_object(out, value)
+    with together():
+        dist.all_gather_object(out, value)
     return out
 
 

@@ -133,7 +133,8 @@ def load_judge(folder: str) -> dict[str, Callable[..., list[float]]]:
     model.eval().requires_grad_(False)
 
     def chances(completions, prompts, aspect):
-        return [1 / (1 + math.exp(-max(-60.0, min(60.0, s))))
+        # in this order a NaN stays one, which `rewards.score` refuses; max(-60, min(60, nan)) would be 60
+        return [1 / (1 + math.exp(-max(min(s, 60.0), -60.0)))
             for s in scores_of(model, tokenizer, prompts, completions, aspect)]
 
     def helpful(completions: list[str], prompts: list[str], **_) -> list[float]:

@@ -9,6 +9,7 @@ sample number) alone, so the batch's order, its split over ranks and the rows be
 """
 
 import codecs
+import math
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 
 import kernels
 from checkpoint import load_model
-from config import SYSTEM, TEMPLATE, UserError, knob, parse_args, run_script
+from config import SYSTEM, TEMPLATE, Diverged, UserError, check_ranges, knob, parse_args, run_script
 from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights
 from model import Transformer
@@ -98,25 +99,28 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     eos_id: the token that ends a completion, or several of them (Llama 3 and Qwen have two or three). seed
     None draws fresh noise. prompt_ids number the prompts for the noise (default 0, 1, ...). on_step
     is called with each step's tokens. temperature 0 is greedy. Raises UserError for an empty prompt or one
-    that leaves no room in the context."""
+    that leaves no room in the context, and for a setting out of its range; Diverged where logits are not
+    finite."""
+    check_ranges(dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p))
     if not prompts or min(map(len, prompts)) == 0:
         raise UserError("generate: a prompt is empty")
     model.check_length(max(map(len, prompts)) + max_new_tokens)
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     prompt_ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
     if kernels.PLAIN:
-        return generate_plain(model, prompts, group_size=group_size, max_new_tokens=max_new_tokens,
+        rollout = generate_plain(model, prompts, group_size=group_size, max_new_tokens=max_new_tokens,
             temperature=temperature, eos_id=eos_id, seed=seed, top_p=top_p, prompt_ids=prompt_ids,
             record_routing=record_routing, on_step=on_step)
-
-    def noise_of(some):
-        return row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens)
-
-    engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, end_ids(eos_id),
-        noise_of, record_routing)
-    with packed_weights(model):
-        engine.run(on_step)
-    return engine.rollout()
+    else:
+        engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, end_ids(eos_id),
+            lambda some: row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens),
+            record_routing)
+        with packed_weights(model):
+            engine.run(on_step)
+        rollout = engine.rollout()
+    if not math.isfinite(sum(map(sum, rollout.logprobs))):  # once: a look at each step would cost time
+        raise Diverged("the model's logits are NaN or infinite: its weights are broken; was --lr too high?")
+    return rollout
 
 
 def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) -> torch.Tensor:
@@ -135,7 +139,9 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
     (log-probability 0: the sampled distribution is a point). top_p keeps the smallest set of most likely
     tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751) and renormalises."""
     if temperature == 0:
-        return logits.argmax(-1), torch.zeros(logits.shape[0], device=logits.device)
+        tokens = logits.argmax(-1)
+        largest = logits.gather(1, tokens[:, None]).squeeze(1).float()
+        return tokens, 0 * largest  # 0, but NaN where it is not finite
     probs = F.softmax(logits.float() / temperature, dim=-1)
     if top_p < 1:
         ordered, place = probs.sort(dim=-1, descending=True)
@@ -162,7 +168,8 @@ def _invert_cdf(weights, point):
     cdf = weights.cumsum(-1)
     # rounding can put the point at the end of the sum, where no running sum passes it
     point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
-    place = torch.searchsorted(cdf, point, right=True)  # the first cdf > point
+    # the first cdf > point; without the bound NaN would be found behind the last one
+    place = torch.searchsorted(cdf, point, right=True).clamp_(max=cdf.shape[1] - 1)
     if weights.device.type != "cpu":  # a parallel sum's rounding can let it pass the point at a weight of 0
         place = torch.where(weights.gather(1, place) > 0, place, weights.argmax(-1, keepdim=True))
     return place, (point - cdf.gather(1, place) + weights.gather(1, place)).clamp(min=0)

@@ -14,6 +14,7 @@ learnt.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -25,7 +26,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_model, new_run_folder, save_run, save_state, unfinished
+from checkpoint import (
+    check_sound,
+    last_good_state,
+    load_model,
+    new_run_folder,
+    save_run,
+    save_state,
+    unfinished,
+)
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
@@ -49,7 +58,7 @@ from kernels import token_logprobs
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, keep_masters, make_optimizers
+from optim import apply_gradients, count_skipped, keep_masters, make_optimizers
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
@@ -161,9 +170,10 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
     norm = apply_gradients(ranks, trained, optimizers, lr_at(step, cfg))
     loads = [sum(layer) for layer in zip(*(load for _, load in everyone if load), strict=True)]
     for router, load in zip(model.routers(), loads, strict=True):
-        if cfg.bias_rate and router.cfg.topk_method == "noaux_tc":
+        if cfg.bias_rate and router.cfg.topk_method == "noaux_tc" and math.isfinite(norm):
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
     return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
+        "skipped": int(not math.isfinite(norm)),
         "tokens": sum(len(tokens) for tokens, _ in examples),
         "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
@@ -195,7 +205,7 @@ def usable_rows(cfg: Config, tokenizer: Tokenizer, longest: int) -> list[dict]:
 def steps_of(cfg: Config, count: int) -> int:
     """Steps of --epochs passes over the `count` rows of a file. Raises UserError for a generated task, which
     has no end."""
-    if not count or cfg.epochs < 0:
+    if not count:
         raise UserError("--epochs counts passes over a file; give --steps for a generated task")
     return max(1, round(cfg.epochs * count / cfg.batch_size))
 
@@ -206,8 +216,6 @@ def check(cfg: Config):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.dtype not in ("", "float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
-    if min(cfg.steps, cfg.batch_size, cfg.micro_tokens, cfg.save_every) < 1:
-        raise UserError("--steps, --batch_size, --micro_tokens and --save_every must be at least 1")
     check_tracker(cfg.tracker)
 
 
@@ -237,7 +245,8 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
 def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
         ranks: Ranks) -> tuple[Log, int]:
     """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
-    stop, start, tokens_seen = StopSignal(), 0, 0
+    stop, start, tokens_seen, in_a_row = StopSignal(), 0, 0, 0
+    example, _ = encode_row(model, tokenizer, rows(0), cfg.seed, 0)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
     if state:
         start, tokens_seen = state["step"], state["tokens"]
@@ -247,24 +256,28 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     log = Log(out, start, ranks.main, tracker=tracker)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
-    for step in range(start, cfg.steps):
-        m = run_step(model, optimizers, step, rows, tokenizer, cfg, ranks)
-        tokens_seen += m["tokens"]
-        log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
-        bar.update()
-        bar.set_postfix_str(
-            f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x"
-        )
-        stopped = stop.reached(ranks)
-        if ranks.main and (stopped or (step + 1) % cfg.save_every == 0) and step + 1 < cfg.steps:
-            save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
-                optimizers=[o.state_dict() for o in optimizers])
-        if stopped:
-            bar.close()
-            if ranks.main:
-                print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
-            sys.exit(130)
-    bar.close()
+    with bar:  # an error's message starts on a line of its own
+        for step in range(start, cfg.steps):
+            m = run_step(model, optimizers, step, rows, tokenizer, cfg, ranks)
+            tokens_seen += m["tokens"]
+            log.write("train", step + 1, **m, seconds=time.perf_counter() - begin)
+            bar.update()
+            bar.set_postfix_str(
+                f"loss {m['loss']:.3f}, {tokens_seen / 1e6:.1f}M tokens, load {m['max_load']:.1f}x"
+            )
+            in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
+            more = step + 1 < cfg.steps
+            stopped = stop.reached(ranks) and more  # after the last step it only has to be saved
+            if ranks.main and more and (stopped or (step + 1) % cfg.save_every == 0):
+                check_sound(model, example)
+                save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
+                    optimizers=[o.state_dict() for o in optimizers])
+            if stopped:
+                bar.close()
+                if ranks.main:
+                    print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
+                sys.exit(130)
+    check_sound(model, example)
     return log, tokens_seen
 
 
@@ -286,7 +299,8 @@ def main():
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
-    log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
+    with last_good_state(out):
+        log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
     if not ranks.main:
         return
     if pairs:
@@ -295,10 +309,13 @@ def main():
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
         print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
-    (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n")
+    settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
+    (out / "run.json").write_text(settings + "\n", encoding="utf-8")
     save_run(out, model, tokenizer, cfg.init)
     seconds = time.perf_counter() - begin
-    print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}")
+    skipped = sum(row.get("skipped", 0) for row in log.rows)
+    print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"
+        + (f"; {skipped} steps were skipped, their gradients were not finite" if skipped else ""))
 
 
 if __name__ == "__main__":

@@ -563,8 +563,9 @@ def everything(cfg: Config):
     head = {"card": f"{card.name}, {card.total_memory / 2**30:.0f} GiB", "date": time.strftime("%Y-%m-%d"),
         "commit": commit, "command": f"python bench/bench.py --device cuda --all (--runs {cfg.runs})",
         "torch": torch.__version__, "model": f"{size}, bfloat16, {cfg.micro} rows per pass"}
-    (root / "docs" / "gpu.md").write_text(gpu_page(head, tests, rows, sorted(set(failures)), rates))
-    print((root / "docs" / "gpu.md").read_text())
+    page = gpu_page(head, tests, rows, sorted(set(failures)), rates)
+    (root / "docs" / "gpu.md").write_text(page, encoding="utf-8")
+    print(page)
     if failures or done.returncode:
         sys.exit(1)
 
@@ -626,7 +627,8 @@ def main():
                 rows += [run_once(cfg, name, side) for side in cfg.sides.split(",")]
         print(table(rows, rates))
         if cfg.json:
-            Path(cfg.json).write_text(json.dumps({"limits": rates, "runs": rows}, indent=1) + "\n")
+            whole = json.dumps({"limits": rates, "runs": rows}, indent=1)
+            Path(cfg.json).write_text(whole + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,5 +50,6 @@ def merged(word: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[bytes, .
 
 if __name__ == "__main__":
     vocab = train((HERE / "corpus.txt").read_text(encoding="ascii"), MERGES)
-    VOCAB_FILE.write_text("".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(vocab)))
+    lines = [f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(vocab)]
+    VOCAB_FILE.write_text("".join(lines), encoding="utf-8")
     print(f"{VOCAB_FILE}: {len(vocab)} tokens; the last ten merges: {vocab[-10:]}")

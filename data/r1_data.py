@@ -414,8 +414,6 @@ def main():
     cfg, _ = parse_args(Config, RECIPES, __doc__)
     if cfg.kind not in KINDS:
         raise UserError(f"--kind {cfg.kind}{closest(cfg.kind, KINDS)}")
-    if cfg.count < 0:
-        raise UserError("--count must not be negative")
     cfg.count = cfg.count or COUNTS[cfg.kind]
     ours = not is_file(cfg.task) and parse_task(cfg.task)[0] == "countdown"
     if not ours and (cfg.kind == "web" or cfg.kind == "cold" and not cfg.pool):

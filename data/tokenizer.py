@@ -69,6 +69,8 @@ class Tokenizer:
         self.think_ids = tuple(self.added[tag].id if tag in self.added else -1 for tag in think)
         self.tags = {tag for tag in (*think, *TAGS[2:]) if tag in self.added}
         self.always = {name for name, token in self.added.items() if not token.special}
+        self.special = frozenset(set(self.added) - self.always)
+        self.words = frozenset(self.always | set(self.added) - self.tags)  # of a template
         self.vocab_size = self.encoding.n_vocab
         self.chat_template, self.names, self._opening = chat_template, names or {}, {}
 
@@ -107,11 +109,17 @@ class Tokenizer:
         return [i for piece in kept if piece for i in self.encoding._encode_single_piece(piece)]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS, if there is one, and the prompt in its template, as plain text: what every completion is
-        conditioned on. Raises UserError where a chat template does."""
+        """BOS, if there is one, and the prompt in its template: what every completion is conditioned on. The
+        template's words are tokens where the vocabulary has such (<|User|>), all but the tags: R1-Zero's
+        template only speaks of these. The prompt's special ones stay text. Raises UserError where a chat
+        template does."""
         if self.template == CHAT:
             return self.encode_chat([{"role": "user", "content": text}])
-        return [*self.start, *self.encode(self.template.replace("{prompt}", text))]
+        mark = ""
+        if self.special and _alternatives(self.special).search(text):
+            mark = unused_character([self.template, text])
+            text = marked(text, self.special, mark)
+        return [*self.start, *self._ids(self.template.replace("{prompt}", text), self.words, mark)]
 
     def encode_row(self, row: dict) -> list[int]:
         """The prompt of a row of data: with a chat template its "messages", where it has some."""
@@ -135,9 +143,8 @@ class Tokenizer:
         if self.system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
         mark = unused_character([self.chat_template, *(m["content"] for m in messages)])
-        special = set(self.added) - self.always
-        messages = [m | {"content": marked(m["content"], special if m["role"] == "assistant" else self.added,
-            mark)} for m in messages]
+        messages = [m | {"content": marked(m["content"], self.special if m["role"] == "assistant"
+            else self.added, mark)} for m in messages]
         return self._ids(render(self.chat_template, messages, self.names), set(self.added), mark)
 
     @property

@@ -323,7 +323,7 @@ class Config:
 
 def whole_numbers(text: str) -> list[int]:
     """The numbers of "0,16,32". Raises UserError."""
-    if not all(part.strip().isdigit() for part in text.split(",")):
+    if not all(part.strip().isdecimal() for part in text.split(",")):
         raise UserError(f"--budgets {text}: expected whole numbers, such as 0,16,32")
     return [int(part) for part in text.split(",")]
 
@@ -360,7 +360,7 @@ def main():
         path = Path(cfg.json)
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"settings": asdict(cfg) | {"task": task}, "metrics": m, "curves": curves}
-        path.write_text(json.dumps(whole, indent=2) + "\n")
+        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         if importlib.util.find_spec("matplotlib"):
             plot = Path(__file__).parent.parent / "report" / "plot.py"
             subprocess.run([sys.executable, plot, "--curves", path], check=True)

@@ -1,6 +1,7 @@
 """Llama, Qwen and GLM checkpoints against transformers, in both directions; a made-up family; FP8."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -146,6 +147,9 @@ def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
         ModelConfig.from_hf(raw | {"parallel": True})
 
 
+YARN_OF_LLAMA = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+
+
 @pytest.mark.parametrize("change,says", [(dict(model_type="qwen2_vl"), "'qwen2_vl'.*did you mean qwen2"),
     (dict(model_type="xyz"), "choose from deepseek_v3.*llama"), (dict(hidden_act="gelu"), "hidden_act"),
     (dict(num_key_value_heads=4), "num_key_value_heads"), (dict(mlp_bias=True), "mlp_bias"),
@@ -160,6 +164,14 @@ def test_a_made_up_family_is_one_row(monkeypatch, tmp_path):
     (dict(rope_scaling="yarn"), "rope_scaling='yarn' is no dict"), (dict(layer_types=3), "is no list"),
     (dict(rope_parameters=dict(full_attention=dict(rope_type="default"))), "each kind of layer"),
     (dict(rope_scaling=dict(rope_type="linear", factor="x")), "linear lacks factor"),
+    *((dict(rope_scaling=YARN_OF_LLAMA | {key: value}), f"yarn: {key}={value!r} is no number above 0")
+      for key, value in [("factor", "4"), ("factor", 0), ("factor", math.nan), ("beta_fast", -1),
+      ("beta_slow", "x"), ("attention_factor", 0), ("mscale", "x"),
+      ("original_max_position_embeddings", -5)]),
+    (dict(rope_scaling=dict(rope_type="llama3", factor=2.0, low_freq_factor=4, high_freq_factor=4,
+        original_max_position_embeddings=64)), "low_freq_factor must be below"),
+    (dict(rope_theta=0), "rope_theta=0 must be above 1"), (dict(rms_norm_eps=-1.0),
+        "must be a number from 0"),
     (dict(quantization_config=dict(quant_method="fp8", weight_block_size=128)), "weight_block_size=128")])
 def test_what_a_config_cannot_mean_is_named(change, says):
     raw = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=6)

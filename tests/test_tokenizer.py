@@ -168,6 +168,24 @@ def test_added_tokens_that_are_not_special_are_vocabulary_and_special_ones_stay_
     assert ours._ids(nasty + prompt, set(ours.added)) == ids_of(theirs, nasty + prompt)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_markers_of_a_template_are_tokens_and_special_ones_in_a_prompt_stay_text(special, made, tmp_path):
+    from tokenizers import AddedToken, Tokenizer
+
+    theirs, markers = Tokenizer.from_str(made.made("qwen2").to_str()), ["<|Human|>", "<|Robot|>"]
+    add = theirs.add_special_tokens if special else theirs.add_tokens
+    add([AddedToken(m, special=special, normalized=False) for m in markers])
+    ours = made.ours(theirs, tmp_path)
+    ours.template = "<|Human|>{prompt}<|Robot|>"
+    first, last = map(theirs.token_to_id, markers)
+    body = ours.encode_prompt("Use 1 2. \u6c49")[len(ours.start) :]
+    assert body == ids_of(theirs, "<|Human|>Use 1 2. \u6c49<|Robot|>")
+    assert (body[0], body[-1]) == (first, last)
+    nasty = ours.encode_prompt("x<|Robot|>y<|im_end|>")
+    assert nasty.count(last) == (1 if special else 2)  # what is not special is vocabulary, wherever it stands
+    assert not set(ours.eos_ids) & set(nasty) and "x<|Robot|>y<|im_end|>" in ours.decode(nasty)
+
+
 def test_names_are_found_before_and_after_the_normalisation_as_in_the_library(made, tmp_path):
     """An added token that is normalized is looked for in the normalised text; the longest name wins."""
     from tokenizers import AddedToken, Tokenizer
