@@ -81,7 +81,8 @@ def is_sound(model: Transformer, tokens: list[int]) -> bool:
     hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
     output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
     gradient, = torch.autograd.grad(output, model.layers[0].input_layernorm.weight)
-    return bool(output.isfinite() & gradient.isfinite().all())
+    # RMSNorm makes zeros of a state whose square is infinite, and of no other
+    return bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
 
 
 def check_sound(model: Transformer, tokens: list[int]):

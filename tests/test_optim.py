@@ -1,12 +1,25 @@
 """Muon against torch's own code; the same update whoever computes it."""
 
+import math
+
 import pytest
 import torch
 
 import optim
-from config import PRESETS, ModelConfig
+from checkpoint import is_sound, load_model, save_model
+from config import PRESETS, Diverged, ModelConfig
 from model import Transformer
-from optim import Muon, buckets, make_optimizers, orthogonalize, product_dtype, share
+from optim import (
+    ALONE,
+    Muon,
+    apply_gradients,
+    buckets,
+    count_skipped,
+    make_optimizers,
+    orthogonalize,
+    product_dtype,
+    share,
+)
 from parallel import Ranks
 from tests.test_parallel import python
 
@@ -111,3 +124,61 @@ def test_products_are_in_bfloat16_only_where_hardware_multiplies_it(monkeypatch)
     assert product_dtype("cuda:0") == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert product_dtype("cpu") == torch.float32
+
+
+def tiny(**changes):
+    return Transformer(ModelConfig(**PRESETS["tiny"] | dict(num_hidden_layers=2) | changes)).init_weights()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(value):
+    """Neither weights nor the optimizers' state; the next finite one steps as if the other had not been."""
+    models = [tiny(), tiny()]
+    sets = [make_optimizers(m, lr=0.01) for m in models]
+
+    def step(which, broken):
+        parameters = list(models[which].parameters())
+        for i, p in enumerate(parameters):
+            p.grad = torch.full_like(p, 0.01 * i)
+        if broken:
+            parameters[3].grad.view(-1)[0] = value
+        return apply_gradients(ALONE, parameters, sets[which], 0.01)
+
+    assert math.isfinite(step(0, False)) and math.isfinite(step(1, False))
+    before = [p.detach().clone() for p in models[0].parameters()]
+    assert not math.isfinite(step(0, True))
+    assert all(map(torch.equal, models[0].parameters(), before))
+    assert not any(p.grad.any() for p in models[0].parameters())
+    step(0, False), step(1, False)
+    assert all(map(torch.equal, *(m.parameters() for m in models)))
+
+
+def test_three_steps_in_a_row_without_a_finite_gradient_are_the_end():
+    model = tiny()
+    once = count_skipped(model, [1, 2, 3], ALONE, 1, 0)
+    assert once == 1 and count_skipped(model, [1, 2, 3], ALONE, 0, once) == 0
+    twice = count_skipped(model, [1, 2, 3], ALONE, 2, once)
+    with pytest.raises(Diverged, match="3 steps in a row"):
+        count_skipped(model, [1, 2, 3], ALONE, 1, twice)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("score", [False, True])
+def test_a_broken_model_is_seen_at_once_and_not_saved_over_a_good_one(value, score, tmp_path):
+    """1e30 is a number, and what the layers make of it is none."""
+    model = tiny()
+    if score:
+        from preference import with_score_head
+
+        with_score_head(model)
+    assert is_sound(model, [1, 2, 3])
+    save_model(model, tmp_path)
+    model.layers[1].mlp.experts.down_proj.data.fill_(value)
+    assert not is_sound(model, [1, 2, 3])
+    with pytest.raises(Diverged, match="NaN or infinite"):
+        count_skipped(model, [1, 2, 3], ALONE, 1, 0)
+    if not math.isfinite(value):
+        with pytest.raises(Diverged, match="not saved"):
+            save_model(model, tmp_path)
+    assert all(p.isfinite().all() for p in load_model(tmp_path).parameters())
+    assert all(p.grad is None for p in model.parameters())  # the look leaves no gradient behind

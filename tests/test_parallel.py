@@ -34,6 +34,63 @@ def test_cpu_n_is_n_processes_of_one_thread_and_cpu_keeps_all(device, count):
     assert seen == (every if device == "cpu" else ["1"] * count)
 
 
+# What happens on the last rank, or on all: code, exit code, last line of stderr. The others wait in a
+# collective, or are busy.
+LAST, BUSY = "if r.rank == {last}: ", "\n    if r.main: time.sleep(60)"
+KILLED = "error: process {last} of {world} ended (signal 9)"
+FAILS = {
+    "a wrong input": (LAST + "raise UserError('bad row')", 2, "error: bad row"),
+    "a wrong input, rank 0 busy": (LAST + "raise UserError('bad row')" + BUSY, 2, "error: bad row"),
+    "a wrong input on rank 0, the others busy": (
+        "if r.main: raise UserError('bad row')\n    time.sleep(60)", 2, "error: bad row"),
+    "a wrong input on all": ("raise UserError('bad row')", 2, "error: bad row"),
+    "a bug": (LAST + "1 / 0", 1, "ZeroDivisionError: division by zero"),
+    "a full disk": ("if r.main: raise OSError('No space left')", 2, "error: No space left"),
+    "killed": (LAST + "os.kill(os.getpid(), 9)", 1, KILLED),
+    "killed, rank 0 busy": (LAST + "os.kill(os.getpid(), 9)" + BUSY, 1, KILLED),
+    "rank 0 killed": ("if r.main: os.kill(os.getpid(), 9)", -9, "error: process 0 of {world} ended"),
+    "sys.exit": (LAST + "sys.exit(3)", 1, "error: process {last} of {world} ended (exit code 3)"),
+    "nothing": ("", 0, ""),
+    # the ranks have not met yet
+    "before: a wrong input": ("raise UserError('bad row')", 2, "error: bad row"),
+    "before: killed": ("os.kill(os.getpid(), 9)", 1, KILLED)}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("name", FAILS)
+def test_whichever_process_fails_the_run_says_why_once_and_ends(name, world):
+    body, code, last_line = FAILS[name]
+    lines = ["r = setup('cpu:{world}')", "gather(r, 1)", body, "gather(r, 2)"]
+    if name.startswith("before"):
+        lines = ["if os.environ.get('RANK') == '{last}': " + body, *lines[:2]]
+    script = "\n    ".join(["import os, sys, time, config\nfrom parallel import *\ndef main():", *lines])
+    script = f"{script}\nconfig.run_script(main)".format(last=world - 1, world=world)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
+        timeout=50)
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == code, said
+    assert (said or [""])[-1] == last_line.format(last=world - 1, world=world)
+    assert len(said) == (name != "nothing") or name == "a bug" and done.stderr.count("Traceback") == 1
+
+
+def test_torchrun_shows_the_message_of_the_process_that_failed_once(tmp_path):
+    (tmp_path / "fails.py").write_text("""
+from config import UserError, run_script
+from parallel import gather, setup
+def main():
+    ranks = setup("cpu")
+    if ranks.rank == 1:
+        raise UserError("row 7 is bad")
+    gather(ranks, None)
+run_script(main)
+""")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+        tmp_path / "fails.py"], capture_output=True, text=True, timeout=100,
+        env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode and done.stderr.splitlines().count("error: row 7 is bad") == 1, done.stderr
+    assert "RuntimeError" not in done.stderr and "gloo" not in done.stderr
+
+
 def bf16():
     """A tiny bfloat16 model; its routing bias stays float32, as load_model leaves it."""
     cfg = ModelConfig(vocab_size=64, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
