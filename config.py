@@ -366,9 +366,11 @@ def knob(default, help: str, group: str = "", of: str = ""):
     return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
 
 
-# Help of two knobs that every script has which puts prompts to a model.
+# Help of knobs that several scripts have.
 TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (the checkpoint's own), or a "
     "text with {prompt}; empty = as it was trained")
+STRICT_FORMAT = ("false: an answer counts in any form: in the last <answer>, else \\boxed{}, else behind the "
+    "last ####; the task's own form is paid by itself")
 SYSTEM = "with the chat template: what the system says first"
 
 

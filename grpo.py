@@ -33,6 +33,7 @@ from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import load_model, load_state, new_run_folder, save_run, save_state, unfinished
 from config import (
     PRESETS,
+    STRICT_FORMAT,
     SYSTEM,
     TEMPLATE,
     UserError,
@@ -52,7 +53,7 @@ from moe import Routing
 from optim import apply_gradients, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
-from rewards import score
+from rewards import Plan, TrainerState, score
 from sample import generate
 
 
@@ -91,6 +92,7 @@ class Config:
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
+    strict_format: bool = knob(True, STRICT_FORMAT, group="rewards")
     router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="memory")
@@ -237,8 +239,15 @@ def mean_over(x, mask) -> float:
 # ------------------------------------------------------------------------------------------------- the phases
 
 
-def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
-        ranks: Ranks) -> list[list[Sample]]:
+def plan_of_run(cfg: Config, tokenizer=None, step: int = 0) -> Plan:
+    """What the settings say of the rewards; with a tokenizer, for completions of prompts that it encodes."""
+    plan = reward_plan(cfg.reward, cfg.reward_weights, cfg.strict_format)
+    return plan._replace(opens=tokenizer.opens if tokenizer else plan.opens,
+        state=TrainerState(step, cfg.steps))
+
+
+def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config, ranks: Ranks,
+        step: int = 0) -> list[list[Sample]]:
     """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its
     share. The noise is keyed by the problem's number, so neither ranks nor resuming change what is
     sampled."""
@@ -252,7 +261,8 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
-            reward_plan(cfg.reward, cfg.reward_weights), list(map(len, out.completions)), cfg.max_new_tokens)
+            plan_of_run(cfg, tokenizer, step), list(map(len, out.completions)), cfg.max_new_tokens,
+            out.completions)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
@@ -264,28 +274,34 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
 
 
 def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
-    """The advantages of each group's samples. A group teaches something where any of them is not zero."""
-    rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
-    return group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
+    """The advantages of each group's samples. A group teaches something where any of them is not zero. One
+    that no reward says anything about gets the mean of its group's others: no advantage, as in TRL."""
+    rewards = []
+    for g in groups:
+        known = [s.scores["reward"] for s in g if "unscored" not in s.scores]
+        mean = sum(known) / max(1, len(known))
+        rewards += [mean if "unscored" in s.scores else s.scores["reward"] for s in g]
+    return group_advantages(torch.tensor(rewards), cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
 
 
-def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
+def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks,
+        step: int = 0) -> tuple[list[list[Sample]], int]:
     """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups that teach
     nothing (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
-    groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
+    groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks, step)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
         missing = cfg.prompts - sum(map(any, advantages_of(groups, cfg)))
         if missing <= 0:
             break
-        groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
+        groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks, step)
         cursor += missing
     return groups, cursor
 
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
     """The samples to train on, advantages filled in: groups that teach; with overlong=mask, finished ones."""
-    masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
+    masked = plan_of_run(cfg).mask_truncated
     return [s._replace(advantage=a) for g, row in zip(groups, advantages_of(groups, cfg), strict=True)
         if any(row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
@@ -363,7 +379,10 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
         return sum(values) / len(values)
 
     lengths, components = [len(s.old_logprobs) for s in samples], {k for s in samples for k in s.scores}
-    return {k: mean(s.scores[k] for s in samples if k in s.scores) for k in sorted(components)} | {
+    scored = [s for s in samples if "unscored" not in s.scores] or samples
+    unscored = {"unscored": 1 - len(scored) / len(samples)} if "unscored" in components else {}
+    return {k: mean(s.scores[k] for s in (scored if k == "reward" else samples) if k in s.scores)
+        for k in sorted(components)} | unscored | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
         "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
@@ -384,7 +403,6 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     stop, state = StopSignal(), load_state(out / "state")
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_prompt(r["prompt"])) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
-    plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
@@ -404,7 +422,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 
     def look(step, problems, samples):
         m, records = evaluate(model, tokenizer, eval_rows[:problems], samples=samples,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
+            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+            plan=plan_of_run(cfg, tokenizer, step))
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -418,7 +437,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         clock = [time.perf_counter()]
-        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
+        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks, step)
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
@@ -496,7 +515,7 @@ def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
     rows = training_rows(cfg.task, cfg.seed, hold_out=True)
-    plan = reward_plan(cfg.reward, cfg.reward_weights)
+    plan = plan_of_run(cfg)
     eval_rows = held_out(cfg.task, FINAL_EVAL[0], plan=plan)  # checks every row of a file, too
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
     state = unfinished(out, cfg)

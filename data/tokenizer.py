@@ -136,6 +136,12 @@ class Tokenizer:
             self._opening[key] = found[0] if found else ""
         return self._opening[key]
 
+    def opens(self, prompt: str) -> bool:
+        """Does this prompt open the thinking where its template does not: in `Q: {prompt}` its end is the
+        last that the model sees?"""
+        last = self.template != CHAT and self.template.rstrip().endswith("{prompt}")
+        return last and prompt.rstrip().endswith((TAGS[0], self.think[0]))
+
     def encode_completion(self, text: str) -> list[int]:
         """Ids of a completion to be learnt, the end token behind it, without what the template has opened."""
         if self.opening:
