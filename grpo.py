@@ -101,6 +101,8 @@ class Config:
         group="logging")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
+    step = 0  # no knob: where the run stands, for rewards that ask (trainer_state)
+
     def __post_init__(self):
         """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
         if self.loss not in LOSSES:
@@ -239,15 +241,15 @@ def mean_over(x, mask) -> float:
 # ------------------------------------------------------------------------------------------------- the phases
 
 
-def plan_of_run(cfg: Config, tokenizer=None, step: int = 0) -> Plan:
+def plan_of_run(cfg: Config, tokenizer=None) -> Plan:
     """What the settings say of the rewards; with a tokenizer, for completions of prompts that it encodes."""
     plan = reward_plan(cfg.reward, cfg.reward_weights, cfg.strict_format)
     return plan._replace(opens=tokenizer.opens if tokenizer else plan.opens,
-        state=TrainerState(step, cfg.steps))
+        state=TrainerState(cfg.step, cfg.steps))
 
 
-def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config, ranks: Ranks,
-        step: int = 0) -> list[list[Sample]]:
+def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
+        ranks: Ranks) -> list[list[Sample]]:
     """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its
     share. The noise is keyed by the problem's number, so neither ranks nor resuming change what is
     sampled."""
@@ -261,7 +263,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config, r
             record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
-            plan_of_run(cfg, tokenizer, step), list(map(len, out.completions)), cfg.max_new_tokens,
+            plan_of_run(cfg, tokenizer), list(map(len, out.completions)), cfg.max_new_tokens,
             out.completions)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
@@ -284,17 +286,16 @@ def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
     return group_advantages(torch.tensor(rewards), cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
 
 
-def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks,
-        step: int = 0) -> tuple[list[list[Sample]], int]:
+def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
     """A rollout of cfg.prompts groups and, with --resample, up to that many more rounds for groups that teach
     nothing (DAPO's dynamic sampling). Returns (all groups sampled, the next unused problem number)."""
-    groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks, step)
+    groups = sample_groups(model, tokenizer, rows, cursor, cfg.prompts, cfg, ranks)
     cursor += cfg.prompts
     for _ in range(cfg.resample):
         missing = cfg.prompts - sum(map(any, advantages_of(groups, cfg)))
         if missing <= 0:
             break
-        groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks, step)
+        groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
         cursor += missing
     return groups, cursor
 
@@ -379,8 +380,8 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
         return sum(values) / len(values)
 
     lengths, components = [len(s.old_logprobs) for s in samples], {k for s in samples for k in s.scores}
+    unscored = {"unscored": mean("unscored" in s.scores for s in samples)} if "unscored" in components else {}
     scored = [s for s in samples if "unscored" not in s.scores] or samples
-    unscored = {"unscored": 1 - len(scored) / len(samples)} if "unscored" in components else {}
     return {k: mean(s.scores[k] for s in (scored if k == "reward" else samples) if k in s.scores)
         for k in sorted(components)} | unscored | {
         "length": mean(lengths), "generated": sum(lengths),
@@ -421,9 +422,10 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step, problems, samples):
+        cfg.step = step
         m, records = evaluate(model, tokenizer, eval_rows[:problems], samples=samples,
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
-            plan=plan_of_run(cfg, tokenizer, step))
+            plan=plan_of_run(cfg, tokenizer))
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -436,8 +438,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         look(0, *EVAL)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
-        clock = [time.perf_counter()]
-        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks, step)
+        clock, cfg.step = [time.perf_counter()], step
+        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)

@@ -45,7 +45,8 @@ def expression_value(expression: str) -> tuple[Fraction, list[int]] | None:
     if len(expression) > MAX_EXPRESSION:
         return None
     expression = plain_expression(expression)
-    if not re.fullmatch(r"[0-9+\-*/()\[\]{} ]+", expression) or re.search(r"--|\+\+", expression):
+    signs = re.search(r"--|\+\+|[-+] ?[-+] ?[-+]", expression)
+    if signs or not re.fullmatch(r"[0-9+\-*/()\[\]{} ]+", expression):
         return None
     try:
         tree = ast.parse(expression, mode="eval").body
