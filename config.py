@@ -380,9 +380,11 @@ def knob(default, help: str, group: str = "", of: str = ""):
     return dataclasses.field(default=default, metadata={"help": help, "group": group, "of": of})
 
 
-# Help of two knobs that every script has which puts prompts to a model.
+# Help of knobs that several scripts have.
 TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (the checkpoint's own), or a "
     "text with {prompt}; empty = as it was trained")
+STRICT_FORMAT = ("false: an answer counts in any form: in the last <answer>, else \\boxed{}, else behind the "
+    "last ####; the task's own form is paid by itself")
 SYSTEM = "with the chat template: what the system says first"
 # Help of the knobs that say how a file of --task is read (data/shapes.py).
 TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; shapes: docs/data.md)"
@@ -395,7 +397,7 @@ TOO_LONG = "rows that do not fit into the context: error, or drop (left out and 
 # The least that a number on the command line may be, in every script; it is finite in any case.
 _LEAST = {-math.inf: "bar", 2: "group_size",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
-       "bias_rate kl_coef clip_low clip_high explore",
+       "bias_rate kl_coef clip_low clip_high explore longest_line",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}

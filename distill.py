@@ -23,6 +23,7 @@ from checkpoint import load_model
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
+    STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
@@ -33,14 +34,14 @@ from config import (
     presets_of,
     run_script,
 )
-from data.r1_data import why_not, write_jsonl
+from data.r1_data import LONGEST_LINE, why_not, write_jsonl
 from data.shapes import is_file, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from eval import fitting_prompts
 from parallel import Ranks, gather, setup
 from preference import load_judge
-from rewards import TASK_REWARDS, check_rows, load_function
+from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
 from sample import generate
 
 CHUNK = 64  # prompts between two saves
@@ -63,6 +64,9 @@ class Config:
     temperature: float = knob(1.0, "of sampling")
     judge: str = knob("", "decides where no rule does: a preference model's folder, or file.py:function")
     bar: float = knob(0.5, "the judge keeps what scores at least this")
+    strict_format: bool = knob(True, STRICT_FORMAT)
+    longest_line: int = knob(LONGEST_LINE[False],
+        "characters of a paragraph; completions with a longer one are dropped; 0 = none is")
     add: str = knob("", "a file of further rows with completions (general data), mixed in as they are")
     seed: int = knob(0, "seed of the prompts and of the sampling")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
@@ -78,18 +82,22 @@ def judge_of(where: str):
     return load_function(where)[1] if ":" in where else load_judge(where)["preference"]
 
 
-def decide(row: dict, texts: list[str], keep: int, judge, bar: float) -> tuple[list[str], list[str]]:
-    """(the samples of one prompt to keep, the reason of each that is dropped)."""
-    kept, reasons = [], []
-    ruled = row["task"] in TASK_REWARDS and row["task"] != "general"
+def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan = NO_PLAN,
+        longest_line: int | None = None, ids: list[list[int]] | None = None) -> tuple[list[str], list[str]]:
+    """(the samples of one prompt to keep, the reason of each that is dropped). Raises UserError where the
+    judge fails."""
+    kept, reasons, ruled = [], [], has_rule(row["task"])
     scores = [bar] * len(texts) if ruled else [0.0] * len(texts)
     if not ruled and judge:
-        scores = judge(completions=texts, prompts=[row["prompt"]] * len(texts))
+        rows = [row] * len(texts)
+        columns = columns_of(rows) | ({} if ids is None else {"completion_ids": ids})
+        scores = call_reward("--judge", judge, rows, [opened(row, text, plan) for text in texts], columns,
+            {"trainer_state": plan.state})
     for text, score in zip(texts, scores, strict=True):
-        reason = why_not(row, text)
+        reason = why_not(row, text, plan=plan, longest_line=longest_line)
         if not reason and not ruled and not judge:
             reason = "no rule and no --judge"
-        elif not reason and score < bar:
+        elif not reason and (score is None or score < bar):
             reason = "the judge says no"
         elif not reason and text in kept:
             reason = "the same again"
@@ -112,9 +120,11 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
+        plan = NO_PLAN._replace(strict=cfg.strict_format, opens=tokenizer.opens)
         for j, i in enumerate(mine):
-            some = texts[j * cfg.samples : (j + 1) * cfg.samples]
-            found.append((i, *decide(rows(i), some, cfg.keep, judge, cfg.bar)))
+            some = slice(j * cfg.samples, (j + 1) * cfg.samples)
+            found.append((i, *decide(rows(i), texts[some], cfg.keep, judge, cfg.bar, plan, cfg.longest_line,
+                out.completions[some])))
     kept, counts = [], Counter()
     for i, good, reasons in sorted(r for part in gather(ranks, found) for r in part):
         row = {k: v for k, v in rows(i).items() if k != "completion"}
@@ -138,7 +148,7 @@ def prompt_rows(cfg: Config) -> list[dict]:
     if not is_file(cfg.task):
         return []
     rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern)
-    check_rows([row for row in rows if row["task"] in TASK_REWARDS and row["task"] != "general"], cfg.task)
+    check_rows([row for row in rows if has_rule(row["task"])], cfg.task)
     return split_rows(rows, cfg.task)["train"]
 
 

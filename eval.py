@@ -20,6 +20,7 @@ from checkpoint import load_model
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
+    STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
@@ -45,7 +46,6 @@ from rewards import (
     answer_of,
     check_rows,
     language_share,
-    opened,
     score,
 )
 from sample import generate
@@ -151,20 +151,21 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 def measures(row: dict, text: str, accuracy: float) -> dict[str, float]:
     """How a completion thinks: reflection words and aha moments (`metrics.aha`), the share of its thinking's
     words in the row's language (default English), and whether words of another language stand among them."""
-    share = language_share(opened(row, text).partition("</think>")[0].removeprefix("<think>"),
-        row.get("language") or "en")
+    share = language_share(text.partition("</think>")[0].replace("<think>", ""), row.get("language") or "en")
     return {"reflections": reflections(text), "consistency": share, "mixed": float(0 < share < 1),
         **aha(text, row.get("target", row.get("answer", "")), accuracy)}
 
 
-def judged(rows: list[dict], problems: list[int], texts: list[str], lengths: list[int], finished: list[bool],
-        plan: Plan, max_new_tokens: int) -> list[dict]:
-    """One record per completion: its problem, text, answer, length, rewards and measures."""
-    mine = [rows[i] for i in problems]
-    scores = score(mine, texts, plan, lengths, max_new_tokens)
-    return [{"problem": i, "text": text, "answer": answer_of(row, text), "tokens": n, "finished": end,
-        "by_value": by_value(row), **s, **measures(row, text, s["accuracy"])} for i, row, text, n, end, s
-        in zip(problems, mine, texts, lengths, finished, scores, strict=True)]
+def judged(rows: list[dict], problems: list[int], texts: list[str], completions: list[list[int]],
+        finished: list[bool], plan: Plan, max_new_tokens: int) -> list[dict]:
+    """One record per completion: its problem, text, answer, length, rewards and measures, and what rewards of
+    one's own say of it (log_extra)."""
+    mine, lengths, extra = [rows[i] for i in problems], list(map(len, completions)), [{} for _ in texts]
+    scores = score(mine, texts, plan, lengths, max_new_tokens, completions, extra)
+    return [more | {"problem": i, "text": text, "answer": answer_of(row, text, plan), "tokens": n,
+        "finished": end, "by_value": by_value(row), **s, **measures(row, text, s["accuracy"])}
+        for i, row, text, n, end, s, more
+        in zip(problems, mine, texts, lengths, finished, scores, extra, strict=True)]
 
 
 def grouped(records: list[dict]) -> list[list[dict]]:
@@ -215,8 +216,8 @@ def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max
         out = generate(model, prompts, group_size=samples, max_new_tokens=max_new_tokens,
             temperature=temperature, top_p=top_p, eos_id=tokenizer.eos_ids, seed=seed, prompt_ids=numbers)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
-        records = judged(rows, [i for i in numbers for _ in range(samples)], texts,
-            list(map(len, out.completions)), out.finished, plan, max_new_tokens)
+        records = judged(rows, [i for i in numbers for _ in range(samples)], texts, out.completions,
+            out.finished, plan._replace(opens=tokenizer.opens), max_new_tokens)
         records = [r | {"ids": ids} for r, ids in zip(records, out.completions, strict=True)]
     records = sorted((r for part in gather(ranks, records) for r in part), key=lambda r: r["problem"])
     return summarize(records, samples), records
@@ -232,7 +233,8 @@ def summarize(records: list[dict], k: int) -> dict:
             "cons@k": [majority([r["answer"] for r in g], c, by_value=g[0].get("by_value", False)) for g,
             c in zip(groups, correct, strict=True)]}.items():
         m[name], m[f"{name}_se"] = mean_and_error(values)
-    means = {"format": lambda r: r["answer"] is not None, "length": lambda r: r["tokens"],
+    form = lambda r: next((r[k] for k in ("format", "format_boxed") if k in r), r["answer"] is not None)  # noqa: E731
+    means = {"format": form, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}
     not_of_all = (*MEASURES[1:], *OPINIONS, *BY_RULE)
@@ -264,6 +266,7 @@ class Config:
     seed: int = knob(0, "seed of the problems and of the sampling")
     reward: str = knob("", "judges tasks unknown here: a reward of your own, file.py:function, or "
         "preference:FOLDER")
+    strict_format: bool = knob(True, STRICT_FORMAT)
     json: str = knob("", "write settings and metrics to this .json file")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
     save: str = knob("", "write every completion with its rewards to this .jsonl file")
@@ -279,7 +282,7 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
     reading = dict(columns=cfg.columns or run.get("columns", ""),
         answer_pattern=cfg.answer_pattern or run.get("answer_pattern", ""))
-    plan = reward_plan(cfg.reward)
+    plan = reward_plan(cfg.reward, strict=cfg.strict_format)._replace(opens=tokenizer.opens)
     whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **reading)
     check(tokenizer, rows, plan)

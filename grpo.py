@@ -45,6 +45,7 @@ from config import (
     ANSWER_PATTERN,
     COLUMNS,
     PRESETS,
+    STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
@@ -68,7 +69,7 @@ from moe import Routing
 from optim import apply_gradients, count_skipped, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
-from rewards import Plan, score
+from rewards import Plan, TrainerState, score
 from sample import generate
 
 
@@ -115,6 +116,7 @@ class Config:
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
+    strict_format: bool = knob(True, STRICT_FORMAT, group="rewards")
     router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="memory")
@@ -122,6 +124,8 @@ class Config:
     tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
         group="logging")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+
+    step = 0  # no knob: where the run stands, for rewards that ask (trainer_state)
 
     def __post_init__(self):
         """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
@@ -262,6 +266,13 @@ def mean_over(x, mask) -> float:
 # ------------------------------------------------------------------------------------------------- the phases
 
 
+def plan_of_run(cfg: Config, tokenizer=None) -> Plan:
+    """What the settings say of the rewards; with a tokenizer, for completions of prompts that it encodes."""
+    plan = reward_plan(cfg.reward, cfg.reward_weights, cfg.strict_format)
+    return plan._replace(opens=tokenizer.opens if tokenizer else plan.opens,
+        state=TrainerState(cfg.step, cfg.steps))
+
+
 def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
         ranks: Ranks) -> list[list[Sample]]:
     """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its
@@ -277,7 +288,8 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             record_routing=True)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
-            reward_plan(cfg.reward, cfg.reward_weights), list(map(len, out.completions)), cfg.max_new_tokens)
+            plan_of_run(cfg, tokenizer), list(map(len, out.completions)), cfg.max_new_tokens,
+            out.completions)
         for j, text in enumerate(texts):
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
@@ -289,9 +301,14 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
 
 
 def advantages_of(groups: list[list[Sample]], cfg: Config) -> list[list[float]]:
-    """The advantages of each group's samples. A group teaches something where any of them is not zero."""
-    rewards = torch.tensor([s.scores["reward"] for g in groups for s in g])
-    return group_advantages(rewards, cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
+    """The advantages of each group's samples. A group teaches something where any of them is not zero. One
+    that no reward says anything about gets the mean of its group's others: no advantage, as in TRL."""
+    rewards = []
+    for g in groups:
+        known = [s.scores["reward"] for s in g if "unscored" not in s.scores]
+        mean = sum(known) / max(1, len(known))
+        rewards += [mean if "unscored" in s.scores else s.scores["reward"] for s in g]
+    return group_advantages(torch.tensor(rewards), cfg.group_size, cfg.scale).view(len(groups), -1).tolist()
 
 
 def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[list[Sample]], int]:
@@ -310,7 +327,7 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
     """The samples to train on, advantages filled in: groups that teach; with overlong=mask, finished ones."""
-    masked = reward_plan(cfg.reward, cfg.reward_weights).mask_truncated
+    masked = plan_of_run(cfg).mask_truncated
     return [s._replace(advantage=a) for g, row in zip(groups, advantages_of(groups, cfg), strict=True)
         if any(row) for s, a in zip(g, row, strict=True) if s.finished or not masked]
 
@@ -390,7 +407,10 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
         return sum(values) / len(values)
 
     lengths, components = [len(s.old_logprobs) for s in samples], {k for s in samples for k in s.scores}
-    return {k: mean(s.scores[k] for s in samples if k in s.scores) for k in sorted(components)} | {
+    unscored = {"unscored": mean("unscored" in s.scores for s in samples)} if "unscored" in components else {}
+    scored = [s for s in samples if "unscored" not in s.scores] or samples
+    return {k: mean(s.scores[k] for s in (scored if k == "reward" else samples) if k in s.scores)
+        for k in sorted(components)} | unscored | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
         "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
@@ -412,7 +432,6 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     prompt = tokenizer.encode_row(eval_rows[0])
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
-    plan = reward_plan(cfg.reward, cfg.reward_weights)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
@@ -431,8 +450,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step, rows, samples):
-        m, records = evaluate(model, tokenizer, rows, samples=samples,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
+        cfg.step = step
+        m, records = evaluate(model, tokenizer, rows, samples=samples, max_new_tokens=cfg.max_new_tokens,
+            ranks=ranks, seed=cfg.seed, plan=plan_of_run(cfg, tokenizer))
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -446,7 +466,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         look(0, some, EVAL_SAMPLES)
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
-        clock = [time.perf_counter()]
+        clock, cfg.step = [time.perf_counter()], step
         groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
@@ -538,8 +558,7 @@ def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
 def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
-    plan = reward_plan(cfg.reward, cfg.reward_weights)
-    train_rows, eval_rows = problems(cfg, plan)
+    train_rows, eval_rows = problems(cfg, plan_of_run(cfg))
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
@@ -566,7 +585,8 @@ def main():
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
         before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_SAMPLES,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed, plan=plan)
+            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+            plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)
     if ranks.main:
         finish(model, tokenizer, before, log, out, init, eval_rows[0]["prompt"])

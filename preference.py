@@ -38,8 +38,12 @@ def with_score_head(model: Transformer) -> Transformer:
 
 
 def judged_text(completion: str, aspect: str) -> str:
-    """What is judged: for helpfulness the summary, the part after `</think>`; for harmlessness everything."""
-    return completion.partition("</think>")[2].strip() if aspect == "helpful" else completion
+    """What is judged: for harmlessness everything; for helpfulness the summary, the part after `</think>`:
+    all of a response without thinking, nothing of one whose thinking does not end."""
+    if aspect == "helpful":
+        _, closed, summary = completion.partition("</think>")
+        completion = (summary if closed or "<think>" in completion else completion).strip()
+    return completion
 
 
 def encode_judged(tokenizer: Tokenizer, prompt: str, completion: str, aspect: str, longest: int) -> list[int]:
@@ -151,7 +155,7 @@ def load_judge(folder: str) -> dict[str, Callable[..., list[float]]]:
 
 
 @lru_cache
-def reward_plan(reward: str = "", weights: str = "") -> Plan:
+def reward_plan(reward: str = "", weights: str = "", strict: bool = True) -> Plan:
     """`rewards.plan_of`, where --reward may also name a preference model: preference:FOLDER,file.py:function.
     Raises UserError."""
     parts = [part.strip() for part in reward.split(",") if part.strip()]
@@ -160,4 +164,4 @@ def reward_plan(reward: str = "", weights: str = "") -> Plan:
     if len(folders) > 1:
         raise UserError(f"--reward {reward}: one preference model at most")
     functions = tuple(item for folder in folders for item in load_judge(folder).items())
-    return rewards.plan_of(",".join(own), weights, functions)
+    return rewards.plan_of(",".join(own), weights, functions, strict)

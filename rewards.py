@@ -6,21 +6,22 @@ reward functions. A new reward = one function, one row in REWARDS, its name in T
 without touching this file, `--reward my_file.py:my_function,other.py:another`.
 
 A completion is `<think>...</think>` then `<answer>...</answer>` and nothing else but white space. Where the
-prompt itself ends in `<think>`, as R1's chat template does, `score` puts the tag in front of the completion
-first. The R1 form (a summary with the final answer in \\boxed{} after `</think>`) is read by the rewards
-named *_boxed.
+prompt, as the model saw it, ends in `<think>`, that tag is part of what is read (`opened`). The R1 form (a
+summary with the final answer in \\boxed{} after `</think>`) is read by the rewards named *_boxed. With
+--strict_format false an answer counts whatever stands around it (`found_answer`); the form is still paid by
+itself.
 """
 
-import ast
+import asyncio
 import importlib.util
+import inspect
 import json
 import math
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from fractions import Fraction
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
+from numbers import Number
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,65 +31,71 @@ from data.gym import gym_score
 from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
 from verify.answers import same_answer
+from verify.countdown import MAX_EXPRESSION, expression_value, plain_expression, stated_value
+from verify.forms import TAGS, extract_answer, found_answer, last_number, split_completion
 from verify.sandbox import SandboxError, check_tests, run_many
+from verify.texts import language_share, repeated_share
+from verify.texts import word_lists as word_lists
 
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-MAX_EXPRESSION = 200  # characters of a Countdown answer
 MAX_PROGRAM = 100_000  # characters of a program
+
+
+def ends_open(prompt: str) -> bool:
+    """Does a prompt end in `<think>`, as R1's chat template does?"""
+    return prompt.rstrip().endswith("<think>")
+
+
+class TrainerState(NamedTuple):
+    """What a reward of one's own can ask of `trainer_state`: where the run stands."""
+
+    global_step: int = 0
+    max_steps: int = 0
+
+
+class Plan(NamedTuple):
+    """What a run adds to the tables below: its own reward functions, weights by name, how it reads."""
+
+    custom: dict[str, Callable[..., list[float]]] = {}
+    weights: dict[str, float] = {}
+    mask_truncated: bool = False  # overlong=mask: truncated completions are scored, not trained on (DAPO)
+    strict: bool = True  # an answer counts only in the task's form; False: wherever `found_answer` finds it
+    opens: Callable[[str], bool] = ends_open  # of a row's prompt; scripts ask their tokenizer
+    state: TrainerState = TrainerState()
+
+
+NO_PLAN = Plan()
+
 
 # ------------------------------------------------------------------------------------------- reading, format
 
 
-def split_completion(completion: str, boxed: bool = False) -> tuple[str, str] | None:
-    """(thinking, answer) of a completion that has the form, else None: each tag exactly once, in this order,
-    and only white space outside. `boxed` = the R1 form instead: after `</think>` a summary without tags, in
-    it exactly one \\boxed{...}, whose content is the answer. Linear in the completion's length."""
-    wanted = TAGS[:2] if boxed else TAGS
-    if [completion.count(tag) for tag in TAGS] != [int(tag in wanted) for tag in TAGS]:
-        return None
-    before, _, rest = completion.partition("<think>")
-    thinking, _, rest = rest.partition("</think>")
-    if boxed:
-        answer = _boxed(rest) if rest and not before.strip() else None
-        return None if answer is None else (thinking, answer)
-    between, _, rest = rest.partition("<answer>")
-    answer, tag, after = rest.partition("</answer>")
-    if not tag or (before + between + after).strip():
-        return None
-    return thinking, answer.strip()
+def opened(row: dict, completion: str, plan: Plan = NO_PLAN) -> str:
+    """The completion with the `<think>` that its prompt already ends in. (One that stands in the template is
+    there: `Tokenizer.decode_completion`.)"""
+    return ("<think>" if plan.opens(row["prompt"]) else "") + completion
 
 
-def _boxed(summary: str) -> str | None:
-    """The content of the only \\boxed{...}, with its braces balanced."""
-    _, found, rest = summary.partition(r"\boxed{")
-    if not found or r"\boxed" in rest:
-        return None
-    depth = 1
-    for brace in re.finditer(r"[{}]", rest[:20_000]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return rest[: brace.start()].strip()
-    return None
+def as_read(row: dict, completion: str, plan: Plan = NO_PLAN, reward: str = "") -> str:
+    """The completion as a reward of the row's task reads it: opened; where the plan is not strict, also put
+    into the form that the reward asks for, if an answer is found."""
+    completion = opened(row, completion, plan)
+    if plan.strict or reward in AS_WRITTEN or reward in plan.custom:
+        return completion
+    answer = found_answer(completion, program=reward.startswith("code"))
+    if answer is None:
+        return completion
+    return "<think></think>\n" + (rf"\boxed{{{answer}}}" if reward.endswith("_boxed")
+        else f"<answer>{answer}</answer>")
 
 
-def answer_of(row: dict, completion: str) -> str | None:
+def answer_of(row: dict, completion: str, plan: Plan = NO_PLAN) -> str | None:
     """The answer of a completion to a dataset row's prompt, in the form that the row's task reads."""
     reward = TASK_REWARDS.get(row["task"], ("",))[0]
+    completion = as_read(row, completion, plan, reward)
     if reward == "number":
         value = last_number(completion)
         return None if value is None else str(value)
-    return extract_answer(opened(row, completion), reward.endswith("_boxed"))
-
-
-def opened(row: dict, completion: str) -> str:
-    """The completion with the `<think>` that its prompt already ends in."""
-    return ("<think>" if row["prompt"].rstrip().endswith("<think>") else "") + completion
-
-
-def extract_answer(completion: str, boxed: bool = False) -> str | None:
-    """The answer of a completion that has the form (`split_completion`), stripped, else None."""
-    parts = split_completion(completion, boxed)
-    return parts and parts[1]
+    return extract_answer(completion, reward.endswith("_boxed"))
 
 
 def format_reward(completions: list[str], boxed: bool = False, **_) -> list[float]:
@@ -125,26 +132,6 @@ def exact_reward(completions: list[str], answer: list[str], **_) -> list[float]:
         for c, want in zip(completions, answer, strict=True)]
 
 
-# 10 or 1,234 or 3.50 or .5, and 3/4 as one number; x2 and step1 are none, 10pens is 10
-NUMBER = re.compile(r"(?<![A-Za-z0-9_])(?:([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(\.[0-9]+)?|"
-    r"(?<!\.)(\.[0-9]+))(?:/([0-9]+))?")
-MINUS = re.compile(r"(?:^|[^\w)\]}-])[-\u2212]\$?$")  # a sign: in "7-3", in "x-3" and in "- 3" there is none
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a reply; of what stands in the last <answer> where there are such tags. A final
-    point, a dollar sign and stars around it do not matter; words ("ten") are no numbers. None without one,
-    for one of more than 60 characters, and for a division by zero."""
-    text, last = text.rpartition("<answer>")[2].partition("</answer>")[0], None
-    for match in NUMBER.finditer(text):
-        last = match
-    if last is None or len(last[0]) > 60 or last[4] and int(last[4]) == 0:
-        return None
-    whole, part, bare, under = last.groups(default="")
-    value = Fraction(whole.replace(",", "") + part + bare) / int(under or 1)
-    return -value if MINUS.search(text[max(0, last.start() - 3) : last.start()]) else value
-
-
 def number_reward(completions: list[str], answer: list[str], **_) -> list[float]:
     """1.0 where the last number of the reply (`last_number`) has the value of the last number of the expected
     answer: for models that answer in sentences, which no tags are asked of. Only the last number counts, so a
@@ -157,57 +144,22 @@ def number_reward(completions: list[str], answer: list[str], **_) -> list[float]
     return [float(last_number(c) == want) for c, want in zip(completions, wanted, strict=True)]
 
 
-def expression_value(expression: str) -> tuple[Fraction, list[int]] | None:
-    """The exact value of an expression of whole numbers, + - * / and brackets, and the numbers that it
-    uses; None for anything else: other characters or operators, signs, division by zero, too long, too
-    deep."""
-    if len(expression) > MAX_EXPRESSION or not re.fullmatch(r"[0-9+\-*/() ]+", expression):
-        return None
-    try:
-        tree = ast.parse(expression.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    numbers: list[int] = []
-
-    def value(node) -> Fraction:
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            numbers.append(node.value)
-            return Fraction(node.value)
-        if isinstance(node, ast.BinOp):
-            a, b = value(node.left), value(node.right)
-            match node.op:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.Div():
-                    return a / b
-        raise ValueError("not part of the game")
-
-    try:
-        return value(tree), numbers
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
 def countdown_reward(completions: list[str], numbers: list[list[int]], target: list[int], **_) -> list[float]:
-    """1.0 where the answer is an expression with + - * / and brackets that uses each given number exactly
-    as often as given and has exactly the target's value. A trailing `= target` is accepted if it is the
-    right target."""
+    """1.0 where the answer is an expression with + - * / and brackets (`verify/countdown.py`) that uses
+    each given number exactly as often as given and has exactly the target's value. The target may stand
+    beyond an equals sign."""
     return [float(_solves(extract_answer(c), n, t))
         for c, n, t in zip(completions, numbers, target, strict=True)]
 
 
 def _solves(answer: str | None, numbers: list[int], target: int) -> bool:
-    if answer is None:
+    if answer is None or len(answer) > 2 * MAX_EXPRESSION:
         return False
-    expression, equals, stated = answer.partition("=")
-    if equals and not (re.fullmatch(r"\s*[0-9]{1,20}\s*", stated) and int(stated) == target):
-        return False
-    result = expression_value(expression)
-    return result is not None and result[0] == target and Counter(result[1]) == Counter(numbers)
+    parts = plain_expression(answer).split("=")
+    ways = parts if len(parts) == 1 else [a for a, b in (parts, parts[::-1]) if stated_value(b) == target] \
+        if len(parts) == 2 else []
+    results = [result for way in ways if (result := expression_value(way))]
+    return any(value == target and Counter(used) == Counter(numbers) for value, used in results)
 
 
 def gym_reward(completions: list[str], prompts: list[str], dataset: list[str], seed: list[int],
@@ -251,57 +203,6 @@ def code_reward(completions: list[str], tests: list[list], fraction: bool = Fals
 
 # -------------------------------------------------------------------------------------------- how it is said
 
-SCRIPTS = {"zh": {"CJK"}, "ja": {"CJK", "HIRAGANA", "KATAKANA"}, "ko": {"HANGUL"}, "ru": {"CYRILLIC"},
-    "uk": {"CYRILLIC"}, "el": {"GREEK"}, "ar": {"ARABIC"}, "he": {"HEBREW"}, "hi": {"DEVANAGARI"},
-    "th": {"THAI"}}
-_FORMULA = re.compile(
-    r"\$[^$]{0,300}\$|\\\(.{0,300}?\\\)|\\\[.{0,300}?\\\]|```.{0,3000}?```|\\[A-Za-z]+", re.DOTALL)
-
-
-@lru_cache(1)
-def word_lists() -> dict[str, frozenset[str]]:
-    """Frequent words of each language in Latin script (data/languages.txt)."""
-    lines = (Path(__file__).parent / "data/languages.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split(": ") for line in lines if not line.startswith("#")]
-    return {language: frozenset(words.split()) for language, words in pairs}
-
-
-@lru_cache(10_000)
-def _script(char: str) -> str:
-    return unicodedata.name(char, "?").split()[0].split("-")[0]
-
-
-def language_share(text: str, language: str) -> float:
-    """The share of a text's words that are in `language`. Numbers, formulas, code and single Latin letters
-    are neutral. By script: each Han or kana character is a word; in Chinese, Russian, ... every word of the
-    script is right and every other word wrong. A Latin language: words of another script are wrong; so are
-    words that only another list of data/languages.txt has; words of its own list are right; words of no list
-    do not count. Without words 1.0; with words of which none can be told, 0.0. Reads 30,000 characters."""
-    if language not in SCRIPTS and language not in word_lists():
-        raise ValueError(f"unknown language {language}{closest(language, [*SCRIPTS, *word_lists()])}")
-    right = wrong = unknown = 0
-    words = [word for word in _FORMULA.sub(" ", text[:30_000]).split() if not any(map(str.isdigit, word))]
-    for word in re.findall(r"[^\W\d_]+", " ".join(words)):
-        scripts = Counter(map(_script, word))
-        latin = scripts.pop("LATIN", 0)
-        for script, count in scripts.items():
-            count = count if script in ("CJK", "HIRAGANA", "KATAKANA") else 1
-            mine = script in SCRIPTS.get(language, ())
-            right, wrong = right + count * mine, wrong + count * (not mine)
-        word = word.lower()
-        if latin < 2:
-            continue
-        if language in SCRIPTS:
-            wrong += 1
-        elif word in word_lists()[language]:
-            right += 1
-        elif any(word in words for words in word_lists().values()):
-            wrong += 1
-        else:
-            unknown += 1
-    return right / (right + wrong) if right + wrong else float(not unknown)
-
-
 def language_reward(completions: list[str], language: list[str], **_) -> list[float]:
     """R1's remedy for language mixing (sec. 2.3.2): the share of the thinking's words in the target language
     (`language_share`); 0.0 without any thinking."""
@@ -329,14 +230,9 @@ def overlong_reward(completions: list[str], tokens: list[int], max_tokens: list[
 
 
 def repetition_penalty(completions: list[str], n: int = 4, **_) -> list[float]:
-    """Minus the share of a completion's word n-grams that repeat an earlier one: 0 to -1."""
-
-    def value(completion: str) -> float:
-        words = completion.split()
-        grams = list(zip(*(words[i:] for i in range(n)), strict=False))
-        return len(set(grams)) / len(grams) - 1 if grams else 0.0
-
-    return [value(c) for c in completions]
+    """Minus the share of a completion's n-grams, of words or of characters where no spaces divide them, that
+    repeat an earlier one (`repeated_share`): 0 to -1."""
+    return [-repeated_share(c, n) for c in completions]
 
 
 def plain_words(text: str) -> str:
@@ -391,6 +287,9 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "preference": preference_reward, "helpful": preference_reward, "harmless": preference_reward,
 }
 BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a response counts as right
+# These judge the whole text as it was written; all others read an answer in it.
+AS_WRITTEN = ("format", "format_boxed", "soft_format", "language", "length", "overlong", "repetition",
+    "clean", *BY_MODEL)
 # A task's rewards: its accuracy, and others with their weights; those of weight 0 are only logged. A task of
 # TASKS without a row of its own here is judged by its column "answer".
 TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
@@ -401,17 +300,6 @@ TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
     "general": ("preference",
         {"format": 0.1, "helpful": 0.0, "harmless": 0.0, "answered": 0.0, "clean": 0.0}),
 }
-
-
-class Plan(NamedTuple):
-    """What a run adds to the tables: its own reward functions, and weights by name."""
-
-    custom: dict[str, Callable[..., list[float]]] = {}
-    weights: dict[str, float] = {}
-    mask_truncated: bool = False  # overlong=mask: truncated completions are scored, not trained on (DAPO)
-
-
-NO_PLAN = Plan()
 
 
 def load_function(where: str) -> tuple[str, Callable]:
@@ -432,20 +320,20 @@ def load_function(where: str) -> tuple[str, Callable]:
 
 
 @lru_cache
-def plan_of(reward: str = "", weights: str = "", functions: tuple = ()) -> Plan:
-    """From --reward a.py:f,b.py:g and --reward_weights accuracy=1,f=0.5; functions: further (name, reward)
-    pairs, of a preference model. Raises UserError."""
+def plan_of(reward: str = "", weights: str = "", functions: tuple = (), strict: bool = True) -> Plan:
+    """From --reward a.py:f,b.py:g, --reward_weights accuracy=1,f=0.5 and --strict_format; functions: further
+    (name, reward) pairs, of a preference model. Raises UserError."""
     custom: dict[str, Callable] = {}
     for where in filter(None, map(str.strip, reward.split(","))):
         name, function = load_function(where)
-        if name in custom or name in REWARDS or name in ("accuracy", "reward"):
+        if name in custom or name in REWARDS or name in ("accuracy", "reward", "unscored"):
             raise UserError(f"--reward {where}: there is another reward called {name}; rename the function")
         custom[name] = function
     custom |= dict(functions)
     items = [item.strip() for item in weights.split(",")]
     values = numbers(",".join(item for item in items if item != "overlong=mask"),
         ["accuracy", *REWARDS, *custom], "--reward_weights")
-    return Plan(custom, values, "overlong=mask" in items)
+    return Plan(custom, values, "overlong=mask" in items, strict)
 
 
 def rewards_of(task: str, plan: Plan) -> tuple[str, dict[str, float]]:
@@ -456,53 +344,120 @@ def rewards_of(task: str, plan: Plan) -> tuple[str, dict[str, float]]:
     return accuracy, weights | {accuracy if k == "accuracy" else k: w for k, w in plan.weights.items()}
 
 
-def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
-        tokens: list[int] | None = None, max_tokens: int = 0) -> list[dict[str, float]]:
-    """Per completion: each component of its task's rewards, "accuracy", and "reward", their weighted sum.
+def has_rule(task: str) -> bool:
+    """Does a rule of ours, no model and no function of the user's, say whether an answer is right?"""
+    return TASK_REWARDS.get(task, BY_MODEL)[0] not in BY_MODEL
 
-    tokens: the completions' lengths, for the rewards that count them. Raises UserError with the row if a
-    reward raises or returns something else than a finite number (or None: does not apply) per completion."""
-    completions = [opened(row, c) for row, c in zip(rows, completions, strict=True)]
+
+def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
+        tokens: list[int] | None = None, max_tokens: int = 0, ids: list[list[int]] | None = None,
+        extra: list[dict] | None = None) -> list[dict[str, float]]:
+    """Per completion: each component of its task's rewards, "accuracy", and "reward", their weighted sum. A
+    completion of which every reward says None has reward 0 and "unscored": 1.
+
+    tokens: the completions' lengths, for the rewards that count them; ids: the tokens. extra: a dict per
+    completion, for what rewards of one's own `log_extra`. Raises UserError with the row if a reward raises or
+    returns something else than a finite number (or None: does not apply) per completion."""
     out: list[dict[str, float]] = [{} for _ in rows]
     for task in dict.fromkeys(row["task"] for row in rows):
         at = [i for i, row in enumerate(rows) if row["task"] == task]
-        accuracy, weights = rewards_of(task, plan)
-        names = dict.fromkeys(k for i in at for k in rows[i] if k != "task")
-        columns = {"language": ["en"] * len(at)} | {k: [rows[i].get(k) for i in at] for k in names}
-        columns["prompts"] = columns.pop("prompt")
+        mine, (accuracy, weights) = [rows[i] for i in at], rewards_of(task, plan)
+        columns = columns_of(mine)
         if tokens is not None:
             columns |= {"tokens": [tokens[i] for i in at], "max_tokens": [max_tokens] * len(at)}
+        if ids is not None:
+            columns["completion_ids"] = [ids[i] for i in at]
+        metrics, tables = defaultdict(list), defaultdict(list)
+        run = {"trainer_state": plan.state,
+            "log_metric": lambda name, value, to=metrics: to[name].append(float(value)),
+            "log_extra": lambda name, values, to=tables: to[name].extend(values)}
         for name in sorted(weights, key=lambda name: name != accuracy):
-            reward = (REWARDS | plan.custom)[name]
-            values = _call(name, reward, [rows[i] for i in at], [completions[i] for i in at], columns)
+            texts = [as_read(rows[i], completions[i], plan, name) for i in at]
+            values = call_reward(name, (REWARDS | plan.custom)[name], mine, texts, columns, run)
             for i, value in zip(at, values, strict=True):
                 if value is not None:
-                    out[i][name] = float(value)
+                    out[i][name] = value
                     out[i]["reward"] = out[i].get("reward", 0.0) + weights[name] * value
                 if name == accuracy:
                     bar = 0.5 if name in BY_MODEL else 1
                     out[i]["accuracy"] = float(value is not None and value >= bar)
             columns["accuracy"] = [out[i]["accuracy"] for i in at]
-    return out
+        _logged(at, out, metrics, tables, extra)
+    return [s if "reward" in s else s | {"reward": 0.0, "unscored": 1.0} for s in out]
 
 
-def _call(name: str, reward: Callable, rows: list[dict], completions: list[str], columns: dict) -> list:
-    """The reward's values, checked. On an error each row is tried alone, to name the one that fails."""
+def columns_of(rows: list[dict]) -> dict[str, list]:
+    """The rows of one task as columns: what a reward is called with, beside the completions."""
+    names = dict.fromkeys(k for row in rows for k in row if k not in ("task", "prompt", "completion"))
+    columns = {"language": ["en"] * len(rows), "prompts": [row["prompt"] for row in rows]}
+    return columns | {k: [row.get(k) for row in rows] for k in names}
+
+
+def _logged(at: list[int], out: list[dict], metrics: dict, tables: dict, extra: list[dict] | None):
+    """Write what the rewards logged: a metric's mean to each completion, as a component of weight 0; of a
+    table each completion's value to its dict of `extra`."""
+    for name, values in metrics.items():
+        for i in at:
+            if name in out[i] or name == "reward":
+                raise UserError(f"log_metric: there is a component {name} already; take another name")
+            out[i][name] = sum(values) / len(values)
+    for name, values in tables.items():
+        if len(values) != len(at):
+            raise UserError(f"log_extra: {name} has {len(values)} values for {len(at)} completions")
+        for i, value in zip(at, values, strict=True) if extra is not None else ():
+            extra[i][name] = value
+
+
+def call_reward(name: str, reward: Callable, rows: list[dict], completions: list[str], columns: dict,
+        run: dict | None = None) -> list[float | None]:
+    """The reward's values as TRL's trainer takes them, checked: lists, arrays and tensors of numbers or None,
+    of plain and of `async` functions. run: what is no column. On an error each row is tried alone, to name
+    the one that fails. Raises UserError."""
     try:
-        values = reward(completions=completions, **columns)
-        bad = len(values) != len(completions) or not all(v is None or math.isfinite(v) for v in values)
-        error = f"returned {repr(values)[:200]} for {len(completions)} completions" if bad else ""
+        given = _arguments(name, reward, {"completions": completions} | columns | (run or {}))
+        values = reward(**given)
+        if inspect.isawaitable(values):
+            values = asyncio.run(_awaited(values))
+        found = _floats(values)
+        error = "" if found is not None and len(found) == len(completions) else \
+            f"returned {repr(values)[:200]} for {len(completions)} completions"
     except UserError:
         raise
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     if not error:
-        return values
+        return found
     if len(rows) > 1:
         for i, row in enumerate(rows):
-            _call(name, reward, [row], [completions[i]], {k: [v[i]] for k, v in columns.items()})
-    row = json.dumps(rows[0])[:500]
+            call_reward(name, reward, [row], [completions[i]], {k: [v[i]] for k, v in columns.items()}, run)
+    row = json.dumps(rows[0], default=str)[:500]
     raise UserError(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
+
+
+async def _awaited(values):
+    return await values
+
+
+def _arguments(name: str, reward: Callable, given: dict) -> dict:
+    """What the function asks for by name, or all where it has **kwargs. Raises UserError."""
+    parameters = inspect.signature(reward).parameters.values()
+    for p in parameters:
+        named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if named and p.default is p.empty and p.name not in given:
+            raise UserError(f"reward {name} asks for {p.name}, which no row has{closest(p.name, given)}")
+    every = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return given if every else {p.name: given[p.name] for p in parameters if p.name in given}
+
+
+def _floats(values) -> list[float | None] | None:
+    """A reward's values as floats and None; None where one is no finite number."""
+    values = values.tolist() if hasattr(values, "tolist") else values  # numpy, torch
+    if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
+        return None
+    values = [v.item() if hasattr(v, "item") else v for v in values]
+    numbers = all(v is None or isinstance(v, Number) and not isinstance(v, complex) and math.isfinite(v)
+        for v in values)
+    return [None if v is None else float(v) for v in values] if numbers else None
 
 
 def with_number(value: object) -> str:
@@ -560,6 +515,6 @@ def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
                 row[key] = value
         if new:
             try:
-                score([row], ["<think></think><answer>1</answer>"], plan, [1], 1)
+                score([row], ["<think></think><answer>1</answer>"], plan, [1], 1, [[0]])
             except UserError as error:
                 raise UserError(f"{place}: task {task} cannot be scored: {error}") from None

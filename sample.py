@@ -417,7 +417,7 @@ def main():
             length = min(cfg.max_new_tokens, context - len(prompt))
         else:
             prompt = tokenizer.encode_prompt(question)
-        inside = bool(tokenizer.opening) or question.rstrip().endswith("<think>")
+        inside = bool(tokenizer.opening) or tokenizer.opens(question)
         show = printer(tokenizer, cfg.show_thinking, inside, lambda text: print(text, end="", flush=True))
         start = time.perf_counter()
         out = generate(model, [prompt], max_new_tokens=length, top_p=cfg.top_p, temperature=cfg.temperature,

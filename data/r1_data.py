@@ -43,7 +43,18 @@ from data.tasks import (
     work_out,
     wrap,
 )
-from rewards import check_rows, expression_value, language_share, score, split_completion
+from rewards import (
+    NO_PLAN,
+    TASK_REWARDS,
+    Plan,
+    check_rows,
+    expression_value,
+    has_rule,
+    opened,
+    score,
+    split_completion,
+)
+from verify.texts import language_words
 
 # ----------------------------------------------------------------------------------- solved problems, written
 
@@ -238,28 +249,35 @@ def pair(rng: random.Random) -> dict:
 
 # ---------------------------------------------------------------------------------- what a filter throws away
 
-LONGEST_LINE = 90  # characters of a paragraph of the thinking
+LONGEST_LINE = {True: 90, False: 1000}  # characters of a paragraph of the thinking; readable, or not
+REPEATED = 0.2  # of the lines: a long chain may say "Let me check that again." twice
+MIXED = 0.1  # of the words: "hay" and "gut" are English words, too
 
 
-def why_not(row: dict, completion: str, readable: bool = False) -> str:
+def why_not(row: dict, completion: str, readable: bool = False, plan: Plan = NO_PLAN,
+        longest_line: int | None = None) -> str:
     """Why a completion is no example to learn from; "" if it is one. As in the paper (sec. 2.3.3): wrong
-    where a rule decides, mixed languages, overlong paragraphs; and repetition. `readable` (sec. 2.3.1, the
-    cold start) asks for true calculations, two attempts or more, and a summary that states what came out, but
-    in Countdown not for success. Differs from the paper: where all chains end right, a model of this size
+    where a rule decides, mixed languages, overlong paragraphs (0 = of any length); and repetition. The form
+    is asked of tasks whose rewards pay one, if the plan is strict. `readable` (sec. 2.3.1, the cold start) is
+    stricter and asks for true calculations, two attempts or more, and a summary that states what came out,
+    but in Countdown not for success. Differs from the paper: where all chains end right, a model of this size
     learns never to give up, which is most of what RL has to find here."""
-    parts = split_completion(completion)
+    task, parts = row["task"], parts_of(row, completion, plan)
     if parts is None:
         return "not our format"
     thinking, answer = parts
-    lines = thinking.split("\n")
-    judged = row["task"] != "general" and not (readable and row["task"] == "countdown")
-    if judged and score([row], [completion])[0]["accuracy"] < 1:
+    lines = [line for line in thinking.split("\n") if line.strip()]
+    judged = has_rule(task) and not (readable and task == "countdown")
+    if judged and score([row], [completion], plan, [1], 1)[0]["accuracy"] < 1:
         return "wrong answer"
-    if language_share(thinking, row.get("language", "en")) < 1:
+    right, wrong, _ = language_words(thinking, row.get("language") or "en")
+    if wrong > (0 if readable else MIXED * (right + wrong)):
         return "mixed languages"
-    if max(map(len, lines)) > LONGEST_LINE:
+    longest = LONGEST_LINE[readable] if longest_line is None else longest_line
+    if longest and max(map(len, lines), default=0) > longest:
         return "overlong paragraph"
-    if len(set(lines)) < len(lines):
+    said = lines if readable else [line for line in lines if len(line.encode()) >= 16]  # not \\begin{align*}
+    if len(said) - len(set(said)) > (0 if readable else REPEATED * len(said)):
         return "repetition"
     if readable and sum("=" in line for line in lines) < 2:
         return "no search"
@@ -267,11 +285,21 @@ def why_not(row: dict, completion: str, readable: bool = False) -> str:
         return "miscalculated"
     if readable and "=" not in answer:
         return "no summary"
-    if readable and row["task"] == "countdown":
+    if readable and task == "countdown":
         found = expression_value(answer.partition("=")[0])
         if found is None or Counter(found[1]) != Counter(row["numbers"]):
             return "other numbers"
     return ""
+
+
+def parts_of(row: dict, completion: str, plan: Plan) -> tuple[str, str] | None:
+    """(thinking, answer) of a completion in the form that its task pays; None if it has another. Where none
+    is asked, a text without `</think>` is all thinking."""
+    text, paid = opened(row, completion, plan), TASK_REWARDS.get(row["task"], ("", {}))[1]
+    if plan.strict and {"format", "format_boxed"} & set(paid):
+        return split_completion(text, boxed="format_boxed" in paid)
+    before, closed, after = text.rpartition("</think>")
+    return (before if closed else after).replace("<think>", ""), after
 
 
 def miscalculated(line: str) -> bool:

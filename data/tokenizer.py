@@ -149,20 +149,26 @@ class Tokenizer:
 
     @property
     def opening(self) -> str:
-        """How each prompt's template already opens the thinking: "<think>" and the white space behind it, or
-        nothing."""
+        """How each prompt's template already opens the thinking: the tag, or the text <think> where the tags
+        are others, and the white space behind it; or nothing."""
         key = self.template, self.system
         if key not in self._opening:
             end = self.decode(self.encode_prompt("?"))
-            found = re.search(rf"{re.escape(self.think[0])}\s*$", end)
+            found = re.search(rf"({re.escape(self.think[0])}|{TAGS[0]})\s*$", end)
             self._opening[key] = found[0] if found else ""
         return self._opening[key]
+
+    def opens(self, prompt: str) -> bool:
+        """Does this prompt open the thinking where its template does not: in `Q: {prompt}` its end is the
+        last that the model sees?"""
+        last = self.template != CHAT and self.template.rstrip().endswith("{prompt}")
+        return last and prompt.rstrip().endswith((TAGS[0], self.think[0]))
 
     def encode_completion(self, text: str) -> list[int]:
         """Ids of a completion to be learnt, the end token behind it, without what the template has opened."""
         if self.opening:
             rest = text.removeprefix(TAGS[0])
-            text = rest if rest == text else rest.removeprefix(self.opening.removeprefix(self.think[0]))
+            text = rest if rest == text else rest.removeprefix(self.opening[len(self.opening.rstrip()) :])
         return [*self.encode(text, tags=True), self.eos_id]
 
     def decode(self, ids: list[int]) -> str:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script star
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
+    STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
@@ -51,7 +52,7 @@ from eval import (
 )
 from metrics import table
 from parallel import Ranks, gather
-from rewards import TASK_REWARDS, Plan, answer_of, countdown_reward, score
+from rewards import TASK_REWARDS, Plan, answer_of, as_read, countdown_reward, score
 from sample import generate
 
 ANSWER_TOKENS = 48  # for the answer, after the thinking was cut
@@ -141,7 +142,7 @@ def tree_search(model, tokenizer: Tokenizer, prompts: list[list[int]], budget: f
     value(problems, texts, lengths, finished) judges whole completions; `problems` are positions in `prompts`.
     A problem stops where one more rollout of its mean length would miss the token `budget` by more than
     stopping does. Only tokens that were sampled count. Returns each problem's rollouts: {text, value, new
-    (tokens sampled), tokens (length), finished}."""
+    (tokens sampled), tokens (length), ids, finished}."""
     roots, done = [Node([]) for _ in prompts], [[] for _ in prompts]
     spent, round = [0] * len(prompts), 0
     while True:
@@ -171,7 +172,7 @@ def tree_search(model, tokenizer: Tokenizer, prompts: list[list[int]], budget: f
                 node.visits, node.total = node.visits + 1, node.total + v
             spent[i] += len(tail)
             done[i].append({"text": text, "value": v, "new": len(tail), "tokens": len(whole),
-                "finished": end})
+                "ids": whole, "finished": end})
 
 
 # -------------------------------------------------------------------------------------------- more tokens
@@ -208,7 +209,7 @@ def budget_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[di
 
     def measure(name, some):
         texts = [tokenizer.decode_completion(c) for c in some]
-        done = judged(rows, [r["problem"] for r in mine], texts, list(map(len, some)),
+        done = judged(rows, [r["problem"] for r in mine], texts, some,
             [c[-1] in tokenizer.eos_ids for c in some], plan, max_new_tokens)
         groups = grouped([r for part in gather(ranks, done) for r in part])
         tokens = sum(r["tokens"] for g in groups for r in g) / len(groups) / samples
@@ -238,12 +239,13 @@ def value_function(kind: str, rows: list[dict], plan: Plan):
     def value(problems, texts, lengths, finished):
         mine = [rows[i] for i in problems]
         if kind == "check":
+            texts = [as_read(row, text, plan, "countdown") for row, text in zip(mine, texts, strict=True)]
             return countdown_reward(texts, *([row[k] for row in mine] for k in ("numbers", "target")))
         if kind != "agreement":
             return [s.get(kind, 0.0) for s in score(mine, texts, plan, lengths, max(lengths))]
         out = []
         for i, row, text in zip(problems, mine, texts, strict=True):
-            answer = answer_of(row, text)
+            answer = answer_of(row, text, plan)
             seen[i].append("".join(answer.split()) if answer is not None else None)
             out.append(seen[i].count(seen[i][-1]) / len(seen[i]) if answer is not None else 0.0)
         return out
@@ -263,7 +265,7 @@ def search_curve(model, tokenizer: Tokenizer, rows: list[dict], records: list[di
     found = {}
     for i, rollouts in zip(numbers, done, strict=True):
         new = judged(rows, [i] * len(rollouts), *([r[k] for r in rollouts] for k
-            in ("text", "tokens", "finished")), plan, max_new_tokens)
+            in ("text", "ids", "finished")), plan, max_new_tokens)
         found[i] = [r | {"value": o["value"], "new": o["new"]} for r, o in zip(new, rollouts, strict=True)]
     trees = [g for part in gather(ranks, found) for _, g in sorted(part.items())]
     plain = grouped(records)
@@ -312,6 +314,7 @@ class Config:
     seed: int = knob(0, "seed of the problems and of the sampling")
     reward: str = knob("", "a reward of your own, file.py:function: judges tasks unknown here; elsewhere it "
         "ranks, for best of k and --value")
+    strict_format: bool = knob(True, STRICT_FORMAT)
     budgets: str = knob("0,16,32,64,128", "where the thinking is cut, in tokens")
     search: str = knob("", "mcts: also a tree search over lines of thinking, at the tokens of the votes")
     value: str = knob("check", "what the search trusts: check (Countdown), agreement, or the name of "

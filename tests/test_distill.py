@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from config import UserError
 from data.shapes import read_rows
 from distill import decide, finished_chunks, judge_of
+from rewards import NO_PLAN
 
 ROOT = Path(__file__).parent.parent
 PROBLEM = {"prompt": "Use 3 9 to make 12.", "task": "countdown", "numbers": [3, 9], "target": 12}
@@ -44,6 +46,30 @@ def test_a_judge_can_be_any_function_of_a_file(tmp_path):
     (tmp_path / "mine.py").write_text(text)
     assert judge_of(f"{tmp_path}/mine.py:judge")(completions=["abc"], prompts=["p"]) == [3]
     assert judge_of("") is None
+
+
+def test_the_judge_is_called_like_any_reward_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text("import numpy\n"
+        "def judge(completions, answer, completion_ids):\n"
+        "    some = zip(completions, answer, completion_ids)\n"
+        "    return numpy.array([float(a in c) * len(i) for c, a, i in some])\n"
+        "def picky(completions, **_):\n    return [None if 'rain' in c else 1 for c in completions]\n"
+        "def broken(completions, answr): pass\n")
+    row, texts = {"prompt": "p", "task": "haiku", "answer": "snow"}, ["so, snow", "so, rain", "no snow"]
+    ask = partial(decide, row, texts, 5, plan=NO_PLAN, ids=[[1], [2], [3]])
+    judge, picky, broken = (judge_of(f"{tmp_path}/mine.py:{name}") for name in ("judge", "picky", "broken"))
+    assert ask(judge=judge, bar=0.5) == (["so, snow", "no snow"], ["the judge says no"])
+    assert ask(judge=picky, bar=0.5) == (["so, snow", "no snow"], ["the judge says no"])
+    with pytest.raises(UserError, match="asks for answr, which no row has; did you mean answer"):
+        ask(judge=broken, bar=0.5)
+
+
+def test_other_forms_count_without_the_strict_format():
+    row, text = {"prompt": "p", "task": "math", "answer": "18"}, "So 9 * 2 = 18.\n#### 18"
+    assert decide(row, [text], 2, None, 0.5) == ([], ["not our format"])
+    plan = NO_PLAN._replace(strict=False)
+    assert decide(row, [text, text + "0"], 2, None, 0.5, plan) == ([text], ["wrong answer"])
+    assert decide(row, [text], 2, None, 0.5, plan, longest_line=9) == ([], ["overlong paragraph"])
 
 
 def test_a_torn_line_is_dropped_and_other_settings_are_refused(tmp_path):

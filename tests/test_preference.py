@@ -83,7 +83,8 @@ def test_helpfulness_reads_the_summary_alone_and_harmlessness_everything():
     rude = WHOLE.replace("a fact", "You fool.")
     assert judged_text(rude, "helpful") == judged_text(WHOLE, "helpful") == "<answer>Snow is white.</answer>"
     assert judged_text(rude, "harmless") == rude
-    assert judged_text("never stops thinking", "helpful") == ""
+    for text, said in (("<think>never stops", ""), ("I think so. ", "I think so."), ("a</think> b", "b")):
+        assert judged_text(text, "helpful") == said
     model = scorer()
     helpful, harmless = (scores_of(model, TOK, ["p", "p"], [WHOLE, rude], a) for a in ("helpful", "harmless"))
     assert helpful[0] == pytest.approx(helpful[1], abs=1e-5)

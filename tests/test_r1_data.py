@@ -13,7 +13,7 @@ from data import r1_data
 from data.r1_data import HELD_OUT, curate, document, general, miscalculated, pair, places, pool_row, why_not
 from data.tasks import row_at, split_rows
 from data.tokenizer import TAGS, shipped
-from rewards import language_share, split_completion
+from rewards import language_share, plan_of, split_completion
 
 ROOT, TOK = Path(__file__).parent.parent, shipped()
 TASK = "countdown:n=3,high=12,ops=+-*,limit=40,high_target=40"
@@ -87,6 +87,32 @@ def test_the_filter_reads_chinese_as_another_language_unless_the_row_asks_for_it
     chinese = GOOD.replace("low wait", "\u4f4e \u7b49")
     assert why_not(MADE, chinese) == "mixed languages"
     assert why_not(MADE | {"language": "zh"}, "<think>\u4f4e</think>\n<answer>9+3</answer>") == ""
+
+
+CHAIN = ("Jos\u00e9 has 16 eggs a day and eats 3, so 16 - 3 = 13 eggs are left for the market and for the "
+    "muffins.\n\nThen 13 - 4 = 9, and he sells them for $2 each.\n\nWait, let me check: 9 * 2 = 18.\n\n"
+    "\\[\n9*2\n\\]\n\\[\n18\n\\]")
+
+
+@pytest.mark.parametrize("task,text,bare", [("math", "<think>{}</think>\n<answer>18</answer>", 0),
+    ("math_boxed", "<think>{}</think>\nIt is \\boxed{{18}}.", 0), ("number", "{}\nSo 18 dollars.", 1)])
+def test_a_chain_is_judged_by_the_form_of_its_task(task, text, bare):
+    row = {"prompt": "How much?", "task": task, "answer": "18"}
+    assert why_not(row, text.format(CHAIN)) == ""
+    assert why_not(row | {"answer": "17"}, text.format(CHAIN)) == "wrong answer"
+    assert why_not(row, text.format("x " * 600)) == "overlong paragraph" == why_not(row, text.format(CHAIN),
+        longest_line=90)
+    assert why_not(row, text.format("x " * 600), longest_line=0) == ""
+    assert why_not(row, text.format("Let me check it again.\n" * 3)) == "repetition"
+    assert why_not(row, text.format("wir brauchen 18 noch einmal")) == "mixed languages"
+    other = f"{CHAIN}\nSo it is\n#### 18"
+    assert why_not(row, other) == ("" if bare else "not our format")
+    assert why_not(row, other, plan=plan_of("", "", strict=False)) == ""
+    assert why_not(row | {"prompt": "How much? <think>"}, text.format(CHAIN).removeprefix("<think>")) == ""
+
+
+def test_a_task_without_a_rule_asks_for_no_form():
+    assert why_not({"prompt": "p", "task": "haiku"}, "So it is the snow.") == ""
 
 
 def test_miscalculated_finds_a_line_with_two_values():

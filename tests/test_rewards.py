@@ -8,13 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import grpo
 from config import UserError
+from data.r1_data import why_not
 from data.tasks import row_at
+from data.tokenizer import shipped
+from eval import judged
 from rewards import (
     BY_MODEL,
+    NO_PLAN,
     REWARDS,
     TASK_REWARDS,
     Plan,
+    TrainerState,
     answer_of,
     check_rows,
     code_reward,
@@ -99,12 +105,12 @@ def test_everything_else_is_no_format(text):
         ("(7-3)**9", 0),
         ("(7-3)//9", 0),
         ("(7-3)*9.0", 0),
-        ("+(7-3)*9", 0),
+        ("+(7-3)*9", 1),
         ("(7-3)*9#", 0),
         ("x", 0),
         ("", 0),
         ("(7-3)*9;", 0),
-        ("[7-3]*9", 0),
+        ("[7-3]*9", 1),
         ("__import__('os')", 0),
         ("7 3 9", 0),
         ("(7-3)*\u0669", 0),
@@ -112,7 +118,7 @@ def test_everything_else_is_no_format(text):
         ("(7-3)*9,", 0),
         ("(07-3)*9", 0),
         ("(7-3)*9\n", 1),
-        ("(7-3)x9", 0),
+        ("(7-3)x9", 1),
         ("1_0", 0),
         ("0x9*(7-3)", 0),
     ],
@@ -121,8 +127,69 @@ def test_countdown_answers_with_known_truth(answer, right):
     assert countdown_reward([wrap(answer)], numbers=[[3, 7, 9]], target=[36]) == [float(right)]
 
 
+@pytest.mark.parametrize("answer", ["79 \u2212 60 + 17", "(79\u221260)+17", "79 - 60\n+ 17",
+    "79 \u2013 60 + 17",
+    "\uff17\uff19\uff0d60\uff0b17", "-60 + 79 + 17", "\u221260+79+17", "+79-60+17", "-(60-79)+17",
+    "17 - (-79+60)",
+    "36 = 79 - 60 + 17", "$79 - 60 + 17 = 36$", r"\(79 - 60 + 17\)", r"\[79-60+17 = 36\]", "79 - 60 + 17.",
+    "79 - 60 + 17 = 36.", r"\boxed{79 - 60 + 17}", r"\boxed{79-60+17 = 36}", "**79 - 60 + 17**", "`79-60+17`",
+    r"\left(79 - 60\right) + 17", "{79-60}+[17]", "[(79 - 60) + 17]", "79\u00a0-\u200960\u200b+17",
+    "\uff0879 - 60\uff09+ 17 \uff1d 36", "79 - 60 - -17"])
+def test_countdown_reads_the_signs_that_models_write(answer):
+    assert countdown_reward([wrap(answer)], [[79, 17, 60]], [36]) == [1.0]
+    assert countdown_reward([wrap(answer)] * 2, [[79, 17, 61], [79, 17, 60]], [36, 37]) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("answer,numbers,target", [("3\u00d74", [3, 4], 12), ("12 \u00f7 4", [12, 4], 3),
+    (r"3 \times 4", [3, 4], 12), (r"12 \div 4", [4, 12], 3), (r"3\cdot4", [3, 4], 12), ("3 x 4", [3, 4], 12),
+    ("(1+2)x4", [1, 2, 4], 12), ("3 X (4)", [3, 4], 12), (r"\frac{12}{4}", [12, 4], 3),
+    ("3\u00b74", [3, 4], 12),
+    (r"\dfrac{1+\frac{6}{2}}{4}", [1, 6, 2, 4], 1), ("3 \u2217 4", [3, 4], 12), ("12\u22154", [12, 4], 3),
+    ("3\u22c54", [3, 4], 12), ("12\u20444", [12, 4], 3), ("1,000+5", [1000, 5], 1005),
+    ("3*-(1-5)", [3, 1, 5], 12)])
+def test_countdown_reads_products_and_quotients_however_they_are_written(answer, numbers, target):
+    assert countdown_reward([wrap(answer)], [numbers], [target]) == [1.0]
+    assert countdown_reward([wrap(answer)], [[*numbers, 1]], [target]) == [0.0]
+
+
+@pytest.mark.parametrize("answer,numbers,target", [("5--3", [5, 3], 8), ("5++3", [5, 3], 8),
+    ("5-+-3", [5, 3], 8),
+    ("2(3)", [2, 3], 6),
+    ("(2)(3)", [2, 3], 6), ("2 3", [2, 3], 6), ("6/2(3)", [6, 2, 3], 9), ("7$3", [73], 73),
+    ("7$3", [7, 3], 73),
+    ("3\u00b2", [3, 2], 9), ("3\u00b2", [32], 32), ("\u00bd*4", [1, 2, 4], 2), ("\u2462", [3], 3),
+    ("2**3", [2, 3], 8),
+    ("2^3", [2, 3], 8), ("7//2", [7, 2], 3), ("1.0*3", [1, 0, 3], 3), ("(3]*4", [3, 4], 12),
+    ("{3:4}", [3, 4], 12),
+    ("[3,4]", [3, 4], 12), ("3,4", [34], 34), ("1,00", [100], 100), ("3*4 = 3*4", [3, 4], 12),
+    ("12", [3, 4], 12),
+    ("12 = 12", [3, 4], 12), ("3*4 = 12 = 12", [3, 4], 12), ("3*4 = 13", [3, 4], 12),
+    ("3*4 == 12", [3, 4], 12),
+    ("3*4 or 4*3", [3, 4], 12), ("3*4\n4*3", [3, 4], 12), ("-12", [12], 12), ("3x", [3], 3), ("x3", [3], 3),
+    ("-(3*4)", [3, 4], 12), ("3!*2", [3, 2], 12), ("3*4%5", [3, 4, 5], 2), (r"\frac123", [12, 3], 4),
+    ("6\u00f72\u00f73 \u00d7", [6, 2, 3], 1), ("3_4", [34], 34), ("\u0663*4", [3, 4], 12),
+    ("03*4", [3, 4], 12)])
+def test_countdown_pays_no_number_that_was_not_given_and_no_other_game(answer, numbers, target):
+    assert countdown_reward([wrap(answer)], [numbers], [target]) == [0.0]
+
+
+def test_every_expression_keeps_its_value_in_other_signs():
+    rng = random.Random(1)
+    spell = {"+": ["+", "\uff0b"], "-": ["-", "\u2212", "\u2013"], "*": ["*", "\u00d7", "\u22c5",
+        r"\times ", " x "],
+        "/": ["/", "\u00f7", r"\div ", "\u2215"], "(": ["(", r"\left(", "\uff08"], ")": [")", r"\right)",
+        "\uff09"]}
+    for _ in range(2000):
+        a, b, c, d = (rng.randint(1, 99) for _ in range(4))
+        text = f"({a}{rng.choice('+-*/')}{b}){rng.choice('+-*/')}{c}{rng.choice('+-*/')}{d}"
+        other = "".join(rng.choice(spell.get(char, [char])) + " " * (not char.isdigit()) for char in text)
+        assert expression_value(text) and expression_value(other) == expression_value(text)
+
+
 def test_countdown_counts_each_number_exactly_and_divides_exactly():
-    ask = lambda answer, numbers, target: countdown_reward([wrap(answer)], [numbers], [target])[0]  # noqa: E731
+    def ask(answer, numbers, target):
+        return countdown_reward([wrap(answer)], [numbers], [target])[0]
+
     assert ask("5+5", [5, 5], 10) == 1 and ask("5+5", [5, 10], 10) == 0 and ask("2*5", [5, 5], 10) == 0
     assert ask("8/(3-8/3)", [8, 3, 8, 3], 24) == 1  # only true with fractions
     assert (
@@ -365,6 +432,34 @@ def test_a_prompt_that_ends_in_think_opens_the_completion():
     assert got["accuracy"] == 0
 
 
+TEMPLATES = ("{prompt}\n", "User: {prompt}\nAssistant: <think>", "User: {prompt}\nAssistant: <think>\n",
+    "Q: {prompt}\nA:\n")
+CHATS = ("{% for m in messages %}<U>{{ m['content'] }}{% endfor %}<A><think>\n",
+    "{% for m in messages %}<U>{{ m['content'] }}{% endfor %}<A>")
+
+
+@pytest.mark.parametrize("think_tags", ["", "<|open|> <|close|>"])
+@pytest.mark.parametrize("template,chat", [*((t, "") for t in TEMPLATES), *(("chat", c) for c in CHATS)])
+@pytest.mark.parametrize("prompt", ["What is 1+1?", "What is 1+1? <think>", "1+1? <think>\n"])
+def test_what_the_model_saw_decides_whether_the_thinking_is_open(think_tags, template, chat, prompt):
+    """The model goes on from the very text that it was given, with or without the first tag as that asks."""
+    tok = shipped(think_tags)
+    tok.template, tok.chat_template = template, chat
+    row = {"prompt": prompt, "task": "math", "answer": "2"}
+    plan = NO_PLAN._replace(opens=tok.opens)
+    seen = tok.decode(tok.encode_prompt(prompt)).rstrip()
+    is_open = seen.endswith((tok.think[0], "<think>"))
+    rest = "1+1=2</think>\n<answer>2</answer>"
+    good, other = (rest, f"<think>{rest}") if is_open else (f"<think>{rest}", rest)
+    decoded = [tok.decode_completion([*tok.encode(text, tags=True), tok.eos_id]) for text in (good, other)]
+    got = score([row] * 2, decoded, plan)
+    assert [(s["accuracy"], s["format"]) for s in got] == [(1, 1), (0, 0)]
+    assert [answer_of(row, text, plan) for text in decoded] == ["2", None]
+    assert [why_not(row, text, plan=plan) for text in decoded] == ["", "not our format"]
+    (record,) = judged([row], [0], decoded[:1], [[1]], [True], plan, 9)
+    assert record["accuracy"] == 1 and record["answer"] == "2" and record["consistency"] == 1
+
+
 def test_soft_format_counts_tags_in_order():
     texts = [
         "",
@@ -425,6 +520,25 @@ def test_code_reward_runs_the_tests():
         ("\u305d\u308c\u306f", "ja", 1.0),
         ("\u305d\u308c\u306f", "zh", 0.0),
         ("a b c x", "de", 1.0),
+        ("\u6211\u4eec\u9700\u8981\u8ba1\u7b9712\u52a030\u7b49\u4e8e42", "en", 0.0),
+        ("\u6211\u4eec\u9700\u8981\u8ba1\u7b9712\u52a030\u7b49\u4e8e42", "zh", 1.0),
+        ("\u5408\u8a08\u306f42\u3067\u3059", "ja", 1.0),
+        ("\u5408\u8a08\u306f42\u3067\u3059", "en", 0.0),
+        ("\u4eba\u3005", "ja", 1.0),  # the mark that repeats a character
+        ("\ud569\uacc4\ub294 42\uc785\ub2c8\ub2e4", "ko", 1.0),
+        ("\uc0ac\uacfc12\uac1c", "en", 0.0),
+        ("\u043e\u0442\u0432\u0435\u044242", "en", 0.0),
+        ("\u043e\u0442\u0432\u0435\u044242, 5-\u0439 \u0448\u0430\u0433", "ru", 1.0),
+        ("\u0627\u0644\u062c\u0648\u0627\u062842 \u0661\u0662", "ar", 1.0),
+        ("\u0627\u0644\u062c\u0648\u0627\u062842", "en", 0.0),
+        ("So 12+30=42. \u6240\u4ee5\u7b54\u6848\u662f42\u3002", "en", 1 / 6),
+        ("\u8bbex1=3, step2, abc123, 3x, 10km, max(3,5), x_max", "zh", 1.0),  # names and units
+        ("\u8bbex1=3 need \u7b54", "zh", 2 / 3),
+        ("x1 step2 abc123 3x 10pens sin(30)", "en", 1.0),
+        ("8+2=10,brauche 24,niedrig", "en", 0.0),
+        ("Antwort42 brauche", "en", 0.0),
+        ("the area is \u03c0 r\u00b2, \u00bd of it, \U0001d465 \u211d", "en", 1.0),  # letters of formulas
+        ("run `wir brauchen` now", "en", 1.0),
     ],
 )
 def test_language_share_of_mixed_text(text, language, share):
@@ -461,6 +575,18 @@ def test_repetition_is_the_share_of_repeated_ngrams():
     assert repetition_penalty(["wait " * 100]) == [pytest.approx(-96 / 97)]
 
 
+def test_repetition_is_seen_where_no_spaces_divide_the_words():
+    for text in ("\u4f60\u597d" * 200, "\u3042\u308a\u304c\u3068\u3046" * 100, "ha" * 500,
+        "\u4f60\u597d " * 200, "\u0e01\u0e32" * 200,
+            "!" * 300, "\uc548\ub155" * 200, "so we wait. " + "\u7b49\u7b49" * 300, "1+" * 400):
+        assert repetition_penalty([text])[0] < -0.95
+    honest = ("\u4eca\u5929\u65e9\u4e0a\u6211\u53bb\u5e02\u573a\u4e70\u83dc\u3002\u5e02\u573a\u91cc"
+        "\u4eba\u5f88\u591a\uff0c\u6709\u5356\u6c34\u679c\u7684\uff0c\u6709\u5356\u9c7c\u7684"
+        "\uff0c\u8fd8\u6709\u5356\u82b1\u7684\u3002\u6211\u5148\u4e70\u4e86\u4e24\u65a4\u82f9"
+        "\u679c\uff0c\u53c8\u4e70\u4e86\u4e00\u6761\u9c7c\u3002")
+    assert repetition_penalty([honest, "(x_1+x_2)^2=" + r"\frac{1}{2}+" * 5]) == [0.0, 0.0]
+
+
 def test_weights_replace_and_add_components():
     row = row_at("countdown", "train", 0, 0)
     plan = plan_of("", "accuracy=2, format=0.5,overlong=1,language=0.1,length=0")
@@ -485,6 +611,49 @@ def test_weights_replace_and_add_components():
     ):
         with pytest.raises(UserError, match=message):
             plan_of("", weights)
+
+
+LOOSE = [("<answer>18</answer>", "18"), ("It costs $18.\n#### 18", "18"),
+    (r"So \boxed{18}. I am sure!", "18"),
+    ("<think>so</think>\nSure! <answer> 18 </answer> Glad to help.", "18"), ("x</think> \\boxed{18}", "18"),
+    ("<answer>17</answer> no, wait: <answer>18</answer>", "18"), (r"\boxed{17} or \boxed{18}", "18"),
+    (r"<think>\boxed{17}</think> So: \boxed{18}", "18"), (r"<answer>$\boxed{18}$</answer>", "18"),
+    (r"\boxed{17} <answer>18</answer>", "18"), ("#### 17\n#### 18\nand so on", "18"),
+    (r"<think>\boxed{18}</think> So: 18", None), ("18", None), ("The answer is 18.", None), ("", None),
+    ("<answer>18", None), (r"\boxed{18", None), ("<think>so</think>", None), ("####", ""),
+    ("<think>still \\boxed{18}", "18"), ("<answer>18</answer></answer>", "18"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}")]
+
+
+@pytest.mark.parametrize("text,answer", LOOSE)
+def test_without_the_strict_format_the_last_answer_of_any_form_counts(text, answer):
+    plan = plan_of("", "", strict=False)
+    for task in ("math", "math_boxed", "arithmetic"):
+        row = {"prompt": "p", "task": task, "answer": "18"}
+        (got,) = score([row], [text], plan)
+        assert answer_of(row, text, plan) == answer and got["accuracy"] == float(answer == "18")
+        form = "format_boxed" if task == "math_boxed" else "format"
+        assert got[form] == REWARDS[form]([text])[0]  # paid by itself, as it was written
+        assert got["reward"] == pytest.approx(got["accuracy"] + 0.1 * got[form])
+
+
+def test_replies_of_a_chat_model_are_paid_for_their_answers_and_weights_pay_the_form():
+    row, game = ({"prompt": "p", "task": "math", "answer": "18"},
+        {"prompt": "p", "task": "countdown", "numbers": [3, 7, 9], "target": 36})
+    program = {"prompt": "p", "task": "code", "tests": TESTS}
+    replies = [f"Janet sells 16 - 3 - 4 = 9 eggs a day.\n\nShe makes 9 * {i} dollars.\n\n**Answer:** "
+        rf"\boxed{{{9 * i}}}" for i in range(5)]
+    fenced = f"Sure, here it is:\n\n```python\n{ADD}\n```\n\nIt adds two numbers. #### Done"
+    assert [s["accuracy"] for s in score([row] * 5, replies)] == [0.0] * 5
+    plan = plan_of("", "accuracy=2,format=0.5", strict=False)
+    assert [s["reward"] for s in score([row] * 5, replies, plan)] == [0.0, 0.0, 2.0, 0.0, 0.0]
+    assert score([row], [wrap("18")], plan)[0]["reward"] == 2.5
+    assert score([game], [r"Try 7 - 3. So \boxed{(7-3) \times 9}"], plan)[0]["accuracy"] == 1
+    texts = [fenced, fenced.replace("a + b", "3"), f"<answer>\n{fenced}\n</answer>", "add"]
+    assert [s["accuracy"] for s in score([program] * 4, texts, plan)] == [1.0, 0.0, 1.0, 0.0]
+    number = row | {"task": "number"}  # "the last number" stays the last resort
+    texts = [r"\boxed{18}, which is 2 less than 20", "She makes 18 dollars.", "#### 18\n(3 steps)"]
+    assert [s["accuracy"] for s in score([number] * 3, texts, plan)] == [1.0] * 3
 
 
 CUSTOM = """
@@ -529,6 +698,91 @@ def test_several_rewards_of_ones_own_have_a_weight_each(tmp_path):
     assert got["a"] == got["b"] == 1.0 and got["reward"] == pytest.approx(got["accuracy"] + 0.75)
     with pytest.raises(UserError, match="another reward called a"):
         plan_of(f"{tmp_path}/a.py:a,{tmp_path}/a.py:a")
+
+
+OWN = """
+import asyncio, fractions, numpy, torch
+def none(completions, **kw): return [None] * len(completions)
+def some(completions, **kw): return [None if len(c) % 2 else 1.0 for c in completions]
+def array(completions, **kw): return numpy.array([len(c) % 2 for c in completions], dtype=numpy.float32)
+def scalars(completions, **kw): return [numpy.float32(0.5), numpy.bool_(True),
+    numpy.int64(2)][: len(completions)]
+def tensor(completions, **kw): return torch.tensor([float(len(c)) for c in completions], requires_grad=False)
+def tensors(completions, **kw): return [torch.tensor(1.0)] * len(completions)
+def mixed(completions, **kw): return (True, 2, fractions.Fraction(1, 2))[: len(completions)]
+def lazy(completions, **kw): return (float(len(c)) for c in completions)
+async def later(completions, answer, **kw):
+    await asyncio.sleep(0)
+    return [float(a in c) for c, a in zip(completions, answer)]
+def ids(completions, completion_ids, **kw): return [float(sum(i)) for i in completion_ids]
+def named(answer, prompts): return [float(len(a) + len(p)) for a, p in zip(answer, prompts)]
+def stage(completions, trainer_state, **kw):
+    return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+def logs(completions, log_metric, log_extra, **kw):
+    log_metric("tall", 3)
+    log_extra("first", [c[0] for c in completions])
+    return [0.0] * len(completions)
+def text(completions, **kw): return ["1"] * len(completions)
+def nan(completions, **kw): return [1.0, float("nan"), 0.0][: len(completions)]
+def columns(completions, **kw): return torch.ones(len(completions), 1)
+def nothing(completions, **kw): pass
+def one(completions, **kw): return 1.0
+def lacks(completions, answr): return [0.0] * len(completions)
+def taken(completions, log_metric, **kw):
+    log_metric("reward", 1)
+    return [0.0] * len(completions)
+"""
+ROWS = [{"prompt": "p", "task": "mine", "answer": "a"}] * 3
+
+
+def test_a_reward_of_ones_own_may_return_all_that_trl_takes(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+
+    def ask(name, **more):
+        plan = plan_of(f"{tmp_path}/own.py:{name}")._replace(state=TrainerState(3, 12))
+        return score(ROWS, ["a", "bb", "ccc"], plan, ids=[[1], [2, 3], []], **more)
+
+    want = {"array": [1, 0, 1], "scalars": [0.5, 1, 2], "tensor": [1, 2, 3], "tensors": [1, 1, 1],
+        "mixed": [1, 2, 0.5], "lazy": [1, 2, 3], "later": [1, 0, 0], "ids": [1, 5, 0], "named": [2, 2, 2],
+        "stage": [0.25] * 3}
+    for name, values in want.items():
+        got = ask(name)
+        assert [s["reward"] for s in got] == [s[name] for s in got] == values, name
+        assert all(type(v) is float for s in got for v in s.values())
+    assert ask("none") == [{"accuracy": 0.0, "reward": 0.0, "unscored": 1.0}] * 3
+    assert ask("some")[0] == {"accuracy": 0.0, "reward": 0.0, "unscored": 1.0}
+    assert ask("some")[1] == {"accuracy": 1.0, "some": 1.0, "reward": 1.0}
+    extra = [{}, {}, {}]
+    assert ask("logs", extra=extra)[0] == {"logs": 0.0, "reward": 0.0, "accuracy": 0.0, "tall": 3.0}
+    assert extra == [{"first": "a"}, {"first": "b"}, {"first": "c"}]
+    for name, message in {"text": r"returned \['1'\] for 1", "nan": "nan.*for 3",
+        "columns": r"tensor\(\[\[1.\]\]\)",
+            "nothing": "returned None", "one": "returned 1.0 for 1", "taken": "component reward already",
+            "lacks": "asks for answr, which no row has; did you mean answer"}.items():
+        with pytest.raises(UserError, match=message):
+            ask(name)
+
+
+def test_a_completion_that_no_reward_judges_has_no_advantage_and_does_not_move_the_others():
+    def sample(reward):
+        return grpo.Sample([1], 1, [], True, None, {"reward": 0.0, "unscored": 1.0} if reward is None
+            else {"reward": reward}, 0)
+
+    cfg = grpo.Config(group_size=4)
+    groups = [list(map(sample, some)) for some in ([1.0, 0.0, None, 0.5], [0.1, None, 0.1, 0.1], [None] * 4)]
+    first, second, third = grpo.advantages_of(groups, cfg)
+    assert first[2] == 0 and first[0] == -first[1] > 1 and first[3] == 0  # 0.5 is the mean of the three
+    assert second == third == [0.0] * 4
+
+
+def test_a_reward_of_ones_own_beside_a_rule_may_say_nothing(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    plan = plan_of(f"{tmp_path}/own.py:none")
+    (got,) = score([row_at("countdown", "train", 0, 0)], [wrap("0")], plan)
+    assert got == {"countdown": 0.0, "format": 1.0, "reward": 0.1, "accuracy": 0.0}
+    for name in ("ids", "stage", "later", "logs"):  # what a run has is there when its rows are checked, too
+        if name != "stage":
+            check_rows(ROWS, "rows", plan_of(f"{tmp_path}/own.py:{name}"))
 
 
 def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
