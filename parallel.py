@@ -155,7 +155,8 @@ def last_words(text: str, code: int, error: BaseException):
         except RuntimeError:  # the store is gone, and with it rank 0, its host
             text, speaks = f"error: process 0 of {world} ended\n", rank == 1
     if speaks:
-        sys.stderr.write("\n" * (rank > 0) + text)  # rank 0 may be in the middle of a line
+        behind_a_bar = rank > 0 and sys.stderr.isatty()  # that of rank 0
+        sys.stderr.write("\n" * behind_a_bar + text)
     _end(patience=0.5)
     sys.exit(code)
 
@@ -193,7 +194,7 @@ def free_bytes(ranks: Ranks) -> float:
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if sys.platform != "linux":
         return math.inf
-    with open("/proc/meminfo") as f:  # not SC_AVPHYS_PAGES, which leaves out what caches would give back
+    with open("/proc/meminfo", encoding="utf-8") as f:  # SC_AVPHYS_PAGES leaves out what caches would give
         return next(int(line.split()[1]) for line in f if line.startswith("MemAvail")) * 1024 / ranks.world
 
 

@@ -155,6 +155,7 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
         block, rest = _invert_cdf(mass, uniform[:, None] * mass.sum(-1, keepdim=True))
         inside = blocks.take_along_dim(block[..., None], 1).squeeze(1)
         tokens = block * VOCABULARY_BLOCK + _invert_cdf(inside, rest)[0]
+        tokens = tokens.clamp_(max=probs.shape[1] - 1)  # NaN would be found in the padding
     # of the distribution that was sampled: the ratio of training starts at 1
     return tokens.squeeze(1), (probs.gather(1, tokens) / probs.sum(-1, keepdim=True)).log().squeeze(1)
 

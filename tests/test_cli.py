@@ -1,12 +1,15 @@
 """The scripts as a user runs them: bad input gets one line and exit code 2; a run stops, resumes and ends."""
 
+import importlib
 import json
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ import torch
 import grpo
 import sft
 from checkpoint import load_model, save_model
-from config import ModelConfig, run_script
+from config import LEAST, ModelConfig, UserError, parse_args, run_script
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
@@ -68,6 +71,9 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "unknown loss": (["--loss", "dappo"], "did you mean dapo"),
     "unknown tracker": (["--tracker", "wandbb"], "did you mean wandb"),
     "zero temperature": (["--temperature", "0"], "temperature"),
+    "not a finite number": (["--lr", "nan"], "--lr nan: must be a finite number"),
+    "a float too large": (["--kl_coef", "1e999"], "--kl_coef inf: must be a finite number"),
+    "a float for an int": (["--steps", "1e3"], "--steps 1e3: expected int"),
     "unknown task": (["--task", "chess"], "unknown task chess"),
     "unknown knob": (["--task", "countdown:size=3"], "its knobs are"),
     "missing file": (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -121,7 +127,6 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
     "experiments/search"])
 def test_help_lists_every_knob(script):
     import dataclasses
-    import importlib
 
     out = run(script, "--help")
     assert out.returncode == 0
@@ -139,6 +144,58 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
         "sampling": ["--temperature", "--resample"], "memory": ["--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
+
+
+SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search", "bench.bench"]
+
+
+def number_knobs():
+    """(script, Config field, its type) of every int and float on a command line."""
+    for script in SCRIPTS:
+        cls = importlib.import_module(script).Config
+        for name, kind in typing.get_type_hints(cls).items():
+            kinds = {int, float} & {kind, *typing.get_args(kind)}
+            if kinds:
+                yield script, name, kinds.pop()
+
+
+@pytest.mark.parametrize("script,name,kind", number_knobs())
+def test_every_number_has_a_range_in_every_script(script, name, kind):
+    cls, least = importlib.import_module(script).Config, LEAST[name]
+    bad = [str(least - 1)] if math.isfinite(least) else []
+    bad += ["nan", "inf", "-inf", "1e999"] if kind is float else ["1e3", "nan", str(2**63), "9" * 400]
+    for value in [*bad, "", "x"]:
+        with pytest.raises(UserError, match=f"--{name} ") as error:
+            parse_args(cls, {"default": {}}, "", [f"--{name}={value}"])
+        assert "\n" not in str(error.value)
+    good = max(least, 0) + (0.5 if name == "top_p" else 0)
+    assert getattr(parse_args(cls, {"default": {}}, "", [f"--{name}={good}"])[0], name) == good
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_lacks_letters_shows_their_numbers(encoding, base, tmp_path):
+    """In the samples of a run (the first held-out prompt is shown), and in an error's line."""
+    text, env = "\u4f60\u597d \U0001f600", {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    row = json.loads(GOOD)
+    rows = rows_file(tmp_path, "".join(json.dumps(row | {"prompt": f"{text} {i}"}) + "\n" for i in range(9)))
+    out = run("grpo", init=base, out=tmp_path / "out", device="cpu", env=env,
+        **FAST | {"task": rows, "steps": 1})
+    assert out.returncode == 0 and "\\u4f60\\u597d \\U0001f600" in out.stdout, out.stderr
+    out = run("eval", "--from", str(base), "--task", f"{text}.jsonl", env=env)
+    assert out.returncode == 2 and "\\u4f60" in out.stderr and len(out.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("script,options", [("grpo", FAST | {"steps": 1, "eval_every": 1}),
+    ("sft", dict(steps=2, save_every=1, batch_size=2)),
+    ("eval", dict(problems=2, samples=2, max_new_tokens=4, task="countdown"))])
+def test_no_file_is_read_or_written_in_the_locales_encoding(script, options, base, tmp_path):
+    """Python itself warns at each place that does."""
+    files = dict(json=tmp_path / "e.json", save=tmp_path / "e.jsonl") if script == "eval" else {
+        "out": tmp_path / "out"}
+    out = run(script, "--from" if script == "eval" else "--init", str(base), device="cpu",
+        env={"PYTHONWARNDEFAULTENCODING": "1"}, **options, **files)
+    assert out.returncode == 0, out.stderr
+    assert not [line for line in out.stderr.splitlines() if "EncodingWarning" in line and "/lib/" not in line]
 
 
 def weights(dir):

@@ -1,5 +1,6 @@
 """The rollout engine against the full forward pass, and its invariances."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
 from batch import Sample, collate, completion_logprobs
-from config import ModelConfig, UserError
+from config import Diverged, ModelConfig, UserError
 from data.tokenizer import shipped
 from kernels import experts_dense, token_logprobs
 from model import Transformer
@@ -334,3 +335,29 @@ def test_sampling_never_returns_a_token_without_probability():
 def test_greedy_takes_the_largest_logit():
     logits = torch.randn(20, 7)
     assert torch.equal(sample_tokens(logits, torch.rand(20), 0.0)[0], logits.argmax(-1))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (1.0, 0.8), (0, 1.0)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(value, temperature, top_p, plain, monkeypatch):
+    monkeypatch.setattr(kernels, "PLAIN", plain)
+    m, settings = model(), dict(temperature=temperature, top_p=top_p, max_new_tokens=8)
+    run(m, **settings)
+    m.layers[0].self_attn.o_proj.weight.data[0] = value
+    with pytest.raises(Diverged, match="logits are NaN or infinite"):
+        run(m, **settings)
+
+
+def test_logits_that_are_not_finite_are_refused_with_a_large_vocabulary():
+    logits = torch.full((2, 5000), math.nan)
+    tokens, logprobs = sample_tokens(logits, torch.tensor([0.0, 0.9]))
+    assert tokens.max() < 5000 and logprobs.isnan().all()  # no index out of bounds; `generate` sees the NaN
+
+
+@pytest.mark.parametrize("settings,says", [(dict(temperature=-1), "temperature -1: must be at least 0"),
+    (dict(temperature=math.nan), "finite"), (dict(top_p=0), "above 0"), (dict(top_p=1.5), "at most 1"),
+    (dict(max_new_tokens=0), "max_new_tokens 0: must be at least 1")])
+def test_settings_out_of_their_range_are_refused(settings, says):
+    with pytest.raises(UserError, match=says):
+        run(model(), **settings)
