@@ -10,7 +10,7 @@ import json
 import math
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from rewards import (
     score,
 )
 from sample import generate
-from verify.answers import same_answer
+from verify.answers import reading, same_answer
 
 # ------------------------------------------------------------------------------------ estimates of k samples
 
@@ -180,25 +180,40 @@ def grouped(records: list[dict]) -> list[list[dict]]:
 
 
 def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, plan: Plan = NO_PLAN,
-        **reading: str) -> list[dict]:
+        **columns: str) -> list[dict]:
     """Up to `count` held-out problems: of the test split of a generated task or of a file; whole_file takes
-    them from all rows of the file, for one that was not trained on. reading: columns and answer_pattern, as
+    them from all rows of the file, for one that was not trained on. columns: columns and answer_pattern, as
     of `read_rows`. Raises UserError, also for rows that cannot be scored."""
     if not is_file(task):
         rows = distinct(task, "test", seed, count)
         check_rows(rows[:1], task, plan)
         return rows
-    rows = checked_rows(task, plan, **reading)
+    rows = checked_rows(task, plan, **columns)
     rows = list(rows) if whole_file else split_rows(rows, task)["test"]
     random.Random(seed).shuffle(rows)
     return rows[:count]
 
 
-def checked_rows(path: str, plan: Plan = NO_PLAN, **reading: str) -> list[dict]:
+def checked_rows(path: str, plan: Plan = NO_PLAN, **columns: str) -> list[dict]:
     """All rows of a file, after `check_rows`; says how its gold answers are read."""
-    rows = read_rows(path, **reading)
+    rows = read_rows(path, **columns)
     check_rows(rows, path, plan)
+    if (golds := gold_report(rows)) and os.environ.get("RANK", "0") == "0":
+        print(f"{path}: {golds}", flush=True)
     return rows
+
+
+def gold_report(rows: list[dict]) -> str:
+    """How the expected answers of rows that `same_answer` judges are read: as a value, as words, or as the same
+    text only; "" without such rows."""
+    golds = [row for row in rows if TASK_REWARDS.get(row["task"], ("",))[0].startswith("math")]
+    kinds = {gold: reading(gold) for gold in dict.fromkeys(row["answer"] for row in golds)}
+    count = Counter(kinds[row["answer"]] for row in golds)
+    says = [f"{count[kind]:,} {what}" for kind, what in (("value", "are values"), ("words", "are words"),
+        ("nothing", "cannot be read, so only the same text is right")) if count[kind]]
+    unread = next((row for row in golds if kinds[row["answer"]] == "nothing"), None)
+    where = f", such as {unread['answer'][:60]!r} ({getattr(unread, 'place', '')})" if unread else ""
+    return f"of its answers {', '.join(says)}{where}" if golds else ""
 
 
 def evaluate(model, tokenizer: Tokenizer, rows: list[dict], *, samples: int, max_new_tokens: int,
@@ -280,11 +295,12 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     run = {} if cfg.task else run_of(cfg.from_)
     task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
-    reading = dict(columns=cfg.columns or run.get("columns", ""),
+    columns = dict(columns=cfg.columns or run.get("columns", ""),
         answer_pattern=cfg.answer_pattern or run.get("answer_pattern", ""))
-    plan = reward_plan(cfg.reward, strict=cfg.strict_format)._replace(opens=tokenizer.opens)
+    strict = cfg.strict_format and run.get("strict_format", True)
+    plan = reward_plan(cfg.reward, strict=strict)._replace(opens=tokenizer.opens)
     whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
-    rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **reading)
+    rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **columns)
     check(tokenizer, rows, plan)
     ranks = setup(cfg.device)
     model = load_model(cfg.from_, ranks.device)
