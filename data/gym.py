@@ -25,7 +25,7 @@ from functools import lru_cache
 import config
 from config import UserError, closest
 
-LONGEST = 10_000  # characters of an answer that the library's scorers get to see
+LONGEST = 10_000  # characters by which an answer may be longer than the gold one
 # Generators whose rows depend on their `size`, or end with it: that many rows for each of 16 seeds. All
 # others take any index, and draw from Random(seed + index).
 SIZES = {"acre": 500, "gsm_symbolic": 5000, "list_functions": 5000}
@@ -63,10 +63,10 @@ def numbers_of(text: str) -> list[float]:
 # reads no attribute and takes no time. Others take nan, numbers that are off by one, any four numbers that
 # make 24, the first of several answers, or every text for right.
 SUM = form(r"(?:[-+() 0-9]|([*/])(?!\s*\1)){1,200}")  # no ** and no //
-POLYNOMIAL = form(r"(?:[-+/ 0-9]|(?<![0-9a-zA-Z])[a-zA-Z](?![a-zA-Z])|\*(?!\*)|"
-    r"\*\*\s?[0-9]{1,2}(?![0-9]|\s*\*\*)){1,500}")
+POLYNOMIAL = form(r"(?:[-+/ 0-9]|(?<=[0-9])\.(?=[0-9])|\(-?[0-9]{1,9}/[0-9]{1,9}\)(?!\s*\*\*)|\*(?!\*)|"
+    r"(?<![0-9a-zA-Z])[a-zA-Z](?![a-zA-Z])|\*\*\s?[0-9]{1,2}(?![0-9]|\s*\*\*)){1,200}")
 MOVES = form(r"(?:[^0-9]|(?<![0-9])[0-9]{1,2}(?![0-9]))*")
-CHANCE = form(r"[0-9]{1,30}/0*[1-9][0-9]{0,30}|[0-9]{0,30}\.?[0-9]{1,30}")
+CHANCE = form(r"[0-9]{1,30}/0*[1-9][0-9]{0,30}|[0-9]{0,30}\.?[0-9]{1,30}(?:e[-+]?[0-9]{1,2})?")
 RULES: dict[str, Callable[[str, dict], bool]] = {
     **dict.fromkeys(("binary_matrix", "n_queens", "spiral_matrix", "string_insertion"), literal),
     **dict.fromkeys(("rubiks_cube", "rush_hour"), MOVES), "countdown": SUM, "simple_integration": POLYNOMIAL,
@@ -75,8 +75,11 @@ RULES: dict[str, Callable[[str, dict], bool]] = {
     "number_sorting": lambda a, e: numbers_of(a) == numbers_of(e["answer"]),
     "coin_flip": lambda a, e: CHANCE(a, e) and abs(Fraction(a) - Fraction(e["answer"])) <= Fraction("1e-4"),
     "complex_arithmetic": form(r"[-+0-9.ij() ]*"), "advanced_geometry": form(r"[^,]*(?:,[^,]*)?"),
-    "fraction_simplification": form(r"(?!.*frac.*frac)(?!.*/.*/).*"),
+    "fraction_simplification": lambda a, e: len(re.findall("frac|/", a)) == 1,
     "gsm_symbolic": form(r"[^-0-9]*[0-9]+(?:\.[0-9]+)?[^0-9]*"),
+    "time_intervals": lambda a, e: len(numbers_of(a)) <= len(numbers_of(e["answer"])) and "-" not in a,
+    "word_sorting": lambda a, e: a.count(",") == e["answer"].count(","),
+    "polynomial_equations": form(r"(?:\s*[-+]?[0-9.]+\s*(?:,|$))*"),
     "letter_jumble": lambda a, e: len(a.split()) == len(e["answer"].split()),
     "game_of_life_halting": lambda a, e: a == e["answer"],
 }
@@ -159,13 +162,18 @@ def dataset(part: str, seed: int):
         raise UserError(f"--task gym:{part}: the library refuses it: {why[0]}") from error
 
 
+def silence() -> contextlib.AbstractContextManager:
+    """Some generators and scorers print."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
 @lru_cache(4096)
 def entry(part: str, seed: int, index: int) -> dict:
     """The library's {"question", "answer", "metadata"}, by its place alone. Raises UserError."""
     made, state = dataset(part, seed), random.getstate()
     random.seed(f"{seed}/{index}")  # a few generators draw from the global one
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # one prints dots
+        with silence():
             return made[index]
     except Exception as error:
         raise UserError(f"--task gym:{part}: the library's generator fails at seed {seed}, index {index}: "
@@ -195,12 +203,13 @@ def gym_score(answer: str | None, prompt: str, part: str, seed: int, index: int)
         raise UserError(f"a row of gym:{part} is not what this version of reasoning-gym makes of seed "
             f"{seed}, index {index}: install the version that it was made with")
     name = part.split(",")[0]
-    if not answer or len(answer) > LONGEST:
+    if answer is None or len(answer) > LONGEST + len(str(made["answer"])):
         return 0.0
     if answer != made["answer"] and name in RULES and not RULES[name](answer, made):
         return 0.0
     try:
-        value = float(dataset(part, seed).score_answer(answer, made))
+        with silence():
+            value = float(dataset(part, seed).score_answer(answer, made))
         return value if 0 <= value <= 1 else 0.0  # shares that add up to 1 + 2e-16 are not right
     except Exception as error:
         warnings.warn(f"reasoning-gym's scorer of {name} fails on an answer, which counts as wrong: "

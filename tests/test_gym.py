@@ -89,7 +89,10 @@ def test_partial_credit_is_paid_but_is_not_right():
     ("puzzle24", lambda g: "9 + 9 + 5 + 1"), ("coin_flip", lambda g: "0" if g != "0" else "1"),
     ("game_of_life_halting", lambda g: str(g == "False")), ("letter_jumble", lambda g: g + " and so on"),
     ("gsm_symbolic", lambda g: f"{g} or 7"), ("gsm_symbolic", lambda g: f"-{g}"),
-    ("complex_arithmetic", lambda g: "nan"), ("spell_backward", lambda g: g + "x")])
+    ("word_sorting", lambda g: g + ", zebra"), ("time_intervals", lambda g: g + ", 99 days"),
+    ("fraction_simplification", lambda g: g + r" or $\frac{1}{2}$"),
+    ("advanced_geometry", lambda g: g + ", (1, 2)"), ("complex_arithmetic", lambda g: "nan"),
+    ("spell_backward", lambda g: g + "x")])
 def test_what_a_scorer_forgets_is_seen_to(name, wrong):
     """Each of these is a full score to the library on some row."""
     fooled = 0
@@ -109,11 +112,32 @@ def test_numbers_off_by_one_are_no_sorted_list():
     assert scored(row, near)["accuracy"] == 0
 
 
+def test_long_and_empty_gold_answers_are_right():
+    rows = [row_at("gym:ab", "train", 1, i) for i in range(300)]
+    empty = next(row for row in rows if not row["answer"])
+    assert scored(empty, "")["accuracy"] == 1 and scored(rows[0], "")["accuracy"] == 0
+    rows = [row_at("gym:palindrome_partitioning,min_string_len=14,max_string_len=16", "train", 0, i)
+        for i in range(40)]
+    longest = max(rows, key=lambda row: len(row["answer"]))
+    assert len(longest["answer"]) > gym.LONGEST and scored(longest, longest["answer"])["accuracy"] == 1
+
+
+@pytest.mark.parametrize("name,same", [("coin_flip", lambda g: f"{float(g):.9e}"),
+    ("simple_integration", lambda g: f"(1/2)*x - 0.5*x + {g} + 0.5"),
+    ("countdown", lambda g: f"({g})"), ("gsm_symbolic", lambda g: f"{g}.00 dollars"),
+    ("complex_arithmetic", lambda g: f"({g.replace(' ', '')})"), ("polynomial_equations", lambda g: g + "0"),
+    ("fraction_simplification", lambda g: g.strip("$")), ("number_sorting", lambda g: g.replace("'", ""))])
+def test_right_answers_in_another_form_stay_right(name, same):
+    assert all(scored(row, same(row["answer"]))["accuracy"] == 1 for row in rows_of(name, 30))
+
+
 ATTACKS = ["__import__('os').system('touch PWNED')", "[open('PWNED', 'w')]", "().__class__", "9**9**9",
     "exec('open(\"PWNED\", \"w\")')", "S('open(\"PWNED\", \"w\")')", "1e99999999", "1e999999999/1",
     "[1]*10**10",
     "(" * 4000, "[" * 9000, "9" * 9000, "1+" * 4000 + "1", "U99999999", "A+99999999", "lambda: 1",
-    "x**99999999", "x**9**9**9", "9**99**99", "factorial(99999999)", "2 ** 2 ** 99", "\u0661" * 50]
+    "x**99999999", "x**9**9**9", "9**99**99", "factorial(99999999)", "2 ** 2 ** 99", "(9**99)**99",
+    "((9)) **99", "(9/1)**99", "(x+1)*" * 30 + "x", "x**99/y**98+z**97/x**96+" * 8 + "x",
+    "(x+9)/(y-1)/" * 15 + "x", "x**99*(y**99+1)*" * 12 + "x", "\u0661" * 50]
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
