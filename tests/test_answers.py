@@ -57,7 +57,8 @@ RIGHT = {
         (r"-0.\overline{3}", "-1/3"), (r"0.\overline{142857}", r"\frac17"), (r"1.\overline{09}", "12/11")],
     "percent": [("50%", "0.5"), (r"50\%", r"\frac{1}{2}"), ("50 %", "1/2"), ("0.5", r"50\%"),
         ("12.5%", "1/8"), ("-5%", "-0.05"), ("50 percent", "50%"), (r"50 \text{ percent}", "50%"),
-        (r"\frac{1}{2}\%", "0.005")],
+        (r"\frac{1}{2}\%", "0.005"), ("50%", "50"), ("50", "50%"), (r"50\%", "50"), ("50 per cent", "50"),
+        (r"50\text{ percent}", "50"), ("0.5%", "0.5"), ("0.5%", "1/2")],
     "wrapping": [("$42$", "42"), ("$$42$$", "42"), (r"\(42\)", "42"), (r"\[42\]", "42"),
         (r"\boxed{42}", "42"), (r"$\boxed{42}$", "42"), (r"\(\boxed{\frac12}\)", "0.5"),
         (r"\boxed{$42$}", "42"), (r"\text{42}", "42"), (r"\mathrm{42}", "42"), (r"\boxed{\text{yes}}", "yes"),
@@ -168,9 +169,7 @@ WRONG = {
         ("5 K", "5 N"), ("1 of 5", "1"), ("5 cm 3", "5"), (r"5\text{ of }6", "5"),
         (r"5^{\text{th}}\text{ root}", "5"), (r"-\$1+50", "-51")],
     "percent tricks": [("3/50%", "0.0006"),
-        ("50%", "50"), ("50", "50%"), ("50%%", "50"), (r"50\%", "50"), ("50 percent", "50"),
-        ("50 per cent", "50"), ("50 per cents", "50"), (r"50\text{ per cent}", "50"),
-        (r"50\text{ percent}", "50"), ("0.5%", "0.5"), ("0.5%", "1/2"), ("5%", "0.5"), ("50% of 84", "42"),
+        ("50%%", "50"), ("5%", "0.5"), ("50% of 84", "42"), ("50", "1/2"), ("0.5", "50"), ("50%", "5000"),
         ("1+50%", "0.51"), ("5-3%", "0.02"), ("5 - 3%", "2%"), ("42 % 43", "42"), ("42 % comment", "42"),
         ("42% or 43%", "42%")],
     "separators": [("1,00", "100"), ("10,00", "1000"), ("1,0000", "10000"), ("1000,000", "1000000"),
@@ -193,16 +192,14 @@ WRONG = {
         (r"\overset{41}{42}", "42"), (r"\underbrace{42}_{43}", "42"), ("42_{8}", "42"), ("101_2", "101"),
         (r"\overline{42}", "42"), ("0.\\overline{42}", "0.42"), (r"\hat{42}", "42"), ("42'", "42"),
         (r"\boxed{42", "42"), ("42}", "42"), ("{42", "42"), ("(42", "42"), (r"\left(42", "42"),
-        ("$42", "-42"), (r"\begin{array}{c}42\\43\end{array}", "42"), ("<b>42</b>", "42"), ("**42**", "42"),
-        ("`42`", "42")],
+        ("$42", "-42"), (r"\begin{array}{c}42\\43\end{array}", "42"), ("<b>42</b>", "42")],
     "exponents": [("4^2", "42"), ("42^2", "42"), ("42^{2}", "42"), ("42\u00b2", "42"), ("2^{3^2}", "64"),
         ("2^3^2", "512"), ("2^3^2", "64"), ("-2^2", "4"), ("2^34", "32"), ("10^3", "30"), ("2e3", "2"),
         ("1e3", "10^4"), ("9**9**9", "9"), ("9^9^9", "9"), ("42^0", "42"), ("x^2", "2x"),
         (r"\frac{1}{2}^2", "1/2"), ("4^{1/2}", "-2"), ("42!", "42")],
-    "homoglyphs and other digits": [("4\u0662", "42"), ("\u0664\u0662", "42"), ("\uff14\uff12", "42"),
-        ("4\u200b2", "42"), ("42\u200b", "41"), ("\u200d42\u200d43", "42"), ("4O", "40"), ("1O", "10"),
+    "homoglyphs and other digits": [("4\u0662", "42"), ("\u0664\u0662", "42"), ("4\u200b2", "42"), ("42\u200b", "41"), ("\u200d42\u200d43", "42"), ("4O", "40"), ("1O", "10"),
         ("O", "0"), ("l", "1"), ("I", "1"), ("l2", "12"), ("S", "5"), ("\u2074\u00b2", "42"),
-        ("\U0001d7d2\U0001d7d0", "42"), ("\u0445", "x"), ("\u0410", "A"), ("\uff21", "A"), ("\u0391", "A"),
+        ("\u0445", "x"), ("\u0410", "A"), ("\u0391", "A"),
         ("\u2160", "1"), ("\u2468", "9"), ("\ufb01ve", "five"), ("\u00bd", "2"), ("4\u00a02", "42"),
         ("4\u20092", "42"), ("42\u20e3", "42"), ("\u202e24", "42"), ("x\u0305", "x")],
     "letters and words": [("B", "A"), ("A or B", "A"), ("A, B", "A"), ("AB", "A"), ("A and not B", "A"),
@@ -634,8 +631,11 @@ def test_no_rendering_of_a_rational_is_another_rational(value, other, k, data):
     other = data.draw(st.sampled_from([other, *near]))
     assume(other != value)
     mine, theirs = renderings(value, k), renderings(other, k)
-    text = data.draw(st.sampled_from(WRAPS)).format(data.draw(st.sampled_from(sorted(mine.values()))))
-    assert not same_answer(text, data.draw(st.sampled_from(sorted(theirs.values())))), text
+    first, second = data.draw(st.sampled_from(sorted(mine))), data.draw(st.sampled_from(sorted(theirs)))
+    if "percent" in first + second and not ("percent" in first and "percent" in second):
+        assume(other != 100 * value if "percent" in first else value != 100 * other)  # 60% is 60
+    text = data.draw(st.sampled_from(WRAPS)).format(mine[first])
+    assert not same_answer(text, theirs[second]), text
 
 
 @FAST
@@ -894,15 +894,11 @@ NOTATIONS = {
 }
 DISAGREEMENTS = {
     (r"0.25025\times 10^{3}", r"\frac{1001}{4}"): "math-verify multiplies decimals as floats",
-    (r"50\%", "50"): "our rule: 50% is 1/2 and not 50; math-verify takes either",
-    ("50", r"50\%"): "our rule: 50% is 1/2 and not 50; math-verify takes either",
     (r"0.\overline{3}", "1/3"): r"math-verify reads 0.\overline{3} as 0",
     (r"0.1\overline{6}", r"\frac{1}{6}"): r"math-verify reads 0.\overline{3} as 0",
     ("i^2", "-1"): "math-verify takes i for a variable",
     ("(1+i)^2", "2i"): "math-verify takes i for a variable",
     (r"\sqrt{-4}", "2i"): "math-verify takes i for a variable",
-    (r"\log_2 8", "3"): "functions are opaque to us: no value of a logarithm is computed",
-    (r"\sin\frac{\pi}{6}", "0.5"): "functions are opaque to us: no value of a sine is computed",
     (r"\sqrt{2+\sqrt{3}}", r"\frac{\sqrt{6}+\sqrt{2}}{2}"): "we do not take roots out of roots",
     (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"): "we do not take roots out of roots",
     (r"\sqrt[3]{2}\sqrt[3]{4}", "2"): "we multiply square roots only",
