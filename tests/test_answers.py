@@ -4,6 +4,7 @@ Independent of the implementation: pairs with known truth, properties over rando
 polynomials, a grid against math-verify, and hostile texts.
 """
 
+import random
 import resource
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from fractions import Fraction
 from functools import reduce
 from pathlib import Path
 
+import fuzz
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from rewards import countdown_reward, extract_answer, format_reward, language_reward, math_reward
-from verify.answers import same_answer
+from verify.answers import reading, same_answer
 
 try:
     import math_verify
@@ -110,6 +112,55 @@ RIGHT = {
         (r"\frac{x}{2}", "0.5x"), ("x^{-1}", r"\frac1x"), ("|-5|", "5"), (r"\sin(2x)", r"\sin(x+x)"),
         (r"\sin 2x", r"\sin(2x)"), ("a_1+a_2", "a_2 + a_{1}"), ("(2^3)^2", "64"), ("-2^2", "-4"),
         (r"\ln(4)", r"\ln 4"), ("x^2y", "y x^2")],
+    "more, after the code": [("18 cents", "18"), ("10 hours per week", "10"), ("18 eggs left", "18"),
+        ("$18", "18 dollars"), ("18 dollars", "$18"), ("$18.00 per day", "18"),
+        ("25 percent of the total", "25%"), ("20 minutes", "20 min"), ("1,234 people", "1234"),
+        ("18 students", "18 students."), ("8 slices of pizza", "8"), ("18 inches", "18 in"),
+        ("18 inches tall", "18"), ("18 sq ft", "18"), ("18 miles per hour", "18 mph"), ("75 mph", "75"),
+        ("18 Ducks", "18"), ("18 (ducks)", "18"), ("18 ducks.", "18"), ("x=18 ducks", "18"),
+        (r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{bmatrix}1&0\\0&1\end{bmatrix}"),
+        (r"\left(\begin{matrix}1\\2\end{matrix}\right)", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        ("[[1,2],[3,4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{pmatrix}-7\\16\\5\end{pmatrix}", r"\begin{pmatrix} -7 \\ 16 \\ 5 \end{pmatrix}"),
+        (r"\mathbf{v}=\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        (r"\{(1,2),(3,4)\}", r"\{(3,4),(1,2)\}"), (r"(0,9)\cup(9,36)", r"(9,36) \cup (0,9)"),
+        ("52\u2088", "52_8"), ("4343_{6}", "4343_6"), (r"x=1\text{ or }2", "1,2"), (r"x=1,\ 2", "1,2"),
+        (r"x = 1\ \text{and}\ x=2", "1,2"), (r"x = -1 \text{ or } 1", r"\pm 1"), (r"\pm1", r"x=\pm 1"),
+        ("x \u2264 3", r"x \leq 3"), ("x\u22653 ", r"[3,\infty)"), ("\u22121 \u2264 x < 3", "[-1,3)"),
+        (r"0\leq x\leq 1", r"x\in[0,1]"), (r"\{x \mid x > 2\}", r"(2,\infty)"),
+        (r"\{x\in\mathbb{R}: x>2\}", "x>2"), ("(\xbd, 3)", "(0.5,3)"), ("x\xb3", "x^3"),
+        ("\uff12\uff15", "25"), ("10\u207b\xb3", "0.001"), ("5\xd710\xb3", "5000"),
+        ("\u03c0/2", r"\frac{\pi}{2}"), ("2\u221a3", r"2\sqrt{3}"), ("\u221a(3)/2", r"\frac{\sqrt3}{2}"),
+        ("\u2205", r"\emptyset"), ("\u221e", r"\infty"), ("\u03b1+\u03b2", r"\alpha+\beta"),
+        ("\u201c42\u201d", "42"), ("\uff08\uff11\uff0c\uff12\uff09", "(1,2)"), ("4\xbc", "4.25"),
+        ("90\xb0", "90"), ("6\u2032", "6'"), ("x\u2081=2", "x_1=2"), ("C\u2081", "C_1"),
+        ("3 \u2013 x", "3-x"), ("x\xb2 \u2013 3x", "x^2-3x"), ("\u20133/4", "-3/4"),
+        ("(\u20133, 4)", "(-3,4)"), ("\uff08A\uff09", "A"), (r"$\frac{1}{2}$ ", "\xbd"),
+        ("**Answer**", "answer"), ("**B**", "B"), ("**(B)**", "B"), ("*B*", "B"), ("**18 ducks**", "18"),
+        ("**$18**", "18"), (r"**\$18**", "18"), ("`x + 1`", "x+1"), ("**x=1** or **x=2**", "1,2"),
+        (r"\tbinom{6}{3}", "20"), (r"\log_{2}{8}", "3"), (r"\log_{3} 81", "4"), (r"\log_9 27", "3/2"),
+        (r"\lg 100", r"\lg 100"), (r"\sin{30^\circ}", "0.5"), ("\\sin(30\xb0)", "0.5"),
+        ("sin(30\xb0)", "0.5"), (r"\cos\left(\frac{2\pi}{3}\right)", "-0.5"), ("3**2", "9"),
+        ("2*3**2", "18"), ("6:00 pm", "6 p.m."), ("6:00 PM", r"6\text{ PM}"), ("5:30 P.M.", "5:30 p.m."),
+        (r"5:30 \text{p.m.}", "5:30pm"), (r"\text{5:30 p.m.}", "5:30 PM"), ("y = -2x", "-2x"),
+        ("x^2 + y^2 - 13 = 0", "x^2+y^2=13"), (r"\frac{x^2}{9} + y^2 = 1", "x^2+9y^2=9"), ("60 %", "60"),
+        ("60 percent", "0.6"), ("66.7%", "66.7"), ("0.125", "12.5%"), (r"12\frac12\%", "12.5"),
+        (r"\frac{1}{2} \text{ or } 2", "2, 0.5"), (r"2, \frac{1}{2}", r"\frac12 \text{ and } 2"),
+        (r"69\text{ and }84", "69,84"), ("3, 5, 7", r"\{3,5,7\}"), ("1, 2, 3 and 4", "1,2,3,4"),
+        ("1; 2", "1,2"), (r"\{1; 2\}", "1,2"), (r"1,2,3,\ldots", "1,2,3,..."),
+        ("(a+5)(b+2)", "(b+2)(a+5)"), (r"5.4 \text{ cents}", "5.4"),
+        (r"\frac{270}7\text{ degrees}", r"\frac{270}{7}"), ("38 4/7", "270/7"),
+        (r"x\in(-\infty,2)\cup(3,\infty)", r"x<2\text{ or }x>3"), ("x=2,y=3", "(x,y)=(2,3)"),
+        ("(x,y)=(2,3)", "x=2,y=3"), (r"\(42\)", "42"), (r"\[ 42 \]", "42"), (r"42 \\", "42"),
+        ("The", "the"), (r"\$ 18", "18"), ("\u20ac18", "18"), ("18 \u20ac", "18"), ("18 USD", "18"),
+        ("18 usd", "18"), ("1st", "1st"), ("5^{th}", "5th"), (r"5^{\text{th}}", "5th"),
+        (r"3\text{rd}", "3rd"), (r"\text{Thursday}", "Thursday"), ("x = {1, 2}", "1,2"), ("5 : 3", "5:3"),
+        (r"\mathrm{True}", "true"), ("f(x)=x+1", "x+1"), ("f^{-1}(x)=x+1", "x+1"), (r"2\cdot 3", "6"),
+        ("2\xb73", "6"), ("3 m/s", "3 m/s"), ("3 meters per second", "3 m/s"),
+        ("9.8 m/s\xb2", "9.8 m/s^2"), (r"9.8\,\text{m/s}^2", "9.8"), (r"5\text{ cm}^{2}", "5 square cm"),
+        ("5 cm\xb2", "5 cm^2"), ("5 kg", "5 kilograms"), ("\u22123", "-3"), ("+3", "3"), ("3.0", "3"),
+        ("-\xbd", "-0.5"), ("x = \xbd", "0.5"), ("18\xb0C", "18"), ("x=1 and y=2", "y=2,x=1"),
+        (r"\frac{\pi}{6}+2\pi k", r"2\pi k+\pi/6"), (r"\dfrac{5}{6}\text{ of a mile}", "5/6")],
     "rounded golds": [("3.14", r"\approx 3.14"), ("3.1416", r"\approx 3.14"), ("2/3", "0.66..."),
         ("0.667", r"\approx 0.667"), ("42", r"\approx 42"), ("x = 3.14", r"\approx 3.14")],
 }
@@ -129,6 +180,51 @@ def test_a_right_answer_is_rewarded_in_a_completion(kind):
 # ------------------------------------------------------------------------------------------- pairs: wrong
 
 WRONG = {
+    "more, after the code": [("18 hundred", "18"), ("18 hundreds", "18"), ("18 eighths", "18"),
+        ("eighteen", "18"), ("18 tens", "18"), ("18 million dollars", "18"),
+        ("18 and three quarters", "18"), ("18 to 20 ducks", "18"), ("18 - 20 ducks", "18"),
+        ("18-20 ducks", "18"), ("18 ducks minus 3", "18"), ("18 per hundred", "18"), ("18 pi", "18"),
+        ("18 x", "18"), ("18 n", "18"), ("18 degrees below", "18"), ("no 18", "18"),
+        ("18 factorial", "18"), ("18 percent", "1800"), ("18%", "180"), ("0.018", "18%"),
+        ("18 cm", "18 m"), ("18 cm^2", "18 cm"), ("18 ducks", "18%"), ("18 times itself", "18"),
+        ("18 times ten", "18"), ("18 times more than", "18"), ("18 square", "18"),
+        ("18 cubed ducks", "18"), ("18 x 2 ducks", "18"), ("18 or more ducks", "18"),
+        ("18 plus ducks", "18"), ("18+ ducks", "18"), ("18 thousandths", "18"), ("18 sixteenths", "18"),
+        ("18 b", "18"), ("18 m", "18 M"), ("18 billionths", "18"), ("18 base five", "18"),
+        ("18 base 9", "17"), ("18 base 9", "18"), ("18_9", "18"), ("18e", "18"), ("18 e", "18"),
+        ("18 i", "18"), ("18 not ducks", "18"), ("18 isn't right", "18"), ("18 doesn't work", "18"),
+        ("18 ducks 5", "18"), ("18, 19 ducks", "19"), ("18 ducks; 19 geese", "18"),
+        ("18 ducks. 19 geese", "18"), ("18 ducks. nineteen geese", "18"), ("1 or 2", "2"),
+        ("x=1, y=2", "1"), ("(1,2)", "(2,1)"), ("(1,2),(3,4)", "(1,3),(2,4)"), ("-1<x<3", "(-1,3]"),
+        ("x>1 and x<3", "x>1 or x<3"), ("2x+2y=4", "x+y=3"), ("x=5", "y=5"), ("x+1=6", "5"),
+        ("x+1=6", "x=5"), ("3:45", "3.75"), ("12:30 a.m.", "12:30 p.m."), ("25:30", "1:30 a.m."),
+        ("1/2", "1:2"), ("1:2", "0.5"), ("1:2", "2:4"), ("x^{10}", "x^1 0"), (r"\log_2 9", "3"),
+        (r"\ln 2", r"\log_{10} 2"), (r"\sin 30^\circ", "0.499999"), (r"\sin 45^\circ", "0.7071"),
+        (r"\cos 36^\circ", "0.809"), (r"\tan 30^\circ", r"\sqrt{3}"),
+        (r"\cot 30^\circ", r"\frac{\sqrt3}{3}"), ("9**0.5", "-3"), ("2**3", "6"), ("C", "B"),
+        ("x \u2265 3", "x > 3"), ("-5", "5\u2013"), ("5\u2013", "5"), ("3\u20135", "-2"),
+        ("3\u20145", "-2"), ("\xbd", "12"), ("1\xbd", "11/2"), ("x\xb2", "x2"), ("x\u2082", "x2"),
+        ("4\u03322", "42"), ("\u0664\u0662", "42"), ("\u56db\u5341\u4e8c", "42"), ("\u2173", "4"),
+        ("1 2/3 4", "5/3"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^2", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"-\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}^T", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        ("[[1,3],[2,4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"),
+        (r"|\begin{matrix}1&2\\3&4\end{matrix}|", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{cases}1\\2\end{cases}", r"\begin{pmatrix}1\\2\end{pmatrix}"), ("$42", "43"),
+        ("$4$,2", "42"), (r"x \in {1,2}", "1"), ("any of 1,2", "1"), ("1,2,...,100", "50"),
+        ("yes", "Yes, no"), ("no solution", "0"), ("A) 5", "A, B"), ("abc", "a"), ("2 abc", "2"),
+        ("5 xyz", "5"), ("2 ab", "2"), ("2 bc", "2"), ("10 (m)", "10 (x)"), ("18 (x)", "18"),
+        ("18 (or so)", "18"), ("18 (approx)", "18"), ("18 (minus two)", "18"), ("18 (wrong)", "18"),
+        ("18 (-1)", "18"), ("18(2)", "18"), ("2 cos", "2"), ("2 lim", "2"), ("2 sum", "2"), ("2 mod", "2"),
+        ("2 e", "2"), ("18 each or nineteen total", "18"), ("18 plus", "18"), ("18 more", "19"),
+        ("0.6%", "60%"), ("60%", "0.006"), ("18 per mille", "18"), ("18 basis points", "18"),
+        ("18 o'clock", "19"), ("x<3", "x<3 or x>5"), (r"x \ne 2", "2"), (r"x\ne 2", "x=2"), ("a<b", "b<a"),
+        ("x+y<3", "x+y>3"), ("1=1", "1"), ("5=x=5", "5"), (r"\emptyset", "{}"), ("{1,2}", "{1,2,{}}"),
+        ("18 ducks or geese", "18"), ("18 am", "18 pm"), ("5 am", "5"), ("5 pm", "5"), ("*18* 19", "18"),
+        ("**18** 19", "18"), ("`18`19", "18"), ('"18" "19"', "18"), ("_1_8", "18"), ("__18__19", "18"),
+        ("$18$19$", "18")],
     "two values": [("41 or 42", "42"), ("42 or 41", "42"), ("42 and 43", "42"), ("42, 43", "42"),
         ("42; 43", "42"), ("42 43", "42"), ("42\n43", "42"), (r"42 \\ 43", "42"), (r"42\\43", "42"),
         (r"42 \text{or} 43", "42"), (r"42\text{ or }43", "42"), ("42/43", "42"), ("$42$ $43$", "42"),
@@ -197,7 +293,8 @@ WRONG = {
         ("2^3^2", "512"), ("2^3^2", "64"), ("-2^2", "4"), ("2^34", "32"), ("10^3", "30"), ("2e3", "2"),
         ("1e3", "10^4"), ("9**9**9", "9"), ("9^9^9", "9"), ("42^0", "42"), ("x^2", "2x"),
         (r"\frac{1}{2}^2", "1/2"), ("4^{1/2}", "-2"), ("42!", "42")],
-    "homoglyphs and other digits": [("4\u0662", "42"), ("\u0664\u0662", "42"), ("4\u200b2", "42"), ("42\u200b", "41"), ("\u200d42\u200d43", "42"), ("4O", "40"), ("1O", "10"),
+    "homoglyphs and other digits": [("4\u0662", "42"), ("\u0664\u0662", "42"), ("4\u200b2", "42"),
+        ("42\u200b", "41"), ("\u200d42\u200d43", "42"), ("4O", "40"), ("1O", "10"),
         ("O", "0"), ("l", "1"), ("I", "1"), ("l2", "12"), ("S", "5"), ("\u2074\u00b2", "42"),
         ("\u0445", "x"), ("\u0410", "A"), ("\u0391", "A"),
         ("\u2160", "1"), ("\u2468", "9"), ("\ufb01ve", "five"), ("\u00bd", "2"), ("4\u00a02", "42"),
@@ -819,6 +916,45 @@ def test_no_text_raises(little_memory, text, gold):
 def test_no_completion_raises(text):
     assert math_reward([text], ["42"], boxed=True) == [0.0]
     assert (math_reward([text], ["42"]) == [1.0]) <= (extract_answer(text) is not None)
+
+
+# ----------------------------------------------------------------------- things whose truth is known: fuzz.py
+
+
+def test_random_things_are_themselves_in_every_spelling_and_nothing_else():
+    for function, count in ((fuzz.other_spellings, 400), (fuzz.mutants, 400), (fuzz.random_pairs, 2000),
+            (fuzz.guesses, 200)):
+        assert function(random.Random(1), count) == []
+
+
+def test_the_fuzz_would_see_a_false_positive(monkeypatch):
+    monkeypatch.setattr(fuzz, "same_answer", lambda given, gold: True)
+    assert len(fuzz.mutants(random.Random(1), 50)) == len(fuzz.guesses(random.Random(1), 50)) == 50
+
+
+# ---------------------------------------------------------------- how an expected answer is read
+
+
+@pytest.mark.parametrize("gold,kind", [("18", "value"), ("1,234", "value"), ("3/4", "value"),
+        ("Yes", "words"),
+    ("18 ducks", "value"), ("(A)", "value"), ("C", "value"), (r"\text{Evelyn}", "words"),
+        ("(red, blue)", "words"),
+    ("Caf\u00e9", "words"), ("\u662f", "words"), (r"x \equiv 3 \pmod 7", "nothing"),
+        (r"\frac{1}{", "nothing"),
+    ("", "nothing"), (r"1,2,\ldots", "nothing"), ("x^2+y^2=13", "value"), (r"\approx 3.14", "value"),
+    ("0.66...", "value"), ("60%", "value"), ("7 hundred", "words"), ("1/0", "nothing"),
+        ("9" * 7000, "nothing"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "value"), ("No, because", "words"), ("4,2,", "nothing")])
+def test_an_expected_answer_is_read_as_a_value_as_words_or_as_nothing(gold, kind):
+    assert reading(gold) == kind
+    assert same_answer(gold, gold) == (len(gold) < 6000)
+
+
+def test_simple_expected_answers_are_read_fast():
+    golds = [form.format(n) for n in range(5000) for form in ("{}", "{:,}", "{}/7", "Yes{}")]
+    start = time.perf_counter()
+    assert all(reading(gold) == ("words" if "Yes" in gold else "value") for gold in golds)
+    assert time.perf_counter() - start < 5  # 0.1 s, on a machine that does nothing else
 
 
 # ---------------------------------------------------------------------------------- the oracle: math-verify

@@ -12,7 +12,8 @@ from config import PRESETS
 
 ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "verify.sandbox": 0,
-    "verify.expressions": -1, "verify.answers": 0, "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1, "data.tasks": 0,
+    "verify.expressions": -1, "verify.answers": 0, "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1,
+    "data.tasks": 0,
     "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 1, "attention": 1, "mla": 2, "gqa": 2, "moe": 1,
     "model": 3, "data.r1_data": 2, "checkpoint": 4, "batch": 4, "sample": 5, "preference": 5, "eval": 7,
     "grpo": 8, "sft": 8, "distill": 8, "experiments.search": 8, "report.pages": 9, "report.diagram": 9,

@@ -16,7 +16,7 @@ Rules that a reader should know:
   the same if one is a multiple of the other, but `2x = 10` is no answer where `x = 5` is expected.
 - A tolerance exists only where the expected answer says that it is rounded: `\\approx 3.14` accepts what
   rounds to 3.14, `0.66...` what begins with these digits.
-- `(1,2)` is a pair or an open interval, brackets decide; a column is a vector and so is `\\langle 1,2\\rangle`.
+- `(1,2)` is a pair or an open interval, brackets decide; a column is a pair and so is `\\langle 1,2\\rangle`.
   `1, 2`, `1 and 2`, `1 or 2`, `\\{2, 1\\}` and `\\pm 2` are sets, and none of them is one of its items.
 - 5:30 is 5:30 p.m. and 5:30 a.m., which differ. `52_8` is neither 52 nor 42, but `12_{10}` is 12.
 """
@@ -25,6 +25,7 @@ import re
 import unicodedata
 from fractions import Fraction
 from functools import lru_cache
+from string import ascii_lowercase
 
 from verify.expressions import FUNCTIONS, GREEK, difference, parse, proportional, same, times, variables
 
@@ -34,15 +35,15 @@ LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS = 6000, 400, 4300, 64
 
 
 def _characters() -> dict[int, str]:
-    """A character -> what it means in ASCII. Look-alikes (the Greek capital that looks like A) mean nothing."""
+    """A character -> what it means in ASCII. Look-alikes (the Greek capital like an A) mean nothing."""
     meaning = dict(zip("\u2212\u00d7\u00f7\u00b7\u22c5\u2219\u2022\u2217\u2215\u2044\u221e\u222a\u2229\u2264"
-        "\u2a7d\u2265\u2a7e\u2260\u2208\u2209\u2248\u00b1\u2213\u2205\u2228\u2227\u2192\u27f6\u2190\u21d2\u2223"
-        "\u27e8\u27e9\u3008\u3009\u211d\u2236\u00b0\u00ba\u02da\u2218\u20ac\u00a3\u00a5\u00a2\u2026\u22ef\u2032"
-        "\u2019\u2018\u201c\u201d\u3001\u3002\u2009\u202f\u221a\u221b\u221c\u00d8", r"""
-        - \times \div \cdot \cdot \cdot \cdot * / / \infty \cup \cap \le \le \ge \ge \ne \in \notin \approx \pm \mp
-        \emptyset \lor \land \to \to \leftarrow \Rightarrow | \langle \rangle \langle \rangle \mathbb{R} :
-        ^\circ ^\circ ^\circ ^\circ \euro \pound \yen cents ... ... ' ' ' " " , . \, \, \sqrt \sqrt[3] \sqrt[4]
-        \emptyset""".split(), strict=True))
+        "\u2a7d\u2265\u2a7e\u2260\u2208\u2209\u2248\u00b1\u2213\u2205\u2228\u2227\u2192\u27f6\u2190\u21d2"
+        "\u2223\u27e8\u27e9\u3008\u3009\u211d\u2236\u00b0\u00ba\u02da\u2218\u20ac\u00a3\u00a5\u2026\u22ef"
+        "\u2032\u2019\u2018\u201c\u201d\u3001\u3002\u2009\u202f\u221a\u221b\u221c\u00d8", r"""
+        - \times \div \cdot \cdot \cdot \cdot * / / \infty \cup \cap \le
+        \le \ge \ge \ne \in \notin \approx \pm \mp \emptyset \lor \land \to \to \leftarrow \Rightarrow
+        | \langle \rangle \langle \rangle \mathbb{R} : ^\circ ^\circ ^\circ ^\circ \euro \pound \yen ... ...
+        ' ' ' " " , . \, \, \sqrt \sqrt[3] \sqrt[4] \emptyset""".split(), strict=True))
     meaning = {c: m + " " if m[-1].isalpha() else m for c, m in meaning.items()} | {"\u00a2": " cents"}
     meaning |= dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00a0\u3000\u205f", " ")
     meaning |= {chr(c): " " for c in range(0x2000, 0x200B) if c != 0x2009}
@@ -64,28 +65,31 @@ def _characters() -> dict[int, str]:
 
 
 _MEANING = _characters()
-_RAISED, _LOWERED = (str.maketrans(marks, "0123456789+-n=()"[:len(marks)]) for marks in ("\u2070\u00b9\u00b2"
-    "\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f", "\u2080\u2081\u2082\u2083\u2084\u2085\u2086"
-    "\u2087\u2088\u2089\u208a\u208b"))
-_MARKS = [(re.compile(f"[{''.join(map(chr, table))}]+"), sign, table)
-    for sign, table in (("^", _RAISED), ("_", _LOWERED))]
+_MARKS = [(re.compile(f"[{marks}]+"), sign, str.maketrans(marks, "0123456789+-n"[:len(marks)]))
+    for sign, marks in (
+        ("^", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"),
+        ("_", "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"))]
 _DASH = re.compile(r"(^[\d.,\s]*\d\s*)?[\u2010-\u2015](?=(\s*[\d.])?)")
-_WHOLE = [re.compile(pattern, re.DOTALL) for pattern in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$", r"\\\((.*)\\\)",
-    r"\\\[(.*)\\\]", r"""(?P<mark>\*{1,3}|_{1,2}|`{1,3}|")((?:(?!(?P=mark)).)+)(?P=mark)""")]
+_WHOLE = [re.compile(pattern, re.DOTALL) for pattern in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$",
+    r"\\\((.*)\\\)", r"\\\[(.*)\\\]",
+    r"""(?P<mark>\*{1,3}|_{1,2}|`{1,3}|")((?:(?!(?P=mark)).)+)(?P=mark)""")]
 _BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm|emph)\s*\{")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|bm|boldsymbol|vec|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|bm|boldsymbol|vec)"
+    r"\s*\{([^{}]*)\}")
 _REPLACED = [(re.compile(pattern, re.DOTALL | re.ASCII), new) for pattern, new in (
     (r"(?<![\w*)}])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\w*({\\])", r" \1 "),  # bold within the text
     (r"(?<!\\)\$([^$]*)(?<!\\)\$", r" \1 "), (r"(?<!\\)\\[()]", " "),  # $69$, $84$
     (r"\\(?:left|right|middle|displaystyle|textstyle|limits|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
     (r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\s*\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0])),
-    (r"(?<!\\)\\[,!;: ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=.)~(?=.)|\\[hv]space\*?\{[^{}]*\}", " "),
+    (r"(?<!\\)\\[,!;: ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=.)~(?=.)|\\[hv]space\*?\{[^{}]*\}",
+    " "),
     (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"), (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."),
     (r"\\([%$&])", r"\1"), (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\langle(?![A-Za-z])", "("), (r"\\rangle(?![A-Za-z])", ")"), (r"\\colon(?![A-Za-z])", ":"),
     (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"), (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
     (r"\\degree(?![A-Za-z])", r"^\\circ"), (r"\\(?:long)?rightarrow(?![A-Za-z])", r"\\to"),
-    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\^\s*\{?\s*\\text\{(st|nd|rd|th)\}\s*\}?", r"\1"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*)?\{(st|nd|rd|th)\}\s*\}?", r"\1"),
     (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]", r"\\\\"), (r"\\\\\s*$", ""),
     (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"),
     (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}\s*$", r"\1"))]  # {x | x > 2}
@@ -103,7 +107,7 @@ def _closing(text: str, at: int) -> int:
 
 
 def _unwrap(text: str) -> str:
-    """Without $...$, \\(...\\), **...**, \\boxed{...}, \\text{...} around the whole, and a final full stop."""
+    """Without $...$, \\(...\\), **...**, \\boxed{...}, \\text{...} around it all, and a final full stop."""
     for _ in range(4):
         before = text = text.strip()
         for pattern in _WHOLE:
@@ -134,34 +138,30 @@ def _clean(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- numbers
 
-_PLAIN = re.compile(r"([+-]?)\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
-_MIXED = re.compile(r"([+-]?)(?:(\d+)\s+)?(\d+)/(\d+)", re.ASCII)
+_PLAIN = re.compile(r"[+-]?\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_REPEATING = re.compile(r"[+-]?(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_MIXED = re.compile(r"[+-]?(?:(\d+)\s+)?(\d+)/(\d+)", re.ASCII)
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 
 
 def _number(text: str) -> Fraction | None:
     """An exact decimal: 12, -1,234.5, .5, 1.5e3, 0.1\\overline{6}, 2/3, 2 1/2; None for anything else."""
+    sign = -1 if text[:1] == "-" else 1
     if match := _PLAIN.fullmatch(text):
-        sign, whole, decimals, exponent = match.groups()
+        whole, decimals, exponent = match.groups()
         digits = (whole or "").replace(",", "") + (decimals or "")
         if not digits or len(digits) > MOST_DIGITS:
             return None
         power = int(exponent or 0) - len(decimals or "")
-        value = Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits))
-        return -value if sign == "-" else value
-    if len(text) > 200:
-        return None
-    if match := _MIXED.fullmatch(text):
-        whole, top, bottom = int(match[2] or 0), int(match[3]), int(match[4])
-        if bottom == 0 or (match[2] and not 0 < top < bottom):
-            return None
-        return (whole + Fraction(top, bottom)) * (-1 if match[1] == "-" else 1)
-    if match := _REPEATING.fullmatch(text):
-        sign, whole, fixed, again = match.groups()
+        return sign * (Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits)))
+    if len(text) < 200 and (match := _MIXED.fullmatch(text)):
+        whole, top, bottom = (int(part or 0) for part in match.groups())
+        return sign * (whole + Fraction(top, bottom)) if bottom and (not match[1]
+            or 0 < top < bottom) else None
+    if len(text) < 200 and (match := _REPEATING.fullmatch(text)):
+        whole, fixed, again = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
-        value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))
-        return -value if sign == "-" else value
+        return sign * (value + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed)))
     return None
 
 
@@ -172,10 +172,11 @@ _UNITS = {name: words.split()[0] for words in """
     foot ft feet, yd yard, mi mile, mg milligram, g gram gramme, kg kilogram, lb pound, oz ounce, ton tonne,
     ml milliliter millilitre mL, l liter litre L, gallon gal, s second sec, min minute, h hour hr, day, week,
     month, year yr, dollar USD, cent, euro EUR, gbp GBP, yen JPY, degree deg, C Celsius, F Fahrenheit,
-    radian rad, unit, point, mph, kph, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz,
+    radian rad, unit, point, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz,
     Pa pascal, mol mole, acre, hectare
 """.split(",") for word in words.split() for name in (word, word + "s")} | {"inches": "inch"}
-_QUALIFIERS = {"square": "square", "sq": "square", "cubic": "cubic", "cu": "cubic", "per": "/"}
+_QUALIFIERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "per": "/"}
+_SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
 _FILLERS = {*"a an the of in on at for with".split()}
 # words that make another number of the one before them, or doubt it
 _CHANGING = {*"""not no nor none never neither without except excluding over under below above beneath less
@@ -185,56 +186,65 @@ _CHANGING = {*"""not no nor none never neither without except excluding over und
     versus vs rather instead if unless but doubled tripled halved twice thrice once several grand thou mil mn
     bn tn gross lakh lakhs crore crores to from through until till by least most maximum minimum max min or
     and is are was were be infinity infinite inf nan ish choose itself subtracted added multiplied divided
-    percent percentage plus minus""".split(),
+    percent percentage plus minus approx lim sum prod det dim gcd lcm mille basis isnt dont doesnt""".split(),
     *(name[1:] for name in FUNCTIONS | GREEK | {r"\sqrt"})}
-_COUNTING = re.compile(r"""(?:zero|one|two|three|thir|four|for|fif|five|six|seven|eigh|eight|nin|nine|ten|eleven|
-    twelf|twelve|teen|ty|tie|half|halve|quarter|dozen|score|hundred|thousand|[a-z]*illion|double|triple|quadruple|
-    first|third|second(?=th)|nth|minus|plus|and|or)+(?:s|th|ths|fold|st|sts)?""", re.VERBOSE)
-_UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)(?P<unit>[A-Za-z][A-Za-z /*^{}23'.-]*)", re.DOTALL | re.ASCII)
+_COUNTING = re.compile(r"""(?:zero|one|two|three|thir|four|for|fif|five|six|seven|eigh|eight|nin|nine|ten|
+    eleven|twelf|twelve|teen|ty|tie|half|halve|quarter|dozen|score|hundred|thousand|[a-z]*illion|double|triple|
+    quadruple|first|third|second(?=th)|nth|minus|plus|and|or)+(?:s|th|ths|fold|st|sts)?""", re.VERBOSE)
+_UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)(?P<unit>[A-Za-z][A-Za-z /*^{}23'.-]*)",
+    re.DOTALL | re.ASCII)
 _REMARK = re.compile(r"(.*\S\s+)\(\s*([A-Za-z][A-Za-z' -]+)\)", re.DOTALL | re.ASCII)
 _MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
 _SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
-_PERCENT = re.compile(r"(-?[^-+*^%]*?)(?:\s*%|(?:(?<!\s)%|\s*\b(?:per ?cents?|percentage points?)\b)"
-    r"(?P<words>\s+[A-Za-z' -]+)?)", re.ASCII)  # in LaTeX, words after a space and % are a comment
+_PERCENT = re.compile(  # in LaTeX, words after a space and % are a comment
+    r"(-?(?:[^-+*^%]|(?<=\{)-)*?)(?:\s*%|(?:(?<!\s)%|\s*\b(?:per ?cents?|percentage points?)\b)"
+    r"(?P<words>\s+[A-Za-z' -]+)?)", re.ASCII)
+_ANGLES = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?(?:\s*([CFK])(?![A-Za-z]))?")
 
 
 def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
     """A unit as its words, each in one spelling (those that only some answers know with a ? before them), or
     None if the words are none."""
+    text = re.sub("mph|kph|kmh", lambda match: _SPEEDS[match[0]], text)
     words = re.findall(r"[A-Za-z]+(?:['-][A-Za-z]+)*'?|\^\{?[23]\}?|[/*]", text.replace(".", ""))
     if "".join(words) != re.sub(r"[\s.]+", "", text) or len(words) > 8:
         return None
-    out = []
+    out, power = [], []
     for i, word in enumerate(words):
-        low = word.lower()
-        known = _UNITS.get(word) or _QUALIFIERS.get(word) or (_UNITS.get(low) if len(word) > 2 else None)
-        follows = words[i + 1][:1].isalpha() if i + 1 < len(words) else False
-        if not word[0].isalpha():
+        low, follows = word.lower(), i + 1 < len(words) and words[i + 1][0].isalpha()
+        known = _UNITS.get(word) or (_UNITS.get(low) if len(word) > 2 else None)
+        if word in _QUALIFIERS and (word == "per" or not power):
+            power += [_QUALIFIERS[word]] if word != "per" else out.append("/") or []
+        elif not word[0].isalpha():
             out.append(re.sub(r"[{}]", "", word))
-        elif len(word) == 1 and not spaced:
-            return None
-        elif known and not (follows and low in _FILLERS):
-            out.append(known)
-        elif low in _FILLERS and (follows or i):
+        elif known and (spaced or len(word) > 1) and not (follows and low in _FILLERS):
+            out += [known, *power]
+            power = []
+        elif low in _FILLERS and follows:
             continue
-        elif spaced and re.search("[aeiouy]", low) and len(word) > 1 and "." not in text and not any(
-                part in _CHANGING or part == "t" or _COUNTING.fullmatch(part) for part in re.split("['-]", low)):
+        elif spaced and _counted(low) and not power and "." not in text:
             out.append("?" + re.sub("(?:es|s|e)$", "", re.sub("ies$", "y", low.rstrip("'"))))
         else:
             return None
-    return tuple(out) if {*out} - {"square", "cubic", "/"} else None
+    return tuple(out) if not power and {*out} - {"/"} else None
+
+
+def _counted(word: str) -> bool:
+    """Ducks, but no hundreds and no abc."""
+    return len(word) > 2 and bool(re.search("[aeiouy]", word)) and word not in ascii_lowercase and not any(
+        part in _CHANGING or part == "t" or _COUNTING.fullmatch(part) for part in re.split("['-]", word))
 
 
 def _units_agree(a: tuple, b: tuple) -> bool:
-    """One is missing, or they are equal but for words that only one of them has (18 ducks, 18 white ducks)."""
+    """One is missing, or they are equal but for words that only one has (18 ducks, 18 white ducks)."""
     known, also = ([word for word in unit if word[0] != "?"] for unit in (a, b))
     return not a or not b or (known == also and ({*a} <= {*b} or {*a} >= {*b}))
 
 
 def _quantity(text: str, depth: int):
     """A number or expression with a currency, a percent sign, a unit or a remark."""
-    if not any(f in text for f in FUNCTIONS):
+    if not _ANGLES.search(text):
         text = _DEGREES.sub(r" degree \1", text).strip()
     if match := _REMARK.fullmatch(text):
         text = match[1] + match[2] if _unit(match[2]) and len(match[2]) > 2 else text
@@ -263,29 +273,30 @@ def _quantity(text: str, depth: int):
 # -------------------------------------------------------------------------------------------------- values
 
 _NAMED = {r"\emptyset": ("set", ()), r"\{\}": ("set", ()), r"\mathbb{R}": ("tuple", "(", (("infinity", True),
-    ("infinity", False)), ")"), **{sign + r"\infty": ("infinity", sign[:1] == "-") for sign in ("", "+", "-", "- ")}}
+    ("infinity", False)), ")"), **{sign + r"\infty": ("infinity", sign[:1] == "-")
+    for sign in ("", "+", "-", "- ")}}
 _NAMED |= {r"\mathbb R": _NAMED[r"\mathbb{R}"], r"\R": _NAMED[r"\mathbb{R}"], r"\{ \}": ("set", ())}
 _RELATION = r"<=|>=|!=|=|<|>|\\(?:leq?(?:q|slant)?|geq?(?:q|slant)?|neq?|in|lt|gt)(?![A-Za-z])"
 _HAS_RELATION = re.compile(_RELATION)
 _OPERATORS = {"<=": r"\le", r"\leq": r"\le", r"\leqq": r"\le", r"\leqslant": r"\le", ">=": r"\ge", r"\geq":
     r"\ge", r"\geqq": r"\ge", r"\geqslant": r"\ge", "!=": r"\ne", r"\neq": r"\ne", r"\lt": "<", r"\gt": ">"}
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
-_VARIABLE = re.compile(r"(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?(?:\([a-z]\))?|\((?:[A-Za-z],\s*)+[A-Za-z]\)",
-    re.ASCII)
-_JOIN = r"\s*,?\s*(?<![A-Za-z\\/])(?:and|or)(?![A-Za-z/])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|,"
+_VARIABLE = re.compile(r"[A-Za-z]\^\{-1\}\([a-z]\)|(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?"
+    r"(?:\([a-z]\))?|\((?:[A-Za-z],\s*)+[A-Za-z]\)", re.ASCII)
+_JOIN = r"\s*,?\s*(?<![A-Za-z\\/])(?:and|or)(?![A-Za-z/])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|[,;]"
 _MATRIX = re.compile(r"([(\[]\s*)?\\begin\{([pb]|small)?(?:matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)"
     r"\\end\{\2?(?:matrix|array)\}(\s*[)\]])?", re.DOTALL)
 _TIME = re.compile(r"(\d\d?)(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.ASCII | re.IGNORECASE)
 _RATIO = re.compile(r"[\d.]+(?:\s*:\s*[\d.]+)+", re.ASCII)
-_BASES = {word: str(base) for base, word in enumerate("two three four five six seven eight nine ten eleven twelve"
-    .split(), 2)} | {"sixteen": "16"}
-_BASED = re.compile(rf"([+-]?)(\d\w*?)(?:\s*_\s*(\{{)?\s*|\s+(\()?(?:in )?base[ -]*)(\d\d?|{'|'.join(_BASES)})\s*"
+_BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13),
+    strict=True))
+_BASED = re.compile(r"([+-]?)(\d[\dA-Za-z]*)(?:\s*_\s*(\{)?\s*|\s+(\()?(?:in )?base[ -]*)(\d\d?|[a-z]+)\s*"
     r"(?(3)\})(?(4)\))", re.ASCII)
 _COMMANDS = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
 _LETTER = re.compile(r"\(?[A-J]\)?")
-_ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|([+-]?\d*\.\d+)\s*\.\.\.",
-    re.ASCII)
+_ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|"
+    r"([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z '-]*")
 
 
@@ -303,7 +314,7 @@ def _cut(text: str, separator: str) -> tuple[list[str], list[str]]:
 
 
 def _all(parts: list[str], depth: int):
-    """The values of the parts, or False. (Expressions in a set are compared pair by pair, so not too many.)"""
+    """The values of the parts, or False. (Expressions are compared pair by pair, so not too many.)"""
     if len(parts) > MOST_ITEMS:
         return False
     values = tuple(_value(part, depth + 1) for part in parts)
@@ -325,7 +336,7 @@ def _bracketed(text: str, depth: int):
     if text[opening] not in "([{" or _closing(text, opening) != len(text) - 1:
         return None
     inside = text[opening + 1:-1].removesuffix("\\")
-    parts, _ = _cut(inside, ",")
+    parts, _ = _cut(inside, "[,;]" if text[opening] == "{" else ",")
     if text[opening] == "{":
         return _set(parts, depth) if opening or len(parts) > 1 else None
     values = len(parts) > 1 and _all(parts, depth)
@@ -336,8 +347,9 @@ def _listed(text: str, depth: int):
     """1, 2 and 3; x = 1, 2; x = 1 or x = 2; x < 1 or x > 2; x = 1, y = 2"""
     parts, joins = _cut(text, _JOIN)
     if not joins:
-        return None if text.isascii() else False
-    words = {re.sub(r"[\s,]", "", join).replace(r"\lor", "or").replace(r"\vee", "or") for join in joins} - {""}
+        return None
+    words = {re.sub(r"[\s,;]", "", join).replace(r"\lor", "or").replace(r"\vee", "or")
+        for join in joins} - {""}
     related = [bool(_HAS_RELATION.search(part)) for part in parts]
     if len(words) > 1:
         return False
@@ -358,7 +370,8 @@ def _listed(text: str, depth: int):
 
 
 def _interval(operators: list[str], low, high):
-    return ("tuple", "[" if operators[0] == r"\le" else "(", (low, high), "]" if operators[-1] == r"\le" else ")")
+    left, right = "[" if operators[0] == r"\le" else "(", "]" if operators[1] == r"\le" else ")"
+    return ("tuple", left, (low, high), right)
 
 
 def _constant(value) -> bool:
@@ -436,23 +449,23 @@ def _clock(text: str, depth: int):
 
 
 def _based(text: str, depth: int):
-    match = _BASED.fullmatch(text)
-    if not match:
+    """52_8, 52 (base 8); 3a_2 is a variable with an index"""
+    if not (match := _BASED.fullmatch(text)):
         return None
-    base = int(_BASES.get(match[5], match[5]))
+    base = int(match[5]) if match[5].isdigit() else _BASES.get(match[5], 0)
     try:
-        value = int(match[1] + match[2], base) if 2 <= base <= 36 and "_" not in match[2] else None
+        value = int(match[1] + match[2], base)
     except ValueError:  # 92 in base 8
-        return False
-    return value is not None and (("number", Fraction(value), ()) if base == 10 else ("based", value, base))
+        return False if match[2].isdigit() else None
+    return ("number", Fraction(value), ()) if base == 10 else ("based", value, base)
 
 
 def _is_words(text: str) -> bool:
     """Words are words, not products of letters: `no`, `Paris`, `2 dogs`; but `xy` and `2ab` are products."""
     runs = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
-    return any(
-        len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run) or not run.islower()
-        for run in runs)
+    return any(len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run)
+        or not run.islower()
+        for run in runs) or re.search(r"\d(?:st|nd|rd|th)\b", text) is not None
 
 
 def _expression(text: str, depth: int):
@@ -462,20 +475,21 @@ def _expression(text: str, depth: int):
 
 
 # each reads its kind; None: another kind; False: its kind, but not one value
-_READERS = (lambda text, _: _NAMED.get(text), _bracketed, _matrix, _listed, _related, _united, _both_signs, _clock,
-    _based, _quantity, _expression)
+_READERS = (lambda text, _: _NAMED.get(text), _bracketed, _matrix, _listed, _related, _united, _both_signs,
+    _clock, _based, _quantity, _expression)
 
 
 def _value(text: str, depth: int = 0):
-    """("number", Fraction or tree, unit), ("set" or "union" or "system", values), ("tuple", "(", values, "]"),
-    ("relation", name, operator, value), ("equation", operator, difference), ("chain", operators, values),
-    ("time", minutes), ("based", number, base), ("infinity", negative); None if it is not exactly one value."""
+    """The one value of a text, or None: ("number", Fraction or tree, unit), ("tuple", "(", values, ")"),
+    ("set" or "union" or "system", values), ("relation", name, operator, value), ("time", minutes),
+    ("equation", operator, difference), ("chain", operators, values), ("based", number, base),
+    ("infinity", negative)."""
     number = _number(text)
     if number is not None:
         return ("number", number, ())
     if not text or depth > 4 or len(text) > LONGEST_EXPRESSION:
         return None
-    if "," in text and not re.search(r"[(\[]", text) and not text.startswith((r"\{", "{")):
+    if "," in text and not re.search(r"[(\[].*,", text) and not text.startswith((r"\{", "{")):
         text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)  # 1,000 cm
     for reader in _READERS:
         value = reader(text, depth)
@@ -510,7 +524,8 @@ def _same_items(a, b) -> bool:
     """Sets: the order does not matter."""
     if max(len(a[1]), len(b[1])) > 16:
         return {*a[1]} == {*b[1]}
-    return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(any(_same(x, y) for x in a[1]) for y in b[1])
+    return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
+        any(_same(x, y) for x in a[1]) for y in b[1])
 
 
 def _same_tuples(a, b) -> bool:
@@ -532,18 +547,29 @@ def _is_time(clock, time) -> bool:
 
 def _solves(a, b) -> bool:
     """y = 2x + 3 for 2x - y + 3 = 0"""
-    name, value = a[1], a[3]
-    return a[2] == b[1] and value[0] == "number" and not value[2] and (variable := parse(name)) is not None and (
-        _same_equations(("equation", a[2], difference(variable, value[1])), b))
+    variable, value = parse(a[1]), a[3]
+    return variable is not None and value[0] == "number" and not value[2] and _same_equations(
+        ("equation", a[2], difference(variable, value[1])), b)
+
+
+def _each(relation) -> tuple:
+    """(x, y) = (1, 2) as x = 1, y = 2"""
+    _, names, operator, value = relation
+    names = names.strip("()").split(",")
+    if value[0] != "tuple" or value[1] != "(" or len(value[2]) != len(names) or operator != "=":
+        return ("system", (relation,))
+    return ("system", tuple(("relation", name, "=", v) for name, v in zip(names, value[2], strict=True)))
 
 
 _ALIKE = {  # the kinds of the given and of the expected value: when they are the same
     ("number", "number"): _same_numbers, ("tuple", "tuple"): _same_tuples, ("set", "set"): _same_items,
-    ("union", "union"): _same_items, ("system", "system"): _same_items, ("equation", "equation"): _same_equations,
+    ("union", "union"): _same_items, ("system", "system"): _same_items, ("relation", "equation"): _solves,
+    ("equation", "equation"): _same_equations,
     ("relation", "relation"): lambda a, b: a[1:3] == b[1:3] and _same(a[3], b[3]),
     ("chain", "chain"): lambda a, b: a[1] == b[1] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2])),
     ("tuple", "time"): _is_time, ("time", "tuple"): lambda a, b: _is_time(b, a),
-    ("relation", "equation"): _solves}
+    ("system", "relation"): lambda a, b: _same_items(a, _each(b)),
+    ("relation", "system"): lambda a, b: _same_items(_each(a), b)}
 
 
 def _same(a, b) -> bool:
@@ -573,7 +599,8 @@ def _only_words(text: str, value) -> bool:
     """Words as an expected answer: only the same words are right. (A few letters may be a product, too.)"""
     if _WORDS.fullmatch(text):
         return re.search("[A-Za-z]{3}|^(no|No|NO)$", text) is not None
-    return value is None and re.search(r"[^\W\d_]{2}", text) is not None and re.search(r"[\\^_=<>{}|~$]", text) is None
+    return value is None and bool(re.search(r"[^\W\d_]{2}|[^\W\d_A-Za-z]", text)) and not re.search(
+        r"[\\^_=<>{}|~$]", text)
 
 
 def same_answer(given: str, gold: str) -> bool:
@@ -590,13 +617,14 @@ def same_answer(given: str, gold: str) -> bool:
         return bool(choice) and choice[1].upper() == wanted.strip("()")
     if value is not None and _ROUNDED.fullmatch(wanted):
         value = value[3] if value[0] == "relation" and value[2] == "=" else value
-        return value[0] == "number" and not value[2] and isinstance(value[1], Fraction) and _rounded(wanted, value[1])
+        plain = value[0] == "number" and not value[2] and isinstance(value[1], Fraction)
+        return plain and _rounded(wanted, value[1])
     return value is not None and expected is not None and _same(value, expected)
 
 
 def reading(gold: str) -> str:
-    """How an expected answer is read: "value", "words" (only the same words are right, in any case), or "nothing":
-    it looks like mathematics, but has no value here, so that only the identical text is right."""
+    """How an expected answer is read: "value", "words" (only the same words are right, in any case), or
+    "nothing": it looks like mathematics, but has no value here, so only the identical text is right."""
     text, value = _read(gold) if len(gold) <= LONGEST else ("", None)
     if _only_words(text, value):
         return "words"

@@ -26,7 +26,7 @@ MOST_ROOTS = 6
 
 # ------------------------------------------------------------------------------------------- text -> a tree
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^(){}\[\]|!_'])", re.ASCII)
+_TOKEN = re.compile(r"(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^(){}\[\]|!_'])", re.ASCII)
 FUNCTIONS = {rf"\{f}" for f in """sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log
     exp""".split()}
 GREEK = {rf"\{g}" for g in """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda
@@ -39,14 +39,10 @@ class _Tokens:
     """The tokens of a text and a position among them; "" is the last. ValueError where no token begins."""
 
     def __init__(self, text: str):
-        self.left, at, text = [], 0, text.rstrip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if not match:
-                raise ValueError(text[at])
-            self.left.append(match[1])
-            at = match.end()
-        self.left = ["", *reversed(self.left)]  # the next one is the last
+        tokens = _TOKEN.findall(text)
+        if "".join(tokens) != re.sub(r"\s", "", text):
+            raise ValueError("no token")
+        self.left = ["", *reversed(tokens)]  # the next one is the last
 
     @property
     def next(self) -> str:
