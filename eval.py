@@ -204,8 +204,8 @@ def checked_rows(path: str, plan: Plan = NO_PLAN, **columns: str) -> list[dict]:
 
 
 def gold_report(rows: list[dict]) -> str:
-    """How the expected answers of rows that `same_answer` judges are read: as a value, as words, or as the same
-    text only; "" without such rows."""
+    """How the expected answers of rows that `same_answer` judges are read: as a value, as words, or as the
+    same text only; "" without such rows."""
     golds = [row for row in rows if TASK_REWARDS.get(row["task"], ("",))[0].startswith("math")]
     kinds = {gold: reading(gold) for gold in dict.fromkeys(row["answer"] for row in golds)}
     count = Counter(kinds[row["answer"]] for row in golds)

@@ -3,79 +3,118 @@
     same_answer("\\\\frac{6}{4}", "1.5")  ->  True          same_answer("41 or 42", "42")  ->  False
 
 An answer is one value: a number (whole, decimal, fraction, mixed, percent, scientific, 0.\\overline{3},
-money, with a unit), an expression, a tuple or interval, a set, a union of intervals, a relation (`x = 5`),
-a choice (A to J), or words. Numbers are compared as Fractions. Expressions with roots, pi, i or variables
-are compared at random points modulo large primes, where square roots of whole numbers exist; never in
-floating point. What cannot be read as one value is right only if it is the expected text, up to white
-space.
+money, with a unit, in a base), an expression, a tuple, vector or interval, a set, a list, a union, a matrix,
+a relation (`x = 5`, `-1 < x \\le 3`), an equation, a time of day, a choice (A to J), or words. Numbers are
+compared as Fractions and expressions as in `verify/expressions.py`; never in floating point. What cannot be
+read as one value is right only if it is the expected text, up to white space, unicode and markdown.
 
 Rules that a reader should know:
-- 50% is 1/2, not 50. `x = 5` and `5` are the same; `y = 5` and `x = 5` are not.
-- A unit may be missing on one side; two different units differ. Words after a number are units only if they
-  are known (`_UNITS`) or the expected answer's own; "7 hundred" is not 7.
+- Percent is a unit, which may be missing on one side: 60% is 60 and is 0.6; 60 is not 0.6.
+- A unit may be missing on one side; two different units differ. Words after a number are a unit ("18 ducks")
+  unless one of them changes the number: "7 hundred", "18 or more", "18 below zero" (`_CHANGING`).
+- `x = 5` and `5` are the same; `y = 5` and `x = 5` are not. `x < 5` is the interval (-oo, 5). Equations are
+  the same if one is a multiple of the other, but `2x = 10` is no answer where `x = 5` is expected.
 - A tolerance exists only where the expected answer says that it is rounded: `\\approx 3.14` accepts what
   rounds to 3.14, `0.66...` what begins with these digits.
-- `(1,2)` is a pair or an open interval, brackets decide; `1, 2`, `\\{2, 1\\}` and `\\pm 2` are sets.
-- The root of an expression is known by its square only: sqrt(x)^2 = x, but sqrt(3 + 2 sqrt(2)) is not
-  recognised as 1 + sqrt(2), since its sign would have to be guessed.
+- `(1,2)` is a pair or an open interval, brackets decide; a column is a pair and so is `\\langle 1,2\\rangle`.
+  `1, 2`, `1 and 2`, `1 or 2`, `\\{2, 1\\}` and `\\pm 2` are sets, and none of them is one of its items.
+- 5:30 is 5:30 p.m. and 5:30 a.m., which differ. `52_8` is neither 52 nor 42, but `12_{10}` is 12.
 """
 
-import hashlib
-import math
 import re
-import secrets
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
-from math import isqrt
+from string import ascii_lowercase
 
-LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS, MOST_ROOTS = 6000, 400, 4300, 64, 6
+from verify.expressions import FUNCTIONS, GREEK, difference, parse, proportional, same, times, variables
+
+LONGEST, LONGEST_EXPRESSION, MOST_DIGITS, MOST_ITEMS = 6000, 400, 4300, 64
 
 # ------------------------------------------------------------------------------------------------- cleaning
 
-_UNICODE = {ord(a): b for a, b in {"\u2212": "-", "\u00d7": r"\times ", "\u00f7": r"\div ", "\u00b7":
-    r"\cdot ", "\u22c5": r"\cdot ", "\u03c0": r"\pi ", "\u221a": r"\sqrt ", "\u221e": r"\infty ", "\u222a":
-    r"\cup ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2208": r"\in ", "\u2248":
-    r"\approx ", "\u00b0": r"^\circ ", "\u00b1": r"\pm ", "\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ",
-    "\u2009": " ", "\u202f": " ", "\u20ac": r"\euro ", "\u00a3": r"\pound ", "\u00a5": r"\yen ", "\u2026":
-    "..."}.items()}
-_LAYOUT = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|limits)(?![A-Za-z])")
-_THIN = re.compile(
-    r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII
-)  # 1\,000 and 1{,}000
-_SPACE = re.compile(r"\\[,!;: ]|\\q?quad(?![A-Za-z])|~(?=.)")
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
-_WRAPPED = [
-    re.compile(p, re.DOTALL)
-    for p in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$", r"\\\((.*)\\\)", r"\\\[(.*)\\\]")
-]
-_COMMAND_BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
-_NAMES = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
+
+def _characters() -> dict[int, str]:
+    """A character -> what it means in ASCII. Look-alikes (the Greek capital like an A) mean nothing."""
+    meaning = dict(zip("\u2212\u00d7\u00f7\u00b7\u22c5\u2219\u2022\u2217\u2215\u2044\u221e\u222a\u2229\u2264"
+        "\u2a7d\u2265\u2a7e\u2260\u2208\u2209\u2248\u00b1\u2213\u2205\u2228\u2227\u2192\u27f6\u2190\u21d2"
+        "\u2223\u27e8\u27e9\u3008\u3009\u211d\u2236\u00b0\u00ba\u02da\u2218\u20ac\u00a3\u00a5\u2026\u22ef"
+        "\u2032\u2019\u2018\u201c\u201d\u3001\u3002\u2009\u202f\u221a\u221b\u221c\u00d8", r"""
+        - \times \div \cdot \cdot \cdot \cdot * / / \infty \cup \cap \le
+        \le \ge \ge \ne \in \notin \approx \pm \mp \emptyset \lor \land \to \to \leftarrow \Rightarrow
+        | \langle \rangle \langle \rangle \mathbb{R} : ^\circ ^\circ ^\circ ^\circ \euro \pound \yen ... ...
+        ' ' ' " " , . \, \, \sqrt \sqrt[3] \sqrt[4] \emptyset""".split(), strict=True))
+    meaning = {c: m + " " if m[-1].isalpha() else m for c, m in meaning.items()} | {"\u00a2": " cents"}
+    meaning |= dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00a0\u3000\u205f", " ")
+    meaning |= {chr(c): " " for c in range(0x2000, 0x200B) if c != 0x2009}
+    meaning |= {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"\uffe5": r"\yen "}
+    for c in map(chr, range(0x00BC, 0x215F)):  # one half and the like
+        parts = unicodedata.normalize("NFKD", c).split("\u2044")
+        if len(parts) == 2 and all(parts):
+            meaning[c] = rf"\frac{{{parts[0]}}}{{{parts[1]}}}"
+    for c in map(chr, range(0x391, 0x3CA)):  # Greek letters by their names, if they look like no other
+        name = unicodedata.name(c, "").removeprefix("GREEK ").replace("LAMDA", "LAMBDA").split()
+        if len(name) == 3 and name[1] == "LETTER":
+            command = "\\" + (name[2].lower() if name[0] == "SMALL" else name[2].capitalize())
+            meaning |= {c: command + " "} if command in GREEK else {}
+    meaning |= {"\u03d5": r"\phi ", "\u03f5": r"\epsilon "}
+    for c in map(chr, range(0x1D400, 0x1D800)):  # letters and digits of mathematical type: the plain ones
+        plain = unicodedata.normalize("NFKD", c)
+        meaning[c] = plain if plain.isascii() else meaning.get(plain, plain)
+    return {ord(c): text for c, text in meaning.items()}
+
+
+_MEANING = _characters()
+_MARKS = [(re.compile(f"[{marks}]+"), sign, str.maketrans(marks, "0123456789+-n"[:len(marks)]))
+    for sign, marks in (
+        ("^", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"),
+        ("_", "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"))]
+_DASH = re.compile(r"(^[\d.,\s]*\d\s*)?[\u2010-\u2015](?=(\s*[\d.])?)")
+_WHOLE = [re.compile(pattern, re.DOTALL) for pattern in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$",
+    r"\\\((.*)\\\)", r"\\\[(.*)\\\]",
+    r"""(?P<mark>\*{1,3}|_{1,2}|`{1,3}|")((?:(?!(?P=mark)).)+)(?P=mark)""")]
+_BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm|emph)\s*\{")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|bm|boldsymbol|vec)"
+    r"\s*\{([^{}]*)\}")
+_REPLACED = [(re.compile(pattern, re.DOTALL | re.ASCII), new) for pattern, new in (
+    (r"(?<![\w*)}])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\w*({\\])", r" \1 "),  # bold within the text
+    (r"(?<!\\)\$([^$]*)(?<!\\)\$", r" \1 "), (r"(?<!\\)\\[()]", " "),  # $69$, $84$
+    (r"\\(?:left|right|middle|displaystyle|textstyle|limits|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
+    (r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\s*\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0])),
+    (r"(?<!\\)\\[,!;: ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=.)~(?=.)|\\[hv]space\*?\{[^{}]*\}",
+    " "),
+    (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"), (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."),
+    (r"\\([%$&])", r"\1"), (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
+    (r"\\langle(?![A-Za-z])", "("), (r"\\rangle(?![A-Za-z])", ")"), (r"\\colon(?![A-Za-z])", ":"),
+    (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"), (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+    (r"\\degree(?![A-Za-z])", r"^\\circ"), (r"\\(?:long)?rightarrow(?![A-Za-z])", r"\\to"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*)?\{(st|nd|rd|th)\}\s*\}?", r"\1"),
+    (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]", r"\\\\"), (r"\\\\\s*$", ""),
+    (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"),
+    (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}\s*$", r"\1"))]  # {x | x > 2}
+_SIMPLE = re.compile(r"[\w .,:;/()+'!?=-]*", re.ASCII)  # nothing in it to clean
 
 
 def _closing(text: str, at: int) -> int:
-    """The position of the brace that closes the one at `at`, or -1."""
+    """The position of the bracket that closes the one at `at`, or -1."""
     depth = 0
     for i in range(at, len(text)):
-        if text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            depth -= 1
-            if depth == 0:
-                return i
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0:
+            return i
     return -1
 
 
 def _unwrap(text: str) -> str:
-    """Without $...$, \\(...\\), \\boxed{...}, \\text{...} around the whole, and without a final full stop."""
+    """Without $...$, \\(...\\), **...**, \\boxed{...}, \\text{...} around it all, and a final full stop."""
     for _ in range(4):
         before = text = text.strip()
-        for pattern in _WRAPPED:
+        for pattern in _WHOLE:
             if match := pattern.fullmatch(text):
-                text = match[1]
-        match = _COMMAND_BOX.match(text)
-        if match and _closing(text, match.end() - 1) == len(text) - 1:
-            text = text[match.end() : -1]
+                text = match[match.lastindex].strip()
+        if (match := _BOX.match(text)) and _closing(text, match.end() - 1) == len(text) - 1:
+            text = text[match.end():-1]
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         if text == before:
@@ -85,629 +124,463 @@ def _unwrap(text: str) -> str:
 
 def _clean(text: str) -> str:
     if not text.isascii():
-        text = re.sub("\u221a\\s*(\\d+)", r"\\sqrt{\1}", text, flags=re.ASCII).translate(_UNICODE)
+        text = re.sub("\u221a\\s*(\\d+)", r"\\sqrt{\1}", text, flags=re.ASCII)
+        for marks, sign, table in _MARKS:
+            text = marks.sub(lambda m, s=sign, t=table: f"{s}{{{m[0].translate(t)}}}", text)
+        text = _DASH.sub(lambda m: m[0] if m[1] and m[2] else (m[1] or "") + "-", text.translate(_MEANING))
     text = _unwrap(text)
-    if "\\" in text or "~" in text or "{" in text:
-        text = _SPACE.sub(" ", _LAYOUT.sub("", _THIN.sub(lambda match: re.sub(r"\D", "", match[0]), text)))
-        text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).replace(r"\%", "%").replace(r"\$", "$")
-        text = text.replace(r"\dots", "...").replace(r"\ldots", "...")
-    return _unwrap(text)
+    if not _SIMPLE.fullmatch(text):
+        for pattern, new in _REPLACED:
+            text = pattern.sub(new, text)
+        text = _unwrap(text)
+    return text
 
 
 # ------------------------------------------------------------------------------------------------- numbers
 
-_PLAIN = re.compile(r"([+-]?)\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
-_MIXED = re.compile(r"([+-]?)(\d+)\s+(\d+)/(\d+)", re.ASCII)
+_PLAIN = re.compile(r"[+-]?\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_REPEATING = re.compile(r"[+-]?(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_MIXED = re.compile(r"[+-]?(?:(\d+)\s+)?(\d+)/(\d+)", re.ASCII)
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 
 
 def _number(text: str) -> Fraction | None:
-    """An exact decimal: 12, -1,234.5, .5, 1.5e3, 0.1\\overline{6}, 2 1/2; None for anything else."""
+    """An exact decimal: 12, -1,234.5, .5, 1.5e3, 0.1\\overline{6}, 2/3, 2 1/2; None for anything else."""
+    sign = -1 if text[:1] == "-" else 1
     if match := _PLAIN.fullmatch(text):
-        sign, whole, decimals, exponent = match.groups()
+        whole, decimals, exponent = match.groups()
         digits = (whole or "").replace(",", "") + (decimals or "")
-        if not digits or len(digits) > MOST_DIGITS or len(exponent or "") > 4:
+        if not digits or len(digits) > MOST_DIGITS:
             return None
         power = int(exponent or 0) - len(decimals or "")
-        value = Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits))
-        return -value if sign == "-" else value
+        return sign * (Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits)))
+    if len(text) < 200 and (match := _MIXED.fullmatch(text)):
+        whole, top, bottom = (int(part or 0) for part in match.groups())
+        return sign * (whole + Fraction(top, bottom)) if bottom and (not match[1]
+            or 0 < top < bottom) else None
     if len(text) < 200 and (match := _REPEATING.fullmatch(text)):
-        sign, whole, fixed, again = match.groups()
+        whole, fixed, again = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
-        value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))
-        return -value if sign == "-" else value
-    if len(text) < 200 and (match := _MIXED.fullmatch(text)) and 0 < int(match[3]) < int(match[4]):
-        value = int(match[2]) + Fraction(int(match[3]), int(match[4]))
-        return -value if match[1] == "-" else value
+        return sign * (value + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed)))
     return None
 
 
-# --------------------------------------------------------------------------------------------- expressions
+# --------------------------------------------------------------------------------------------------- units
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^(){}\[\]|!_'])", re.ASCII)
-_FUNCTIONS = {rf"\{f}" for f in "sin cos tan cot sec csc arcsin arccos arctan ln log exp".split()}
-_GREEK = {
-    rf"\{g}"
-    for g in "alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi varphi omega".split()
-}
-_TIMES, _OVER = ("*", r"\cdot", r"\times"), ("/", r"\div")
-
-
-def _tokens(text: str) -> list[str]:
-    """The tokens of an expression, and "" at its end. Raises ValueError where none begins."""
-    tokens, at = [], 0
-    text = text.rstrip()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            raise ValueError(text[at])
-        tokens.append(match[1])
-        at = match.end()
-    return [*tokens, ""]
-
-
-def _parse(text: str):
-    """An expression as nested tuples: ("n", Fraction), ("v", name), ("+"|"*"|"/"|"^", a, b), ("root", a, n),
-    ("f", name, a). Raises ValueError for anything else."""
-    parser = _Parser(text)
-    value = parser.total()
-    parser.take("")
-    if parser.i != len(parser.tokens):
-        raise ValueError("unexpected end")
-    return value
-
-
-class _Parser:
-    """Recursive descent, a method for each level: a total of terms of factors of powers of bases."""
-
-    def __init__(self, text: str):
-        self.tokens, self.i = _tokens(text), 0
-
-    @property
-    def next(self) -> str:
-        return self.tokens[self.i]
-
-    def take(self, expected=None):
-        if expected and self.next != expected:
-            raise ValueError(f"expected {expected}")
-        self.i += 1
-        return self.tokens[self.i - 1]
-
-    def group(self, opening, closing):
-        self.take(opening)
-        inside = self.total()
-        self.take(closing)
-        return inside
-
-    def argument(self):  # of \frac, \sqrt, ^: a group, one digit or one letter
-        if self.next == "{":
-            return self.group("{", "}")
-        if self.next[:1].isdigit() and len(self.next) > 1:
-            token = self.next
-            self.tokens[self.i] = token[1:]
-            if "." in token:
-                raise ValueError("a number needs braces here")
-            return ("n", Fraction(int(token[0])))
-        return self.base()
-
-    def script(self, mark):  # an index, or the power of a function: plain tokens only
-        if self.next != mark:
-            return ""
-        self.take()
-        inside = [self.take()]
-        if inside == ["{"]:
-            while (token := self.take()) != "}":
-                inside.append(token)
-        if not all(t in "{-" or t[:1].isalnum() for t in inside):
-            raise ValueError("an index")
-        return mark + "".join(inside).strip("{")
-
-    def base(self):
-        token = self.take()
-        if token[:1].isdigit() or token[:1] == ".":
-            number = ("n", _number(token))
-            if self.next == r"\frac" and "." not in token:  # a mixed number
-                part = self.base()
-                whole = part[1][0] == part[2][0] == "n" and 0 < part[1][1] < part[2][1]
-                if not whole:
-                    raise ValueError("a number before a fraction")
-                return ("+", number, part)
-            return number
-        if token in ("(", "{"):
-            inside = self.total()
-            self.take(")" if token == "(" else "}")
-            return inside
-        if token == "|":
-            inside = self.total()
-            self.take("|")
-            return ("f", "abs", inside)
-        if token == r"\frac":
-            return ("/", self.argument(), self.argument())
-        if token == r"\sqrt":
-            degree = 2
-            if self.next == "[":
-                self.take()
-                degree = int(self.take())
-                self.take("]")
-            if self.next[:1].isdigit() and len(self.next) > 1:
-                raise ValueError("a root needs braces")
-            if not 2 <= degree <= 100:
-                raise ValueError("degree of a root")
-            return ("root", self.argument(), degree)
-        if token == r"\pi" or token in _GREEK or (len(token) == 1 and token.isalpha()):
-            name = token + self.script("_")
-            while self.next == "'":
-                name += self.take()
-            return ("v", name)
-        if token in _FUNCTIONS:
-            name = token + self.script("_") + self.script("^")
-            bracketed = self.next in ("(", "{")
-            value = self.power()
-            while not bracketed and (self.next.isalpha() or self.next in (r"\pi", *_GREEK)):  # \sin 2x
-                value = ("*", value, self.power())
-            return ("f", name, value)
-        raise ValueError(f"unexpected {token or 'end'}")
-
-    def power(self):
-        value = self.base()
-        while self.next == "!":
-            self.take()
-            value = ("f", "!", value)
-        if self.next == "^":
-            self.take()
-            if self.next == "-":
-                self.take()
-                exponent = ("*", ("n", Fraction(-1)), self.power())
-            else:
-                exponent = self.base() if self.next[:1].isdigit() else self.argument()
-            if self.next == "^":
-                raise ValueError("a tower")
-            value = ("^", value, exponent)
-        return value
-
-    def factor(self):
-        if self.next in ("-", "+"):
-            sign = self.take()
-            return self.factor() if sign == "+" else ("*", ("n", Fraction(-1)), self.factor())
-        return self.power()
-
-    def term(self):
-        value = self.factor()
-        while True:
-            if self.next in _TIMES:
-                self.take()
-                value = ("*", value, self.factor())
-            elif self.next in _OVER:
-                self.take()
-                value = ("/", value, self.factor())
-            elif (
-                self.next in ("(", "{", r"\frac", r"\sqrt", r"\pi")
-                or self.next.isalpha()
-                or (self.next in _FUNCTIONS or self.next in _GREEK)
-            ):
-                value = ("*", value, self.power())
-            else:
-                return value
-
-    def total(self):
-        value = self.term()
-        while self.next in ("+", "-"):
-            sign, other = self.take(), self.term()
-            value = ("+", value, other if sign == "+" else ("*", ("n", Fraction(-1)), other))
-        return value
+_UNITS = {name: words.split()[0] for words in """
+    mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, inch in,
+    foot ft feet, yd yard, mi mile, mg milligram, g gram gramme, kg kilogram, lb pound, oz ounce, ton tonne,
+    ml milliliter millilitre mL, l liter litre L, gallon gal, s second sec, min minute, h hour hr, day, week,
+    month, year yr, dollar USD, cent, euro EUR, gbp GBP, yen JPY, degree deg, C Celsius, F Fahrenheit,
+    radian rad, unit, point, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz,
+    Pa pascal, mol mole, acre, hectare
+""".split(",") for word in words.split() for name in (word, word + "s")} | {"inches": "inch"}
+_QUALIFIERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "per": "/"}
+_SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
+_FILLERS = {*"a an the of in on at for with".split()}
+# words that make another number of the one before them, or doubt it
+_CHANGING = {*"""not no nor none never neither without except excluding over under below above beneath less
+    fewer than negative negated opposite inverse reciprocal squared cubed power root rooted factorial mod
+    modulo remainder base binary octal hex hexadecimal about around approximately roughly nearly almost maybe
+    perhaps probably possibly likely guess guesses think believe unsure wrong incorrect false either xor
+    versus vs rather instead if unless but doubled tripled halved twice thrice once several grand thou mil mn
+    bn tn gross lakh lakhs crore crores to from through until till by least most maximum minimum max min or
+    and is are was were be infinity infinite inf nan ish choose itself subtracted added multiplied divided
+    percent percentage plus minus approx lim sum prod det dim gcd lcm mille basis isnt dont doesnt""".split(),
+    *(name[1:] for name in FUNCTIONS | GREEK | {r"\sqrt"})}
+_COUNTING = re.compile(r"""(?:zero|one|two|three|thir|four|for|fif|five|six|seven|eigh|eight|nin|nine|ten|
+    eleven|twelf|twelve|teen|ty|tie|half|halve|quarter|dozen|score|hundred|thousand|[a-z]*illion|double|triple|
+    quadruple|first|third|second(?=th)|nth|minus|plus|and|or)+(?:s|th|ths|fold|st|sts)?""", re.VERBOSE)
+_UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)(?P<unit>[A-Za-z][A-Za-z /*^{}23'.-]*)",
+    re.DOTALL | re.ASCII)
+_REMARK = re.compile(r"(.*\S\s+)\(\s*([A-Za-z][A-Za-z' -]+)\)", re.DOTALL | re.ASCII)
+_MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
+_SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
+_PERCENT = re.compile(  # in LaTeX, words after a space and % are a comment
+    r"(-?(?:[^-+*^%]|(?<=\{)-)*?)(?:\s*%|(?:(?<!\s)%|\s*\b(?:per ?cents?|percentage points?)\b)"
+    r"(?P<words>\s+[A-Za-z' -]+)?)", re.ASCII)
+_ANGLES = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?(?:\s*([CFK])(?![A-Za-z]))?")
 
 
-def _number_of(node) -> Fraction | None:
-    return node[1] if node[0] == "n" else None
-
-
-def _fold(node, roots: list[int]):
-    """The tree with every number in it computed. Raises ValueError for what has no value, and for more than
-    MOST_ROOTS roots of something else than a number; they are counted in `roots`."""
-    if node[0] in "nv":
-        return node
-    node = tuple(_fold(part, roots) if isinstance(part, tuple) else part for part in node)
-    value = _computed(node)
-    if value is not None:
-        return ("n", value)
-    power = _number_of(node[2]) if node[0] == "^" else None
-    if node[1][0] != "n" and (node[0] == "root" or (power and power.denominator > 1)):
-        roots.append(1)
-        if len(roots) > MOST_ROOTS:
-            raise ValueError("too many roots")
-    return node
-
-
-def _computed(node) -> Fraction | None:
-    """The value of one operation on numbers, or None if it has an irrational or unknown part, or over 4,300
-    digits. Raises ValueError for a division by zero or an exponent beyond 1000."""
-    kind = node[0]
-    a = _number_of(node[1] if kind != "f" else node[2])
-    if kind == "f":
-        if node[1] == "abs" and a is not None:
-            return abs(a)
-        if node[1] == "!" and a is not None:
-            if a.denominator != 1 or not 0 <= a <= 1000:
-                raise ValueError("factorial")
-            return Fraction(math.factorial(int(a)))
+def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
+    """A unit as its words, each in one spelling (those that only some answers know with a ? before them), or
+    None if the words are none."""
+    text = re.sub("mph|kph|kmh", lambda match: _SPEEDS[match[0]], text)
+    words = re.findall(r"[A-Za-z]+(?:['-][A-Za-z]+)*'?|\^\{?[23]\}?|[/*]", text.replace(".", ""))
+    if "".join(words) != re.sub(r"[\s.]+", "", text) or len(words) > 8:
         return None
-    if kind == "root":
-        return None if a is None else _rational_root(a, node[2])
-    b = _number_of(node[2])
-    if kind == "/" and b == 0:
-        raise ValueError("division by zero")
-    if kind == "^" and b is not None and (abs(b.numerator) > 1000 or b.denominator > 100):
-        raise ValueError("the exponent is too large")
-    if a is None or b is None:
-        return None
-    if kind == "^":
-        if a == 0 and b <= 0:
-            raise ValueError("zero to that power")
-        if (a.numerator.bit_length() + a.denominator.bit_length()) * abs(b) > 14_000:
-            return None
-        root = _rational_root(a, b.denominator)
-        return None if root is None else root**b.numerator
-    value = a + b if kind == "+" else a * b if kind == "*" else a / b
-    return value if value.numerator.bit_length() + value.denominator.bit_length() < 28_000 else None
-
-
-def _whole_root(n: int, degree: int) -> int | None:
-    root = isqrt(n) if degree == 2 else round(n ** (1 / degree)) if n < 1 << 53 else None
-    return root if root is not None and root**degree == n else None
-
-
-def _rational_root(a: Fraction, degree: int) -> Fraction | None:
-    """The exact root if it is rational, else None."""
-    if degree == 1:
-        return a
-    if a < 0:
-        root = None if degree % 2 == 0 else _rational_root(-a, degree)
-        return None if root is None else -root
-    top, bottom = _whole_root(a.numerator, degree), _whole_root(a.denominator, degree)
-    return None if top is None or bottom is None else Fraction(top, bottom)
-
-
-# p = k * 8 * (3 * 5 * 7 * ... * 97) + 1 is prime for these k: -1 and every prime up to 97 have square roots
-_STEP = 8 * math.prod(p for p in range(3, 98) if all(p % q for q in range(2, p)))
-MODULI = [int(k) * _STEP + 1 for k in """5 41 99 129 151 153 177 227 233 271 287 291 301 361 383 387 389 391
-    397 409 433 483 529 531 545 587 593 599 605 651 709 719 735 763 773 781""".split()]
-secrets.SystemRandom().shuffle(MODULI)  # nobody can aim at the first three
-_SECRET, POINTS, SIGNED_POINTS, TRIES = secrets.token_bytes(16), 3, 30, 240
-
-
-class _NoRoot(Exception):
-    """This prime has no square root of the number: try the next one."""
-
-
-def _opaque(p: int, *what) -> int:
-    """A random number that stands for something about which only its arguments are known."""
-    return int.from_bytes(hashlib.blake2b(repr((p, what)).encode(), key=_SECRET).digest(), "big") % p
-
-
-@lru_cache(None)
-def _eighth_root(p: int) -> int:
-    """An element of order 8 modulo p, where p - 1 = 8 * odd."""
-    generator = next(g for g in range(101, 10**6) if pow(g, (p - 1) // 2, p) == p - 1)
-    return pow(generator, (p - 1) // 8, p)
-
-
-@lru_cache(4096)
-def _square_root(a: int, p: int) -> int:
-    """The smaller square root of a modulo p (Tonelli and Shanks)."""
-    root = pow(a, ((p - 1) // 8 + 1) // 2, p)  # root**2 = a times an element of order 1, 2 or 4
-    for _ in range(4):
-        if root * root % p == a:
-            return min(root, p - root)
-        root = root * _eighth_root(p) % p
-    raise _NoRoot
-
-
-@lru_cache(4096)
-def _factors(n: int) -> tuple[tuple[int, int], ...]:
-    """(prime, exponent); a cofactor without divisors below 2000 stays whole."""
-    found, q = [], 2
-    while q * q <= n and q < 2000:
-        power = 0
-        while n % q == 0:
-            n, power = n // q, power + 1
-        found += [(q, power)] if power else []
-        q += 1
-    return (*found, (n, 1)) if n > 1 else tuple(found)
-
-
-def _root_of_number(a: Fraction, degree: int, p: int) -> int:
-    """The root of a rational number modulo p: perfect powers leave the root, so that sqrt(8) = 2 sqrt(2)."""
-    if a == 0:
-        return 0
-    if (a.numerator.bit_length() + a.denominator.bit_length()) * degree > 4000:
-        raise ValueError("too large a number under a root")
-    value = pow(a.denominator, -1, p)  # (a / b)**(1/n) = (a b**(n-1))**(1/n) / b
-    if a < 0:
-        value = (
-            value
-            * (-1 if degree % 2 else _square_root(p - 1, p) if degree == 2 else _opaque(p, "-", degree))
-            % p
-        )
-    for q, power in _factors(abs(a.numerator) * a.denominator ** (degree - 1)):
-        atom = _square_root(q % p, p) if degree == 2 else _opaque(p, "root", q, degree)
-        value = value * pow(q, power // degree, p) * pow(atom, power % degree, p) % p
-    return value
-
-
-def _residue(node, p: int, point: int = 0) -> int:
-    """The expression at random values of its variables modulo p, with a random sign of each root whose
-    radicand is not a number. Raises _NoRoot, or ValueError where it is undefined."""
-    kind = node[0]
-    if kind == "n":
-        return node[1].numerator * pow(node[1].denominator, -1, p) % p
-    if kind == "v":
-        return _square_root(p - 1, p) if node[1] == "i" else _opaque(p, point, node[1])
-    if kind == "f":
-        return _opaque(p, node[1], _residue(node[2], p, point))
-    power = _number_of(node[2]) if kind == "^" else None
-    if kind == "root" or (power is not None and power.denominator > 1):
-        degree, times = (node[2], 1) if kind == "root" else (power.denominator, power.numerator)
-        number = _number_of(node[1])
-        if number is not None:
-            return pow(_root_of_number(number, degree, p), times, p)
-        value = _residue(node[1], p, point)
-        if degree != 2:
-            return pow(_opaque(p, "root", value, degree), times, p)
-        sign = 1 if _opaque(p, point, "sign", value) % 2 else -1
-        return pow(sign * _square_root(value, p), times, p)
-    a = _residue(node[1], p, point)
-    if kind == "^":
-        if power is None:
-            return _opaque(p, "^", a, _residue(node[2], p, point))
-        return pow(a, power.numerator, p)
-    b = _residue(node[2], p, point)
-    return (a + b if kind == "+" else a * b if kind == "*" else a * pow(b, -1, p)) % p
-
-
-def _same_expression(a, b, signs: bool) -> bool:
-    """Do they agree at enough points? A wrong sign of a root agrees by chance at each point with 1/2."""
-    needed, agreed = SIGNED_POINTS if signs else POINTS, 0
-    for point in range(TRIES):
-        p = MODULI[point % len(MODULI)]
-        try:
-            if _residue(a, p, point) != _residue(b, p, point):
-                return False
-        except _NoRoot:
+    out, power = [], []
+    for i, word in enumerate(words):
+        low, follows = word.lower(), i + 1 < len(words) and words[i + 1][0].isalpha()
+        known = _UNITS.get(word) or (_UNITS.get(low) if len(word) > 2 else None)
+        if word in _QUALIFIERS and (word == "per" or not power):
+            power += [_QUALIFIERS[word]] if word != "per" else out.append("/") or []
+        elif not word[0].isalpha():
+            out.append(re.sub(r"[{}]", "", word))
+        elif known and (spaced or len(word) > 1) and not (follows and low in _FILLERS):
+            out += [known, *power]
+            power = []
+        elif low in _FILLERS and follows:
             continue
-        except ValueError:  # 1 / 0
+        elif spaced and _counted(low) and not power and "." not in text:
+            out.append("?" + re.sub("(?:es|s|e)$", "", re.sub("ies$", "y", low.rstrip("'"))))
+        else:
+            return None
+    return tuple(out) if not power and {*out} - {"/"} else None
+
+
+def _counted(word: str) -> bool:
+    """Ducks, but no hundreds and no abc."""
+    return len(word) > 2 and bool(re.search("[aeiouy]", word)) and word not in ascii_lowercase and not any(
+        part in _CHANGING or part == "t" or _COUNTING.fullmatch(part) for part in re.split("['-]", word))
+
+
+def _units_agree(a: tuple, b: tuple) -> bool:
+    """One is missing, or they are equal but for words that only one has (18 ducks, 18 white ducks)."""
+    known, also = ([word for word in unit if word[0] != "?"] for unit in (a, b))
+    return not a or not b or (known == also and ({*a} <= {*b} or {*a} >= {*b}))
+
+
+def _quantity(text: str, depth: int):
+    """A number or expression with a currency, a percent sign, a unit or a remark."""
+    if not _ANGLES.search(text):
+        text = _DEGREES.sub(r" degree \1", text).strip()
+    if match := _REMARK.fullmatch(text):
+        text = match[1] + match[2] if _unit(match[2]) and len(match[2]) > 2 else text
+    if match := _MONEY.fullmatch(text):
+        amount = _value((match[3] or match[4] or "").strip(), depth + 1)
+        unit = (_SIGNS[match[2] or match[5]],)
+        if not amount or amount[0] != "number" or (match[1] == "-" and "-" in match[3]):
             return False
-        agreed += 1
-        if agreed == needed:
-            return True
-    return False
+        _, value, more = amount
+        if more not in ((), unit):
+            unit += more if more[0][0] in "/?" else ("",)
+        return "" not in unit and ("number", times(value, -1) if match[1] == "-" else value, unit)
+    if match := _PERCENT.fullmatch(text):
+        part, unit = match[1].strip(), _unit(match["words"].strip()) if match["words"] else ()
+        value = _value(part, depth + 1)
+        simple = unit is not None and not re.search(r"\\(?:cdot|times|div)", part) and (
+            "/" not in part or " " in part.split("/")[0].strip())
+        return bool(simple and value and value[0] == "number" and value[2] == ()) and (
+            "number", value[1], ("%", *unit))
+    match = _UNIT.fullmatch(text)
+    unit = match and _unit(match["unit"], bool(match["gap"]))
+    value = _value(match["value"].strip(), depth + 1) if unit else None
+    return ("number", value[1], unit) if value and value[0] == "number" and value[2] == () else None
 
 
 # -------------------------------------------------------------------------------------------------- values
 
-_UNITS = {name: words.split()[0] for words in """
-    mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, in inch
-    inches, ft foot feet, yd yard, mi mile, mg milligram, g gram, kg kilogram, lb pound, oz ounce, ml
-    milliliter millilitre mL, l liter litre L, s second sec, min minute, h hour hr, day, week, month, year,
-    dollar USD, cent, euro EUR, gbp GBP, yen JPY, degree deg, C Celsius, F Fahrenheit, radian rad, unit,
-    point, mph, kph, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz, Pa pascal, mol
-    mole, acre
-""".split(",") for word in words.split() for name in (word, word + "s")}
-# what word problems count
-_UNITS |= {name: word for word in """
-    apple orange banana egg cookie candy cake pie cup bag box bottle basket book page pencil pen card
-    ticket stamp coin ball marble toy game sticker flower tree car bus truck bike house room chair
-    table seat row column student teacher child boy girl man woman person people friend
-    player team animal dog cat cow horse chicken fish sheep bird way triangle side edge vertex face
-    angle integer solution value term factor divisor pair piece slice item problem question vote step meal
-""".split() for name in (word, word + "s")}
-_UNITS |= {"boxes": "box", "children": "child", "men": "man", "women": "woman", "vertices": "vertex"}
-_QUALIFIERS = {"square", "sq", "cubic", "per"}
-_NUMBER_WORDS = re.compile(
-    r"hundred|thousand|illion|lakh|crore|dozen|score|hal[fv]|third|quarter|(?:th|ths)$|"
-    r"cent|squared|cubed|times|or|and|not|pi|half|double|minus|plus"
-)
-_UNIT = re.compile(
-    r"(?P<value>.*(?:[\d)}.|]|\\pi))(?P<unit>(?P<gap>\s*)[A-Za-z][A-Za-z /*^{}23]*)", re.DOTALL | re.ASCII
-)
-_MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
-_SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
-_PERCENT = re.compile(r"(-?[^-+]*?)\s*(?:%|(?:per ?cent|percent))")
-_RELATION = re.compile(r"<=|>=|!=|=|<|>|\\(?:leq?|geq?|neq?|in|lt|gt)(?![A-Za-z])")
-_OPERATORS = {
-    "<=": r"\le",
-    r"\leq": r"\le",
-    ">=": r"\ge",
-    r"\geq": r"\ge",
-    "!=": r"\ne",
-    r"\neq": r"\ne",
-    r"\lt": "<",
-    r"\gt": ">",
-}
+_NAMED = {r"\emptyset": ("set", ()), r"\{\}": ("set", ()), r"\mathbb{R}": ("tuple", "(", (("infinity", True),
+    ("infinity", False)), ")"), **{sign + r"\infty": ("infinity", sign[:1] == "-")
+    for sign in ("", "+", "-", "- ")}}
+_NAMED |= {r"\mathbb R": _NAMED[r"\mathbb{R}"], r"\R": _NAMED[r"\mathbb{R}"], r"\{ \}": ("set", ())}
+_RELATION = r"<=|>=|!=|=|<|>|\\(?:leq?(?:q|slant)?|geq?(?:q|slant)?|neq?|in|lt|gt)(?![A-Za-z])"
+_HAS_RELATION = re.compile(_RELATION)
+_OPERATORS = {"<=": r"\le", r"\leq": r"\le", r"\leqq": r"\le", r"\leqslant": r"\le", ">=": r"\ge", r"\geq":
+    r"\ge", r"\geqq": r"\ge", r"\geqslant": r"\ge", "!=": r"\ne", r"\neq": r"\ne", r"\lt": "<", r"\gt": ">"}
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
-_VARIABLE = re.compile(r"(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?(?:\([a-z]\))?", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z]\^\{-1\}\([a-z]\)|(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?"
+    r"(?:\([a-z]\))?|\((?:[A-Za-z],\s*)+[A-Za-z]\)", re.ASCII)
+_JOIN = r"\s*,?\s*(?<![A-Za-z\\/])(?:and|or)(?![A-Za-z/])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|[,;]"
+_MATRIX = re.compile(r"([(\[]\s*)?\\begin\{([pb]|small)?(?:matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)"
+    r"\\end\{\2?(?:matrix|array)\}(\s*[)\]])?", re.DOTALL)
+_TIME = re.compile(r"(\d\d?)(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.ASCII | re.IGNORECASE)
+_RATIO = re.compile(r"[\d.]+(?:\s*:\s*[\d.]+)+", re.ASCII)
+_BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13),
+    strict=True))
+_BASED = re.compile(r"([+-]?)(\d[\dA-Za-z]*)(?:\s*_\s*(\{)?\s*|\s+(\()?(?:in )?base[ -]*)(\d\d?|[a-z]+)\s*"
+    r"(?(3)\})(?(4)\))", re.ASCII)
+_COMMANDS = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
-_ROUNDED = re.compile(
-    r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII
-)
+_LETTER = re.compile(r"\(?[A-J]\)?")
+_ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|"
+    r"([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z '-]*")
 
 
-def _unit(text: str, spaced: bool) -> str | None:
-    """A unit in its one spelling, or None if the words are no unit."""
-    words = re.findall(r"[A-Za-z]+|\^\{?[23]\}?|[/*]", text)
-    if "".join(words) != re.sub(r"\s+", "", text) or len(words) > 5 or re.search(r"per\s*cent", text):
-        return None
-    out = []
-    for word in words:
-        known = _UNITS.get(word) or (_UNITS.get(word.lower()) if len(word) > 2 else None)
-        known = known or ("square" if word == "sq" else None)
-        if len(word) == 1 and word.isalpha() and not spaced:
-            return None
-        if not known and word not in _QUALIFIERS and word.isalpha():
-            return None
-        out.append(known or re.sub(r"[{}]", "", word))
-    return " ".join(out) if set(out) - _QUALIFIERS else None
+def _cut(text: str, separator: str) -> tuple[list[str], list[str]]:
+    """The parts between separators that stand outside all brackets, and these separators."""
+    parts, found, depth, start = [], [], 0, 0
+    for match in re.finditer(rf"({separator})|([(\[{{])|[)\]}}]", text):
+        if match[1] is None:
+            depth += 1 if match[2] else -1
+        elif depth == 0:
+            parts.append(text[start:match.start()].strip())
+            found.append(match[1])
+            start = match.end()
+    return [*parts, text[start:].strip()], found
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators that stand outside all brackets."""
-    parts, depth, start, i = [], 0, 0, 0
-    while i < len(text):
-        depth += (text[i] in "([{") - (text[i] in ")]}")
-        if depth == 0 and text.startswith(separator, i):
-            parts.append(text[start:i])
-            start = i = i + len(separator)
-            continue
-        i += 1
-    return [*parts, text[start:]]
-
-
-def _items(text: str, depth: int):
-    """The values of a comma-separated list, or None."""
-    parts = [part.strip() for part in _split(text, ",")]
+def _all(parts: list[str], depth: int):
+    """The values of the parts, or False. (Expressions are compared pair by pair, so not too many.)"""
     if len(parts) > MOST_ITEMS:
+        return False
+    values = tuple(_value(part, depth + 1) for part in parts)
+    if None in values or (len(values) > 16 and not all(v[0] == "number" and isinstance(v[1], Fraction)
+            for v in values)):
+        return False
+    return values
+
+
+def _set(parts: list[str], depth: int):
+    values = _all(parts, depth)  # 1 \pm \sqrt2 is two items
+    return values and ("set", tuple(item for part, value in zip(parts, values, strict=True)
+        for item in (value[1] if r"\pm" in part and value[0] == "set" else [value])))
+
+
+def _bracketed(text: str, depth: int):
+    """(1, 2), [1, 2), {1, 2}"""
+    opening = 1 if text.startswith(r"\{") else 0
+    if text[opening] not in "([{" or _closing(text, opening) != len(text) - 1:
         return None
-    values = tuple(
-        ("infinity", "-" in part) if re.fullmatch(r"[+-]?\s*\\infty", part) else _value(part, depth + 1)
-        for part in parts
-    )
-    if len(values) > 16 and not all(v and v[0] == "number" for v in values):
-        return None  # expressions are compared pair by pair
-    return None if None in values else values
+    inside = text[opening + 1:-1].removesuffix("\\")
+    parts, _ = _cut(inside, "[,;]" if text[opening] == "{" else ",")
+    if text[opening] == "{":
+        return _set(parts, depth) if opening or len(parts) > 1 else None
+    values = len(parts) > 1 and _all(parts, depth)
+    return None if len(parts) < 2 else values and ("tuple", text[0], values, text[-1])
 
 
-def _container(text: str, depth: int):
-    if r"\cup" in text:
-        parts = [_value(part.strip(), depth + 1) for part in _split(text, r"\cup")]
-        kinds = {part and part[0] for part in parts}
-        if len(parts) > MOST_ITEMS or not kinds <= {"set", "tuple", "union"}:
-            return None
-        if all(part[0] == "set" for part in parts):
-            return ("set", tuple(v for part in parts for v in part[1]))
-        return ("union", tuple(parts))
-    for opening, closing in ((r"\{", r"\}"), ("{", "}")):
-        inside = text[len(opening) : -len(closing)]
-        if text.startswith(opening) and text.endswith(closing) and ("," in text or opening == r"\{"):
-            values = _items(inside, depth)
-            return values and ("set", values)
-    if text[0] in "([" and text[-1] in ")]" and len(_split(text[1:-1], ",")) > 1:
-        values = _items(text[1:-1], depth)
-        return values and ("tuple", text[0], values, text[-1])
-    if "," in text and len(_split(text, ",")) > 1:
-        values = _items(text, depth)
-        return values and ("set", values)
-    if text.count(r"\pm") == 1:
-        both = [_value(text.replace(r"\pm", sign).strip(), depth + 1) for sign in "+-"]
-        return ("set", tuple(both)) if None not in both else None
-    return None
-
-
-def _relation(text: str, depth: int):
-    """("relation", variable, operator, value) of `x = 5` or `5 < x`; None for `41 = 42`, `a = b = c`."""
-    marks = list(_RELATION.finditer(text))
-    if len(marks) != 1:
+def _listed(text: str, depth: int):
+    """1, 2 and 3; x = 1, 2; x = 1 or x = 2; x < 1 or x > 2; x = 1, y = 2"""
+    parts, joins = _cut(text, _JOIN)
+    if not joins:
         return None
-    operator = _OPERATORS.get(marks[0][0], marks[0][0])
-    left, right = text[: marks[0].start()].strip(), text[marks[0].end() :].strip()
-    if not (_VARIABLE.fullmatch(left) or left in _GREEK):
-        if operator not in _TURNED or not (_VARIABLE.fullmatch(right) or right in _GREEK):
-            return None
-        left, right, operator = right, left, _TURNED[operator]
-    value = _value(right, depth + 1)
-    return value and ("relation", left.replace("{", "").replace("}", ""), operator, value)
+    words = {re.sub(r"[\s,;]", "", join).replace(r"\lor", "or").replace(r"\vee", "or")
+        for join in joins} - {""}
+    related = [bool(_HAS_RELATION.search(part)) for part in parts]
+    if len(words) > 1:
+        return False
+    if not any(related):
+        return _set(parts, depth)
+    if not all(related[1:]) and related[0] and not any(related[1:]):
+        first, rest = _value(parts[0], depth + 1), _all(parts[1:], depth)
+        same_kind = first and rest and first[0] == "relation" and first[2] == "="
+        return same_kind and (*first[:3], ("set", (first[3], *rest)))
+    values = all(related) and _all(parts, depth)
+    if values and len({v[:3] for v in values}) == 1 and values[0][0] == "relation":
+        if values[0][2] == "=":
+            return (*values[0][:3], ("set", tuple(v[3] for v in values)))
+        if values[0][2] == r"\in" and words == {"or"}:
+            return (*values[0][:3], ("union", tuple(part for v in values for part in (
+                v[3][1] if v[3][0] == "union" else [v[3]]))))
+    return values and ("system", values)
 
 
-def _quantity(text: str, depth: int):
-    """A number or expression with a currency, a percent sign or a unit."""
-    unit, part, negative = None, None, False
-    plain = _TEXT.sub(r" \1 ", re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " degree ", text)).strip()
-    if match := _MONEY.fullmatch(text):
-        negative, part, unit = match[1] == "-", match[3] or match[4] or "", _SIGNS[match[2] or match[5]]
-        if negative and "-" in part:
-            return None
-    elif match := _PERCENT.fullmatch(plain):
-        simple = not re.search(r"[*/^]|\\(?:cdot|times|div)", match[1])
-        value = _value(match[1].strip(), depth + 1) if simple else None
-        return ("number", value[1] / 100, "") if value and value[:1] + value[2:] == ("number", "") else None
-    elif match := _UNIT.fullmatch(plain):
-        unit, part = _unit(match["unit"], bool(match["gap"])), match["value"]
-    value = _value(part.strip(), depth + 1) if unit is not None else None
-    if not value or value[0] not in ("number", "expression") or value[2] not in ("", unit):
+def _interval(operators: list[str], low, high):
+    left, right = "[" if operators[0] == r"\le" else "(", "]" if operators[1] == r"\le" else ")"
+    return ("tuple", left, (low, high), right)
+
+
+def _constant(value) -> bool:
+    return bool(value) and (value[0] == "infinity" or (value[0] == "number" and not variables(value[1])))
+
+
+def _related(text: str, depth: int):
+    """x = 5, 5 < x, -1 < x <= 3, x^2 + y^2 = 13; not 41 = 42, a = b = c"""
+    parts, marks = _cut(text, _RELATION)
+    if not marks:
         return None
-    return (
-        (value[0], -value[1] if negative else value[1], unit)
-        if value[0] == "number" or not negative
-        else None
-    )
+    marks = [_OPERATORS.get(mark, mark) for mark in marks]
+    names = [_VARIABLE.fullmatch(part) or part in GREEK for part in parts]
+    if len(marks) == 1 and not names[0] and names[1] and marks[0] in _TURNED:
+        parts, names, marks = parts[::-1], names[::-1], [_TURNED[marks[0]]]
+    name = re.sub(r"[{} ]", "", parts[0])
+    if len(marks) == 1 and names[0] and marks[0] in ("=", r"\in", r"\ne"):
+        value = _value(parts[1], depth + 1)
+        return value and ("relation", name, marks[0], value)
+    if not {*marks} <= {"<", r"\le"}:
+        parts, names, marks = parts[::-1], names[::-1], [_TURNED.get(mark, "") for mark in reversed(marks)]
+    values = _all(parts, depth)
+    if not values or (len(marks) > 1 and not {*marks} <= {"<", r"\le"}) or "" in marks:
+        return False
+    if len(marks) == 1 and names[0] and _constant(values[1]):
+        values, marks, names, parts = (_NAMED[r"-\infty"], *values), ["<", *marks], [0, *names], ["", *parts]
+    elif len(marks) == 1 and names[1] and _constant(values[0]):
+        values, marks = (*values, _NAMED[r"\infty"]), [*marks, "<"]
+    if len(marks) == 2 and names[1] and _constant(values[0]) and _constant(values[2]):
+        return ("relation", re.sub(r"[{} ]", "", parts[1]), r"\in", _interval(marks, values[0], values[2]))
+    if any(value[0] != "number" for value in values) or not any(variables(value[1]) for value in values):
+        return False
+    return ("chain", tuple(marks), values) if len(marks) > 1 else (
+        "equation", marks[0], difference(values[0][1], values[1][1]))
+
+
+def _matrix(text: str, depth: int):
+    """A matrix is a list of rows in brackets, and so is [[1, 2], [3, 4]]."""
+    if not (match := _MATRIX.fullmatch(text)) or r"\begin" in match[3]:
+        return None
+    rows = [_cut(row, "&")[0] for row in re.split(r"\\\\", re.sub(r"\\\\\s*$", "", match[3]))]
+    if len({len(row) for row in rows}) != 1 or sum(map(len, rows)) > MOST_ITEMS:
+        return False
+    values = [tuple(_value(cell, depth + 1) for cell in row) for row in rows]
+    return all(None not in row for row in values) and (
+        "tuple", "[", tuple(("tuple", "[", row, "]") for row in values), "]")
+
+
+def _united(text: str, depth: int):
+    if r"\cup" not in text:
+        return None
+    parts = _all(_cut(text, r"\\cup")[0], depth)
+    if not parts or not {part[0] for part in parts} <= {"set", "tuple", "union"}:
+        return False
+    if all(part[0] == "set" for part in parts):
+        return ("set", tuple(v for part in parts for v in part[1]))
+    return ("union", parts)
+
+
+def _both_signs(text: str, depth: int):
+    if r"\pm" not in text:
+        return None
+    values = text.count(r"\pm") == 1 and _all([text.replace(r"\pm", sign).strip() for sign in "+-"], depth)
+    return values and ("set", values)
+
+
+def _clock(text: str, depth: int):
+    """5:30 p.m. in minutes; 5:30 and 3:4:5 as they are"""
+    if match := _TIME.fullmatch(text):
+        hour, minute = int(match[1]), int(match[2] or 0)
+        return 0 < hour <= 12 and minute < 60 and (
+            "time", hour % 12 * 60 + minute + 720 * (match[3] in "pP"))
+    values = _RATIO.fullmatch(text) and _all(re.split(r"\s*:\s*", text), depth)
+    return ("tuple", ":", values, ":") if values else None
+
+
+def _based(text: str, depth: int):
+    """52_8, 52 (base 8); 3a_2 is a variable with an index"""
+    if not (match := _BASED.fullmatch(text)):
+        return None
+    base = int(match[5]) if match[5].isdigit() else _BASES.get(match[5], 0)
+    try:
+        value = int(match[1] + match[2], base)
+    except ValueError:  # 92 in base 8
+        return False if match[2].isdigit() else None
+    return ("number", Fraction(value), ()) if base == 10 else ("based", value, base)
 
 
 def _is_words(text: str) -> bool:
     """Words are words, not products of letters: `no`, `Paris`, `2 dogs`; but `xy` and `2ab` are products."""
     runs = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
-    return any(
-        len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run) or not run.islower()
-        for run in runs
-    )
+    return any(len(run) > 3 or re.search("[oO]" if len(run) == 2 else "[aeiouAEIOU]", run)
+        or not run.islower()
+        for run in runs) or re.search(r"\d(?:st|nd|rd|th)\b", text) is not None
+
+
+def _expression(text: str, depth: int):
+    text = _COMMANDS.sub(r"\\\1", text)
+    value = None if _is_words(text) else parse(text)
+    return value is not None and ("number", value, ())
+
+
+# each reads its kind; None: another kind; False: its kind, but not one value
+_READERS = (lambda text, _: _NAMED.get(text), _bracketed, _matrix, _listed, _related, _united, _both_signs,
+    _clock, _based, _quantity, _expression)
 
 
 def _value(text: str, depth: int = 0):
-    """("number", Fraction, unit), ("expression", tree, unit), ("set" or "union", values),
-    ("tuple", "(", values, "]"), ("relation", name, operator, value); None if it is not exactly one value."""
+    """The one value of a text, or None: ("number", Fraction or tree, unit), ("tuple", "(", values, ")"),
+    ("set" or "union" or "system", values), ("relation", name, operator, value), ("time", minutes),
+    ("equation", operator, difference), ("chain", operators, values), ("based", number, base),
+    ("infinity", negative)."""
     number = _number(text)
     if number is not None:
-        return ("number", number, "")
+        return ("number", number, ())
     if not text or depth > 4 or len(text) > LONGEST_EXPRESSION:
         return None
-    if _RELATION.search(text):
-        return _relation(text, depth)
-    if "," in text and not re.search(r"[(\[]", text) and not text.startswith((r"\{", "{")):
+    if "," in text and not re.search(r"[(\[].*,", text) and not text.startswith((r"\{", "{")):
         text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)  # 1,000 cm
-    container = _container(text, depth)
-    if container or "," in text:
-        return container
-    if (quantity := _quantity(text, depth)) is not None:
-        return quantity
-    text = _NAMES.sub(r"\\\1", text)
-    if _is_words(text):
-        return None
-    try:
-        roots: list[int] = []
-        tree = _fold(_parse(text), roots)
-    except (ValueError, IndexError, RecursionError):
-        return None
-    return ("number", tree[1], "") if tree[0] == "n" else ("expression", (tree, bool(roots)), "")
+    for reader in _READERS:
+        value = reader(text, depth)
+        if value is not None:
+            return value or None
+    return None
 
 
 @lru_cache(4096)
 def _read(text: str):
     """(the text without wrapping and white space, its value or None)."""
     text = _clean(text)
-    words = " ".join(_TEXT.sub(r" \1 ", text).split())
-    return re.sub(r" ?([^\w .\\]) ?", r"\1", words), _value(text)
+    if _WORDS.fullmatch(text) and " " not in text and len(text) > 3:
+        return text, None
+    number = _number(text)
+    if number is not None and " " not in text:
+        return text, ("number", number, ())
+    return re.sub(r" ?([^\w .\\]) ?", r"\1", " ".join(text.split())), _value(text)
+
+
+# ------------------------------------------------------------------------------------------------ sameness
+
+
+def _same_numbers(a, b) -> bool:
+    (_, x, unit), (_, y, other) = a, b
+    if ("%" in unit) != ("%" in other) and not (unit and other):
+        return same(x, y) or (same(x, times(y, 100)) if unit else same(times(x, 100), y))
+    return _units_agree(unit, other) and same(x, y)
+
+
+def _same_items(a, b) -> bool:
+    """Sets: the order does not matter."""
+    if max(len(a[1]), len(b[1])) > 16:
+        return {*a[1]} == {*b[1]}
+    return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
+        any(_same(x, y) for x in a[1]) for y in b[1])
+
+
+def _same_tuples(a, b) -> bool:
+    if a[1] + b[1] in ("([", "[("):  # (1, 2) and a column
+        a, b = (("tuple", "(", tuple(row[2][0] for row in t[2]), ")") if t[1] == "[" and all(
+            row[0] == "tuple" and row[1] == "[" and len(row[2]) == 1 for row in t[2]) else t for t in (a, b))
+    return a[1] == b[1] and a[3] == b[3] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2]))
+
+
+def _same_equations(a, b) -> bool:
+    return a[1] == b[1] and (proportional(a[2], b[2]) if a[1] in ("=", r"\ne") else same(a[2], b[2]))
+
+
+def _is_time(clock, time) -> bool:
+    hour, minute = (item[1] for item in clock[2]) if clock[1] == ":" and len(clock[2]) == 2 else (24, 0)
+    return hour < 24 and minute < 60 and (hour * 60 + minute == time[1] or (
+        hour <= 12 and (hour % 12 * 60 + minute) == time[1] % 720))
+
+
+def _solves(a, b) -> bool:
+    """y = 2x + 3 for 2x - y + 3 = 0"""
+    variable, value = parse(a[1]), a[3]
+    return variable is not None and value[0] == "number" and not value[2] and _same_equations(
+        ("equation", a[2], difference(variable, value[1])), b)
+
+
+def _each(relation) -> tuple:
+    """(x, y) = (1, 2) as x = 1, y = 2"""
+    _, names, operator, value = relation
+    names = names.strip("()").split(",")
+    if value[0] != "tuple" or value[1] != "(" or len(value[2]) != len(names) or operator != "=":
+        return ("system", (relation,))
+    return ("system", tuple(("relation", name, "=", v) for name, v in zip(names, value[2], strict=True)))
+
+
+_ALIKE = {  # the kinds of the given and of the expected value: when they are the same
+    ("number", "number"): _same_numbers, ("tuple", "tuple"): _same_tuples, ("set", "set"): _same_items,
+    ("union", "union"): _same_items, ("system", "system"): _same_items, ("relation", "equation"): _solves,
+    ("equation", "equation"): _same_equations,
+    ("relation", "relation"): lambda a, b: a[1:3] == b[1:3] and _same(a[3], b[3]),
+    ("chain", "chain"): lambda a, b: a[1] == b[1] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2])),
+    ("tuple", "time"): _is_time, ("time", "tuple"): lambda a, b: _is_time(b, a),
+    ("system", "relation"): lambda a, b: _same_items(a, _each(b)),
+    ("relation", "system"): lambda a, b: _same_items(_each(a), b)}
 
 
 def _same(a, b) -> bool:
     """Are two values the same?"""
-    if a[0] == b[0] == "relation":
-        return a[1:3] == b[1:3] and _same(a[3], b[3])
-    if "relation" in (a[0], b[0]):
-        (_, _, operator, value), other = (a, b) if a[0] == "relation" else (b, a)
-        return operator in ("=", r"\in") and _same(value, other)
-    if a[0] == b[0] == "tuple":
-        return a[1] == b[1] and a[3] == b[3] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2]))
-    if a[0] == b[0] and a[0] in ("set", "union"):
-        if max(len(a[1]), len(b[1])) > 16:
-            return set(a[1]) == set(b[1])
-        return all(any(_same(x, y) for y in b[1]) for x in a[1]) and all(
-            any(_same(x, y) for x in a[1]) for y in b[1]
-        )
-    if {a[0], b[0]} <= {"number", "expression"}:
-        if a[2] != b[2] and a[2] and b[2]:
-            return False
-        if a[0] == b[0] == "number":
-            return a[1] == b[1]
-        (one, signs), (other, more) = ((("n", v[1]), False) if v[0] == "number" else v[1] for v in (a, b))
-        return _same_expression(one, other, signs or more)
-    return a == b  # infinities
+    if (a[0], b[0]) in _ALIKE:
+        return _ALIKE[a[0], b[0]](a, b)
+    if a[0] == "relation":
+        return a[2] in ("=", r"\in") and _same(a[3], b)
+    if b[0] == "relation":
+        return b[2] in ("=", r"\in") and a[0] != "equation" and _same(a, b[3])
+    return a == b
 
 
 def _rounded(gold: str, value: Fraction) -> bool:
@@ -722,6 +595,14 @@ def _rounded(gold: str, value: Fraction) -> bool:
     return 0 <= value * (-1 if digits[0] == "-" else 1) - abs(Fraction(digits)) < step
 
 
+def _only_words(text: str, value) -> bool:
+    """Words as an expected answer: only the same words are right. (A few letters may be a product, too.)"""
+    if _WORDS.fullmatch(text):
+        return re.search("[A-Za-z]{3}|^(no|No|NO)$", text) is not None
+    return value is None and bool(re.search(r"[^\W\d_]{2}|[^\W\d_A-Za-z]", text)) and not re.search(
+        r"[\\^_=<>{}|~$]", text)
+
+
 def same_answer(given: str, gold: str) -> bool:
     """Is `given` the same answer as the expected `gold`? See the rules above. Never raises for any text."""
     if len(given) > LONGEST or len(gold) > LONGEST:
@@ -729,16 +610,22 @@ def same_answer(given: str, gold: str) -> bool:
     (text, value), (wanted, expected) = _read(given), _read(gold)
     if text == wanted:
         return True
-    if re.fullmatch(r"[A-Za-z][A-Za-z '-]*", wanted) and re.search("[A-Za-z]{3}|^(no|No|NO)$", wanted):
-        return text.isascii() and text.lower() == wanted.lower()
-    if re.fullmatch(r"\(?[A-J]\)?", wanted):
+    if _only_words(wanted, expected):
+        return text.isascii() == wanted.isascii() and text.lower() == wanted.lower()
+    if _LETTER.fullmatch(wanted):
         choice = _CHOICE.fullmatch(text)
         return bool(choice) and choice[1].upper() == wanted.strip("()")
     if value is not None and _ROUNDED.fullmatch(wanted):
         value = value[3] if value[0] == "relation" and value[2] == "=" else value
-        return value[0] == "number" and not value[2] and _rounded(wanted, value[1])
-    if expected is None and (own := re.fullmatch(r"(.*[\d)}])(\s*[A-Za-z ]{3,})", wanted)):
-        if _NUMBER_WORDS.search(own[2]) is None:  # a unit that only the expected answer knows: 42 sprockets
-            bare = text.removesuffix(own[2])
-            return bare != wanted and same_answer(bare.strip(), own[1].strip())
+        plain = value[0] == "number" and not value[2] and isinstance(value[1], Fraction)
+        return plain and _rounded(wanted, value[1])
     return value is not None and expected is not None and _same(value, expected)
+
+
+def reading(gold: str) -> str:
+    """How an expected answer is read: "value", "words" (only the same words are right, in any case), or
+    "nothing": it looks like mathematics, but has no value here, so only the identical text is right."""
+    text, value = _read(gold) if len(gold) <= LONGEST else ("", None)
+    if _only_words(text, value):
+        return "words"
+    return "value" if value is not None or _ROUNDED.fullmatch(text) or _LETTER.fullmatch(text) else "nothing"
