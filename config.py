@@ -297,12 +297,12 @@ _TINY = {
     "sft": dict(steps=400, batch_size=96, micro_tokens=2048, lr=1.5e-2),
     "grpo": dict(steps=48, prompts=16, group_size=16, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=8),
-    "distill": dict(prompts=2048, keep=3)}
+    "distill": dict(prompts=2048, keep=3, longest_line=90)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),
     "grpo": dict(steps=200, lr=1e-4, updates=2),
-    "distill": dict(prompts=2048, samples=16)}
+    "distill": dict(prompts=2048, samples=16, longest_line=90)}
 SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_dense": _TINY, "small": _SMALL,
     "small_dense": _SMALL, "base1b": _SMALL | {
         "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),

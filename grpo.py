@@ -116,7 +116,7 @@ class Config:
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
-    strict_format: bool = knob(True, STRICT_FORMAT, group="rewards")
+    strict_format: bool = knob(True, STRICT_FORMAT)
     router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
     micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="memory")

@@ -389,8 +389,8 @@ def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
 def columns_of(rows: list[dict]) -> dict[str, list]:
     """The rows of one task as columns: what a reward is called with, beside the completions."""
     names = dict.fromkeys(k for row in rows for k in row if k not in ("task", "prompt", "completion"))
-    columns = {"language": ["en"] * len(rows), "prompts": [row["prompt"] for row in rows]}
-    return columns | {k: [row.get(k) for row in rows] for k in names}
+    columns = {"prompts": [row["prompt"] for row in rows]} | {k: [row.get(k) for row in rows] for k in names}
+    return columns | {"language": [row.get("language") or "en" for row in rows]}
 
 
 def _logged(at: list[int], out: list[dict], metrics: dict, tables: dict, extra: list[dict] | None):

@@ -546,6 +546,12 @@ def test_language_share_of_mixed_text(text, language, share):
     assert language_reward([wrap("1", text)], [language]) == [pytest.approx(share)]
 
 
+def test_a_row_without_a_language_is_english_beside_rows_that_have_one():
+    rows = [{"prompt": "p", "task": "math", "answer": "1"} | more for more in ({"language": "de"}, {})]
+    texts = [wrap("1", "wir brauchen noch"), wrap("1", "so we need")]
+    assert [s["language"] for s in score(rows, texts, plan_of("", "language=1"))] == [1.0, 1.0]
+
+
 def test_language_of_no_thinking_is_nothing_and_an_unknown_language_an_error():
     assert language_reward(["so we wait", wrap("so", ""), wrap("so", " ")], ["en"] * 3) == [0.0] * 3
     with pytest.raises(ValueError, match="did you mean"):
