@@ -73,7 +73,7 @@ RULES: dict[str, Callable[[str, dict], bool]] = {
     "puzzle24": lambda a, e: SUM(a, e) and sorted(map(int, re.findall("[0-9]+", a))) == sorted(
         e["metadata"]["numbers"]),
     "number_sorting": lambda a, e: numbers_of(a) == numbers_of(e["answer"]),
-    "coin_flip": lambda a, e: CHANCE(a, e) and abs(Fraction(a) - Fraction(e["answer"])) <= Fraction("1e-4"),
+    "coin_flip": lambda a, e: CHANCE(a, e) and 100 * abs(1 - Fraction(a) / (Fraction(e["answer"]) or 1)) <= 1,
     "complex_arithmetic": form(r"[-+0-9.ij() ]*"), "advanced_geometry": form(r"[^,]*(?:,[^,]*)?"),
     "fraction_simplification": lambda a, e: len(re.findall("frac|/", a)) == 1,
     "gsm_symbolic": form(r"[^-0-9]*[0-9]+(?:\.[0-9]+)?[^0-9]*"),
