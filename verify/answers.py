@@ -44,7 +44,9 @@ def _characters() -> dict[int, str]:
         \le \ge \ge \ne \in \notin \approx \pm \mp \emptyset \lor \land \to \to \leftarrow \Rightarrow
         | \langle \rangle \langle \rangle \mathbb{R} : ^\circ ^\circ ^\circ ^\circ \euro \pound \yen ... ...
         ' ' ' " " , . \, \, \sqrt \sqrt[3] \sqrt[4] \emptyset""".split(), strict=True))
-    meaning = {c: m + " " if m[-1].isalpha() else m for c, m in meaning.items()} | {"\u00a2": " cents"}
+    meaning = {c: m + " " if m[-1].isalpha() else m for c, m in meaning.items()} | {"\u00a2": " cents",
+        "\ufe63": "-",
+        "\u2220": r"\angle ", "\u25b3": r"\triangle "}
     meaning |= dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00a0\u3000\u205f", " ")
     meaning |= {chr(c): " " for c in range(0x2000, 0x200B) if c != 0x2009}
     meaning |= {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"\uffe5": r"\yen "}
@@ -65,10 +67,10 @@ def _characters() -> dict[int, str]:
 
 
 _MEANING = _characters()
-_MARKS = [(re.compile(f"[{marks}]+"), sign, str.maketrans(marks, "0123456789+-n"[:len(marks)]))
+_MARKS = [(re.compile(f"[{marks}]+"), sign, str.maketrans(marks, "0123456789+-nki"))
     for sign, marks in (
-        ("^", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"),
-        ("_", "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"))]
+        ("^", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f\u1d4f\u2071"),
+        ("_", "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b\u2099\u2096\u1d62"))]
 _DASH = re.compile(r"(^[\d.,\s]*\d\s*)?[\u2010-\u2015](?=(\s*[\d.])?)")
 _WHOLE = [re.compile(pattern, re.DOTALL) for pattern in (r"\$\$(.*)\$\$", r"\$((?:[^$\\]|\\.)+)\$",
     r"\\\((.*)\\\)", r"\\\[(.*)\\\]",
@@ -91,7 +93,8 @@ _REPLACED = [(re.compile(pattern, re.DOTALL | re.ASCII), new) for pattern, new i
     (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*)?\{(st|nd|rd|th)\}\s*\}?", r"\1"),
     (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]", r"\\\\"), (r"\\\\\s*$", ""),
-    (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"),
+    (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"), (r"\\cr(?![A-Za-z])", r"\\\\"),
+    (r"\\not\s*=", r"\\ne "),
     (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}\s*$", r"\1"))]  # {x | x > 2}
 _SIMPLE = re.compile(r"[\w .,:;/()+'!?=-]*", re.ASCII)  # nothing in it to clean
 
@@ -173,11 +176,11 @@ _UNITS = {name: words.split()[0] for words in """
     ml milliliter millilitre mL, l liter litre L, gallon gal, s second sec, min minute, h hour hr, day, week,
     month, year yr, dollar USD, cent, euro EUR, gbp GBP, yen JPY, degree deg, C Celsius, F Fahrenheit,
     radian rad, unit, point, N newton, J joule, W watt, V volt, A ampere amp, K kelvin, Hz hertz,
-    Pa pascal, mol mole, acre, hectare
+    Pa pascal, mol mole, acre, hectare, kWh, GB, MB, pt pint, qt quart, tsp teaspoon, tbsp tablespoon
 """.split(",") for word in words.split() for name in (word, word + "s")} | {"inches": "inch"}
-_QUALIFIERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "per": "/"}
+_QUALIFIERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "per": "/", "a": "/", "an": "/"}
 _SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
-_FILLERS = {*"a an the of in on at for with".split()}
+_FILLERS = {*"the of in on at for with".split()}
 # words that make another number of the one before them, or doubt it
 _CHANGING = {*"""not no nor none never neither without except excluding over under below above beneath less
     fewer than negative negated opposite inverse reciprocal squared cubed power root rooted factorial mod
@@ -191,8 +194,8 @@ _CHANGING = {*"""not no nor none never neither without except excluding over und
 _COUNTING = re.compile(r"""(?:zero|one|two|three|thir|four|for|fif|five|six|seven|eigh|eight|nin|nine|ten|
     eleven|twelf|twelve|teen|ty|tie|half|halve|quarter|dozen|score|hundred|thousand|[a-z]*illion|double|triple|
     quadruple|first|third|second(?=th)|nth|minus|plus|and|or)+(?:s|th|ths|fold|st|sts)?""", re.VERBOSE)
-_UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)(?P<unit>[A-Za-z][A-Za-z /*^{}23'.-]*)",
-    re.DOTALL | re.ASCII)
+_UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)"
+    r"(?P<unit>(?:[A-Za-z]|/\s?[A-Za-z]{3})[A-Za-z /*^{}23'.-]*)", re.DOTALL | re.ASCII)
 _REMARK = re.compile(r"(.*\S\s+)\(\s*([A-Za-z][A-Za-z' -]+)\)", re.DOTALL | re.ASCII)
 _MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
 _SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
@@ -214,8 +217,12 @@ def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
     for i, word in enumerate(words):
         low, follows = word.lower(), i + 1 < len(words) and words[i + 1][0].isalpha()
         known = _UNITS.get(word) or (_UNITS.get(low) if len(word) > 2 else None)
-        if word in _QUALIFIERS and (word == "per" or not power):
-            power += [_QUALIFIERS[word]] if word != "per" else out.append("/") or []
+        if word in ("a", "an") and i and words[i - 1].lower() in _FILLERS:
+            continue
+        elif _QUALIFIERS.get(word) == "/":
+            out.append("/")
+        elif word in _QUALIFIERS and not power:
+            power = [_QUALIFIERS[word]]
         elif not word[0].isalpha():
             out.append(re.sub(r"[{}]", "", word))
         elif known and (spaced or len(word) > 1) and not (follows and low in _FILLERS):
@@ -223,7 +230,7 @@ def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
             power = []
         elif low in _FILLERS and follows:
             continue
-        elif spaced and _counted(low) and not power and "." not in text:
+        elif spaced and _counted(word) and not power and "." not in text:
             out.append("?" + re.sub("(?:es|s|e)$", "", re.sub("ies$", "y", low.rstrip("'"))))
         else:
             return None
@@ -231,9 +238,11 @@ def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
 
 
 def _counted(word: str) -> bool:
-    """Ducks, but no hundreds and no abc."""
-    return len(word) > 2 and bool(re.search("[aeiouy]", word)) and word not in ascii_lowercase and not any(
-        part in _CHANGING or part == "t" or _COUNTING.fullmatch(part) for part in re.split("['-]", word))
+    """Ducks and TVs, but no hundreds and no abc."""
+    return len(word) > 2 and bool(re.search("[aeiouy]|[A-Z]s$", word)) and word.lower(
+        ) not in ascii_lowercase and not any(
+        part in _CHANGING or part == "t" or _COUNTING.fullmatch(part)
+        for part in re.split("['-]", word.lower()))
 
 
 def _units_agree(a: tuple, b: tuple) -> bool:
@@ -290,8 +299,8 @@ _TIME = re.compile(r"(\d\d?)(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.ASCII | r
 _RATIO = re.compile(r"[\d.]+(?:\s*:\s*[\d.]+)+", re.ASCII)
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13),
     strict=True))
-_BASED = re.compile(r"([+-]?)(\d[\dA-Za-z]*)(?:\s*_\s*(\{)?\s*|\s+(\()?(?:in )?base[ -]*)(\d\d?|[a-z]+)\s*"
-    r"(?(3)\})(?(4)\))", re.ASCII)
+_BASED = re.compile(r"([+-]?)\(?(\d[\dA-Za-z]*)\)?(?:\s*_\s*\{?\s*\(?|\s+\(?(?:in )?base[ -]*)"
+    r"(\d\d?|[a-z]+)\s*\)?\}?", re.ASCII)
 _COMMANDS = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
 _LETTER = re.compile(r"\(?[A-J]\)?")
@@ -452,7 +461,7 @@ def _based(text: str, depth: int):
     """52_8, 52 (base 8); 3a_2 is a variable with an index"""
     if not (match := _BASED.fullmatch(text)):
         return None
-    base = int(match[5]) if match[5].isdigit() else _BASES.get(match[5], 0)
+    base = int(match[3]) if match[3].isdigit() else _BASES.get(match[3], 0)
     try:
         value = int(match[1] + match[2], base)
     except ValueError:  # 92 in base 8
@@ -507,7 +516,8 @@ def _read(text: str):
     number = _number(text)
     if number is not None and " " not in text:
         return text, ("number", number, ())
-    return re.sub(r" ?([^\w .\\]) ?", r"\1", " ".join(text.split())), _value(text)
+    text = " ".join(text.split())
+    return re.sub(r" ?([^\w .\\]) ?", r"\1", text), _value(text)
 
 
 # ------------------------------------------------------------------------------------------------ sameness

@@ -402,6 +402,8 @@ def _logarithm(node, p: int, point: int) -> int:
             (number.denominator, -1)) for q, power in _factors(n)) % p
     if node == ("v", "e"):
         return 1
+    if node[0] == "root":
+        return _logarithm(node[1], p, point) * pow(node[2], -1, p)
     if node[0] == "^" and node[1] == ("v", "e"):
         return _residue(node[2], p, point)
     return _opaque(p, "ln", _residue(node, p, point))
