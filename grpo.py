@@ -568,6 +568,9 @@ def main():
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
+    if cfg.task.startswith("gym:"):  # ours are about equally long
+        soon = [rows(i) for i in range(min(1000, cfg.steps * cfg.prompts))]
+        fitting_prompts(model, tokenizer, soon, cfg.max_new_tokens, "error")
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, init)
     gather(ranks, None)  # wait for the folder

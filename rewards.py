@@ -488,6 +488,7 @@ COLUMNS: dict[str, dict[str, Callable]] = {
     "countdown": {"numbers": whole_numbers, "target": whole_number},
     **dict.fromkeys(("math", "math_boxed", "exact"), {"answer": as_text}), "number": {"answer": with_number},
     **dict.fromkeys(("code", "code_fraction"), {"tests": as_tests}), "language": {"language": as_language},
+    "gym": {"dataset": as_text, "seed": whole_number, "index": whole_number},
     "answered": {"answers": texts}, "clean": {"never": texts, "refusals": texts},
 }
 
