@@ -78,23 +78,23 @@ _WHOLE = [re.compile(pattern, re.DOTALL) for pattern in (r"\$\$(.*)\$\$", r"\$((
 _BOX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|textrm|emph)\s*\{")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal|sf)?|math(?:rm|bf|it|sf)|mbox|bm|boldsymbol|vec)"
     r"\s*\{([^{}]*)\}")
+_ALIASES = {  # commands that mean another one, a character or nothing
+    **dict.fromkeys("""left right middle displaystyle textstyle limits big Big bigg Bigg bigl bigr Bigl Bigr
+    biggl biggr Biggl Biggr""".split(), ""), **dict.fromkeys("quad qquad enspace thinspace".split(), " "),
+    **dict.fromkeys("dfrac tfrac cfrac".split(), r"\frac"), "dbinom": r"\binom", "tbinom": r"\binom",
+    **dict.fromkeys("ldots cdots dots".split(), "..."), **dict.fromkeys("lvert rvert vert mid".split(), "|"),
+    "lbrace": r"\{", "rbrace": r"\}", "langle": "(", "rangle": ")", "colon": ":", "varnothing": r"\emptyset",
+    "degree": r"^\circ", "rightarrow": r"\to", "longrightarrow": r"\to", "cr": r"\\"}
 _REPLACED = [(re.compile(pattern, re.DOTALL | re.ASCII), new) for pattern, new in (
     (r"(?<![\w*)}])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\w*({\\])", r" \1 "),  # bold within the text
     (r"(?<!\\)\$([^$]*)(?<!\\)\$", r" \1 "), (r"(?<!\\)\\[()]", " "),  # $69$, $84$
-    (r"\\(?:left|right|middle|displaystyle|textstyle|limits|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
+    (r"\\([A-Za-z]+)", lambda m: _ALIASES.get(m[1], m[0])),
     (r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!)\s*\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0])),
-    (r"(?<!\\)\\[,!;: ]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z])|(?<=.)~(?=.)|\\[hv]space\*?\{[^{}]*\}",
-    " "),
-    (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"), (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."),
-    (r"\\([%$&])", r"\1"), (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
-    (r"\\langle(?![A-Za-z])", "("), (r"\\rangle(?![A-Za-z])", ")"), (r"\\colon(?![A-Za-z])", ":"),
-    (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"), (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
-    (r"\\degree(?![A-Za-z])", r"^\\circ"), (r"\\(?:long)?rightarrow(?![A-Za-z])", r"\\to"),
-    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<!\\)\\[,!;: ]|(?<=.)~(?=.)|\\[hv]space\*?\{[^{}]*\}", " "), (r"\\([%$&])", r"\1"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\\not\s*=", r"\\ne "),
     (r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*)?\{(st|nd|rd|th)\}\s*\}?", r"\1"),
-    (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]", r"\\\\"), (r"\\\\\s*$", ""),
-    (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"), (r"\\cr(?![A-Za-z])", r"\\\\"),
-    (r"\\not\s*=", r"\\ne "),
+    (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]|\\\\$", lambda m: m[0][:2] if m[0][2:] else ""),
+    (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"),
     (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}\s*$", r"\1"))]  # {x | x > 2}
 _SIMPLE = re.compile(r"[\w .,:;/()+'!?=-]*", re.ASCII)  # nothing in it to clean
 
@@ -132,7 +132,7 @@ def _clean(text: str) -> str:
             text = marks.sub(lambda m, s=sign, t=table: f"{s}{{{m[0].translate(t)}}}", text)
         text = _DASH.sub(lambda m: m[0] if m[1] and m[2] else (m[1] or "") + "-", text.translate(_MEANING))
     text = _unwrap(text)
-    if not _SIMPLE.fullmatch(text):
+    if not _SIMPLE.fullmatch(text) and _number(text) is None:
         for pattern, new in _REPLACED:
             text = pattern.sub(new, text)
         text = _unwrap(text)
@@ -144,6 +144,7 @@ def _clean(text: str) -> str:
 _PLAIN = re.compile(r"[+-]?\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
 _REPEATING = re.compile(r"[+-]?(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
 _MIXED = re.compile(r"[+-]?(?:(\d+)\s+)?(\d+)/(\d+)", re.ASCII)
+_MIXED_FRAC = re.compile(r"[+-]?(\d+)?\s*\\[dtc]?frac\{(\d+)\}\{(\d+)\}", re.ASCII)
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 
 
@@ -157,7 +158,7 @@ def _number(text: str) -> Fraction | None:
             return None
         power = int(exponent or 0) - len(decimals or "")
         return sign * (Fraction(int(digits)) * Fraction(10) ** power if power else Fraction(int(digits)))
-    if len(text) < 200 and (match := _MIXED.fullmatch(text)):
+    if len(text) < 200 and (match := _MIXED.fullmatch(text) or _MIXED_FRAC.fullmatch(text)):
         whole, top, bottom = (int(part or 0) for part in match.groups())
         return sign * (whole + Fraction(top, bottom)) if bottom and (not match[1]
             or 0 < top < bottom) else None
@@ -509,14 +510,11 @@ def _value(text: str, depth: int = 0):
 
 @lru_cache(4096)
 def _read(text: str):
-    """(the text without wrapping and white space, its value or None)."""
-    text = _clean(text)
-    if _WORDS.fullmatch(text) and " " not in text and len(text) > 3:
-        return text, None
+    """(the text without wrapping and white space, its value or None); what is simple is read at once."""
     number = _number(text)
-    if number is not None and " " not in text:
-        return text, ("number", number, ())
-    text = " ".join(text.split())
+    if number is not None or (text.isalpha() and len(text) > 3 and _WORDS.fullmatch(text)):
+        return text, None if number is None else ("number", number, ())
+    text = " ".join(_clean(text).split())
     return re.sub(r" ?([^\w .\\]) ?", r"\1", text), _value(text)
 
 
