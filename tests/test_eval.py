@@ -266,7 +266,7 @@ def test_votes_cost_nothing_to_be_right_with_one_sample_and_all_of_them():
 
 
 @pytest.mark.parametrize("answers,classes", [(["1/2", "0.5", r"\frac{2}{4}", "2"], [[0, 1, 2], [3]]),
-    (["x = 5", "5", None, "y = 5"], [[0, 1], [3]]), (["50%", "0.50", "50"], [[0, 1], [2]]),
+    (["x = 5", "5", None, "y = 5"], [[0, 1], [3]]), (["50%", "0.50", "50"], [[0, 2], [1]]),
     (["blue", "Blue ", "green"], [[0, 1], [2]])])
 def test_equal_answers_are_one_vote_by_value(answers, classes):
     assert sorted(map(sorted, vote_classes(answers, by_value=True))) == classes
