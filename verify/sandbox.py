@@ -48,6 +48,7 @@ from itertools import islice
 if __name__ != "__main__":  # the jailed side starts without them
     import ast
     import importlib.util
+    import marshal
     import select
     import signal
     import socket
@@ -59,7 +60,7 @@ if __name__ != "__main__":  # the jailed side starts without them
 else:
     NamedTuple = object
 
-ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of programs
+ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 OUTPUT, REPLY, TMPFS = 8 << 20, 16 << 20, 16 << 20  # bytes: files written, one answer, the temporary folder
 
 
@@ -114,8 +115,9 @@ def _seccomp_filter(machine: str) -> bytes:
         for value in values:
             body += [(equal, 0, 1, value), (give, 0, 0, allow)]
         code += [(equal, 0, len(body) + 1, numbers[column]), *body, (give, 0, 0, deny)]
-    code += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_THREAD), (give, 0, 0, allow),
-        (give, 0, 0, deny), (equal, 0, 1, _CLONE3), (give, 0, 0, no_such_call), (give, 0, 0, deny)]
+    code += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_THREAD),
+        (give, 0, 0, allow), (give, 0, 0, deny), (equal, 0, 1, _CLONE3), (give, 0, 0, no_such_call),
+        (give, 0, 0, deny)]
     return b"".join(struct.pack("=HBBI", *line) for line in code)
 
 
@@ -313,9 +315,10 @@ def _encode(value, peer, numbers=None):
     if type(value).__module__ == "numpy" and isinstance(value, sys.modules["numpy"].generic):
         return _encode(value.item(), peer, numbers)
     if _standard(type(value)):
-        if isinstance(value, sys.modules.get("datetime", peer).timedelta):
-            return ["timedelta", value.days, value.seconds, value.microseconds]
-        return [type(value).__name__, value.isoformat() if hasattr(value, "isoformat") else str(value)]
+        name = type(value).__name__
+        if name == "timedelta":
+            return [name, value.days, value.seconds, value.microseconds]
+        return [name, value.isoformat() if hasattr(value, "isoformat") else str(value)]
     return peer.keep(value)
 
 
@@ -381,8 +384,8 @@ def _decode_box(kind, inner, extra, number, peer, boxes):
     elif kind == "deque":
         box = deque(maxlen=extra)
     elif kind == "defaultdict":
-        plain = isinstance(extra, str) and extra in ("int", "float", "str", "list", "dict", "set", "tuple", "bool")
-        box = defaultdict(getattr(builtins, extra) if plain else None)
+        factories = ("int", "float", "str", "list", "dict", "set", "tuple", "bool")
+        box = defaultdict(getattr(builtins, extra) if extra in factories else None)
     else:
         box = _BOXES[kind]()
     if number is not None:
@@ -412,17 +415,17 @@ def _array_type():
 
 
 class Remote:
-    """An object of the other process. It can be called, read (len, items, iteration, str), changed (attributes,
-    items), entered by `with` and asked for attributes; it has no truth and no arithmetic, where it could lie.
-    Predicates that literals have, too (`startswith`, `in`), it answers only if a capitalised name, a class,
-    has just made it.
+    """An object of the other process. It can be called, read (len, items, iteration, str), changed
+    (attributes, items), entered by `with` and asked for attributes; it has no truth and no arithmetic, where
+    it could lie. Predicates that literals have, too (`startswith`, `in`), it answers only if a class made it.
 
-    Two of them are equal only if one is made by the test itself of a plain record (a dataclass as the library
-    makes it, or a member of an Enum by its name). What such a record holds, the test knows from its own
-    arguments; so the program is not asked for it, and hears of it only when it is used for something else. The
-    other one's fields, which the program states, must be equal to that."""
+    Two are equal only if the test made one of them, as a plain record: `P(1)`. What that holds the test knows
+    from its own arguments: the program is not asked, and hears of the record only if it is used for something
+    else (`_at`). What the program says of the other one's fields must be equal to that. So it must know what
+    the test compares to; it can neither lie about `P(1)` nor copy it."""
 
-    __slots__ = ("_peer", "_where", "_name", "_shape", "_is_made", "_data", "_maker")
+    __slots__ = ("_peer", "_where", "_name", "_shape", "_is_made", "_is_member", "_data", "_maker")
+    __array_ufunc__ = None  # numpy does not look into it
 
     def __init__(self, peer, where, **more):
         for name, value in {"_peer": peer, "_where": where, **more}.items():
@@ -446,9 +449,12 @@ class Remote:
         dunder = name.startswith("__") and name != "__name__"
         if dunder or (name in _PREDICATES and not self._is_made):
             raise AttributeError(f"an object of the program stands where a literal should: {name}")
+        if self._where is None and type(value := dict(self._data[1]).get(name, self)) in _PLAIN:
+            return value
         if self._shape and self._shape[0] == "enum" and name in self._shape[2]:
             maker = partial(self._ask, "attribute", name)
-            return Remote(self._peer, None, _data=(self._shape[1], name), _maker=maker)
+            data = self._shape[1], [("name", name)]
+            return Remote(self._peer, None, _is_member=True, _data=data, _maker=maker)
         return self._ask("attribute", name)
 
     def __call__(self, *args, **named):
@@ -461,10 +467,10 @@ class Remote:
             maker = partial(self._ask, "call", *args, **named)
             return Remote(self._peer, None, _is_made=True, _data=(name, [*bound.items()]), _maker=maker)
         value = self._ask("call", *args, **named)
-        is_class = bool(self._name) and self._name[0].isupper()
+        is_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
         if isinstance(value, Remote):
             _set(value, "_is_made", is_class)
-        elif is_class and (args or named):
+        elif is_class:
             self._peer.echo = self._name
         return value
 
@@ -499,8 +505,8 @@ class Remote:
         return self._ask("contains", value) is True if self._is_made else value in self._ask("list")
 
     def __instancecheck__(self, thing):
-        if isinstance(thing, Remote) and not thing._where and self._shape and thing._data[0] == self._shape[1]:
-            return True  # without telling the program of it
+        if isinstance(thing, Remote) and not thing._where and thing._data[0] == (self._shape or "??")[1]:
+            return True  # the program is not told of it
         return self._ask("isinstance", thing) is True
 
     def __subclasscheck__(self, kind):
@@ -516,7 +522,7 @@ class Remote:
         """Tells the program, which cannot hide the error: it may be the test's own."""
         try:
             self._ask("exit", *([kind, str(error)] if isinstance(error, Exception) else ()))
-        except Exception:
+        except (Exception, SystemExit):
             if kind is None:
                 raise
 
@@ -539,16 +545,15 @@ class Remote:
         raise TypeError("an object of the program has no truth here")
 
 
-_set = object.__setattr__
+_set, _PLAIN = object.__setattr__, (int, float, str, bool, bytes, complex, type(None))
 _PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "is_integer"} | {
     name for name in dir(str) if name.startswith("is")}
 
 
 def _same(a, b) -> bool:
     """`a is b` in a test; the members of an Enum are one by their names."""
-    members = isinstance(a, Remote) and any(r._data and isinstance(r._data[1], str) for r in (a, b)
-        if isinstance(r, Remote))
-    return a is b or members and a == b
+    both = isinstance(a, Remote) and isinstance(b, Remote)
+    return a is b or bool(both and (a._is_member or b._is_member) and a == b)
 
 
 def _bound(fields: list, args: tuple, named: dict) -> dict | None:
@@ -564,35 +569,36 @@ def _bound(fields: list, args: tuple, named: dict) -> dict | None:
 def _shape(kind) -> list | None:
     """What the program tells of a class: ["record", name, [[field, default], ...]] of a dataclass that is as
     the library makes it, ["named", ...] of a named tuple, ["enum", name, members]; None of any other."""
-    enum, library = sys.modules.get("enum"), sys.modules.get("dataclasses")
+    enum, library, name = sys.modules.get("enum"), sys.modules.get("dataclasses"), kind.__name__
+    codes = [getattr(getattr(kind, n), "__code__", None) for n in ("__new__", "__init__", "__eq__")]
+    if "solution.py" in [getattr(code, "co_filename", None) for code in codes]:
+        return None  # it has a way of its own
     if issubclass(kind, tuple) and hasattr(kind, "_field_defaults"):
-        if kind.__new__.__code__.co_filename == "solution.py":
-            return None
-        defaults = kind._field_defaults
-        return ["named", kind.__name__, [[f, *([defaults[f]] if f in defaults else [])] for f in kind._fields]]
+        return ["named", name, [[f, *_default(kind._field_defaults, f)] for f in kind._fields]]
     if enum and issubclass(kind, enum.Enum):
-        return None if issubclass(kind, int | str | float) else ["enum", kind.__name__, list(kind.__members__)]
+        return None if issubclass(kind, int | str | float) else ["enum", name, list(kind.__members__)]
     settings = vars(kind).get("__dataclass_params__")
-    if not settings or not settings.eq or hasattr(kind, "__post_init__") or kind.__new__ is not object.__new__:
+    if not settings or not settings.eq or not settings.init or hasattr(kind, "__post_init__"):
         return None
-    codes = [getattr(getattr(kind, name), "__code__", None) for name in ("__init__", "__eq__")]
     fields = library.fields(kind)
-    arguments = codes[0] and codes[0].co_argcount + codes[0].co_kwonlyargcount
-    if (any(code is None or code.co_filename == "solution.py" for code in codes)
-            or arguments != len(fields) + 1 or not all(f.init and f.compare for f in fields)):
+    if (codes[1].co_argcount + codes[1].co_kwonlyargcount != len(fields) + 1  # there is an InitVar
+            or not all(f.init and f.compare for f in fields)):
         return None
-    rows = []
-    for f in sorted(fields, key=lambda f: f.kw_only):
-        made = f.default_factory() if f.default_factory is not library.MISSING else f.default
-        rows.append([f.name, *([] if made is library.MISSING else [made])])
-    return ["record", kind.__name__, rows]
+    made = {f.name: f.default for f in fields if f.default is not library.MISSING}
+    made |= {f.name: f.default_factory() for f in fields if f.default_factory is not library.MISSING}
+    names = [f.name for f in sorted(fields, key=lambda f: f.kw_only)]
+    return ["record", name, [[f, *_default(made, f)] for f in names]]
+
+
+def _default(defaults: dict, name: str) -> list:
+    return [defaults[name]] if name in defaults else []
 
 
 def _record(thing) -> tuple | None:
     """(class, [(field, value), ...]) of a plain record, (class, name) of a member of an Enum, or None."""
     kind, name, fields = _shape(type(thing)) or (None,) * 3
     if kind == "enum":
-        return name, thing._name_
+        return name, [("name", thing._name_)]
     return (name, [(f, object.__getattribute__(thing, f)) for f, *_ in fields]) if kind == "record" else None
 
 
@@ -686,12 +692,14 @@ class _Peer:
         self.send(["ask", action, where, *sent, self.our_changes()])
         while (answer := self.receive())[0] == "ask":
             self.answer(*answer[1:])
-        raised, boxes, changes = answer[0] == "raise", dict(enumerate(lent)), {}
+        raised, boxes, changes, frames = answer[0] == "raise", dict(enumerate(lent)), {}, [sys._getframe()]
+        while frames[-1].f_back:
+            frames.append(frames[-1].f_back)
         for number, data in (answer[3 if raised else 2 :] or [()])[0]:
             box, new = lent[number], _decode(data, self, dict(boxes))
             if not isinstance(box, _kind_of_box(new)):
                 raise TypeError(f"a {type(box).__name__} cannot become a {type(new).__name__}")
-            changes[id(box)] = box, new
+            changes[id(box)] = box, new, frames
         value = None if raised else _decode(answer[1], self, boxes)
         self.pending |= changes
         if value is None or self.names is not None:
@@ -705,7 +713,14 @@ class _Peer:
     def settle(self, changes=None):
         """Let the changes of passed containers show: these, or all."""
         for key in [*(self.pending if changes is None else changes)]:
-            _refill(*self.pending.pop(key))
+            _refill(*self.pending.pop(key)[:2])
+
+    def step(self):
+        """A statement begins: what calls in earlier ones of this function changed shows. A function that is
+        called in the middle of a statement does not see what the statement changed so far."""
+        if self.pending:
+            frame = sys._getframe(1)
+            self.settle([key for key, (*_, frames) in self.pending.items() if frame in frames])
 
     def our_changes(self) -> list:
         """What the test changed of the containers that it read from the program's objects and still holds."""
@@ -764,7 +779,8 @@ _ACTIONS = {
     "issubclass": lambda kind, other: issubclass(other, kind),
     "record": lambda thing: _record(thing),
     "enter": lambda thing: type(thing).__enter__(thing),
-    "exit": lambda thing, kind=None, text="": type(thing).__exit__(thing, kind, kind and kind(text), None) and None,
+    "exit": lambda thing, kind=None, text="": type(thing).__exit__(
+        thing, kind, kind and kind(text), None) and None,
 }
 
 
@@ -779,6 +795,8 @@ def _lineage(kind: type) -> list[str]:
 class _Names(dict):
     """A test's variables; a name that is neither its own nor a builtin is the program's."""
 
+    not_math = Remote, type(sys)  # what the program calls `math` is not, unless a function that a test calls
+
     def __missing__(self, name):
         if hasattr(builtins, name) and not self.builtins_are_theirs:
             raise KeyError(name)  # looked up among the builtins next
@@ -790,8 +808,9 @@ class _Names(dict):
                     raise KeyError(name) from None
                 raise
             value = None
-        if name in _MODULES and (value is None or isinstance(value, Remote)) and name not in self.called:
-            value = __import__(name)  # no object that the program calls `math`
+        doubtful = value is None or isinstance(value, self.not_math)
+        if doubtful and name in _MODULES and name not in self.called:
+            value = __import__(name)
         if isinstance(value, type(sys)):
             return self.setdefault(name, value)
         if not isinstance(value, type):
@@ -816,7 +835,7 @@ def _stepwise(tree, ast):
     """A test in which changes of its containers show between statements only, so that in `f(a) == sorted(a)`
     the program cannot change what it is compared to; `assert a and b` is two statements."""
     for node in [*ast.walk(tree)]:
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.IsNot):
+        if isinstance(node, ast.Compare) and [type(op) for op in node.ops] in ([ast.Is], [ast.IsNot]):
             same = ast.Call(ast.Name("<same>", ast.Load()), [node.left, *node.comparators], [])
             node.left, node.comparators = same, [ast.Constant(isinstance(node.ops[0], ast.Is))]
             node.ops = [ast.Is()]
@@ -824,12 +843,11 @@ def _stepwise(tree, ast):
             if isinstance(lines := getattr(node, name, None), list):
                 new = []
                 for line in lines:
-                    both = isinstance(line, ast.Assert) and isinstance(line.test, ast.BoolOp) and isinstance(
-                        line.test.op, ast.And)
-                    for part in [ast.Assert(v, line.msg) for v in line.test.values] if both else [line]:
+                    tests = isinstance(line, ast.Assert) and isinstance(getattr(line.test, "op", 0), ast.And)
+                    for part in [ast.Assert(v, line.msg) for v in line.test.values] if tests else [line]:
                         first = isinstance(part, ast.ImportFrom) and part.module == "__future__"
-                        settle = ast.Expr(ast.Call(ast.Name("<settle>", ast.Load()), [], []))
-                        new += [part] if first else [settle, part]
+                        step = ast.Expr(ast.Call(ast.Name("<step>", ast.Load()), [], []))
+                        new += [part] if first else [step, part]
                 setattr(node, name, new)
     return ast.fix_missing_locations(tree)
 
@@ -841,13 +859,14 @@ def _judge(tests: list[str], line: int, report: int):
 
     names = _Names(__name__="test")
     names.peer = peer = _Peer(line)
-    names.update({"<settle>": peer.settle, "<same>": _same})
+    names.update({"<step>": peer.step, "<same>": _same})
     trees = [ast.parse(test) for test in tests]
     names.called = {node.func.id for tree in trees for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     names.builtins_are_theirs = not _free_names(compile(tree, "<test>", "exec") for tree in trees)
     for code in [compile(_stepwise(tree, ast), "<test>", "exec") for tree in trees]:
         try:
+            peer.settle()
             exec(code, names)
             verdict = "pass"
         except (Exception, SystemExit) as error:
@@ -883,14 +902,14 @@ class _Packages:
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        allclose = module.allclose
+        allclose, array = module.allclose, module.array
 
         def strict(a, b, *args, **named):
             if not module.broadcast(module.asarray(a), module.asarray(b)).size:
                 raise ValueError("an array without elements proves nothing")
             return allclose(a, b, *args, **named)
 
-        module.allclose = strict
+        module.allclose, module.array = strict, lambda *a, **named: array(*a, **named).view(_array_type())
 
 
 def _module(name: str, program: str) -> dict:
@@ -913,11 +932,9 @@ def _candidate(program: str, line: int):
         peer.answer(*request)
 
 
-def _inside():
-    """What the child runs: read the job, close the doors, say so, and only then look at the program."""
-    spec, report, line = map(int, sys.argv[1:])
-    with os.fdopen(spec) as f:
-        job = json.load(f)
+def _inside(job: dict):
+    """What the child runs: close the doors, say so, and only then look at the program."""
+    report, line = map(int, sys.argv[-2:])
     sys.meta_path += [_Packages(folder, job["role"] == "judge") for folder in job["packages"]]
     try:
         _lock_down(*job["jail"])
@@ -947,16 +964,27 @@ class Result(NamedTuple):
     reason: str  # of the first failure; "" if all passed
 
 
+BOOT = "import marshal, sys\nwith open(int(sys.argv[2]), 'rb') as f: CODE, JOB = marshal.load(f)\nexec(CODE)"
+
+
+@cache
+def _code():
+    """This file, compiled once for all children."""
+    with open(__file__) as f:
+        return compile(f.read(), __file__, "exec")
+
+
 class _Child:
     """A fresh interpreter in its own process group, jailed, with a report that only its own side writes."""
 
     def __init__(self, role: str, text, jail: list, line: int = -1, files=(None, None, None)):
         self.report = tempfile.TemporaryFile()
-        with tempfile.TemporaryFile("w+") as spec:
-            json.dump({"role": role, "text": text, "jail": jail, "packages": _packages()}, spec)
+        with tempfile.TemporaryFile() as spec:
+            job = {"role": role, "text": text, "jail": jail, "packages": _packages()}
+            spec.write(marshal.dumps((_code(), job)))
             spec.seek(0)
             fds = (spec.fileno(), self.report.fileno(), line)
-            command = [sys.executable, "-I", "-S", "-B", __file__, *map(str, fds)]
+            command = [sys.executable, "-I", "-S", "-B", "-c", BOOT, __file__, *map(str, fds)]
             stdin, stdout, stderr = (subprocess.DEVNULL if f is None else f for f in files)
             self.process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/",
                 env=ENVIRONMENT, pass_fds=[f for f in fds if f >= 0], start_new_session=True)
@@ -987,7 +1015,8 @@ class _Child:
             self.report.seek(0)
             first, *lines = self.report.read().decode().splitlines() or [""]
         if first != "locked" and (first or ended):
-            raise SandboxError(f"programs cannot be run safely here: {first or 'the interpreter does not start'}"
+            why = first or "the interpreter does not start"
+            raise SandboxError(f"programs cannot be run safely here: {why}"
                 " (--unsafe_code_execution runs them unprotected)")
         return lines
 
@@ -1041,14 +1070,14 @@ NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
 
 def same_output(printed: str, want: str, tolerance: float | None = None) -> bool:
     """Is this output right? Line by line and, in a line, word by word: neither blank lines nor the amount of
-    white space matter. Words must be equal, whole numbers exactly so. Where a word of `want` is a number with a
-    point or an exponent, a number is right if the difference is
+    white space matter. Words must be equal, whole numbers exactly so. Where a word of `want` is a number with
+    a point or an exponent, a number is right if the difference is
 
         <= 1e-6 * min(1, |want|), or 1e-13 * |want| (what doubles lose), or 1e-9 where `want` is 0; or
         <= half a unit of want's last place, where it has four decimals or more, and <= |want| / 1000.
 
-    tolerance: on request, for all numbers but a whole one where a whole one is wanted: a difference of at most
-    tolerance * max(1, |want|) is right, too. 0 = words must be equal."""
+    tolerance: on request, for all numbers but a whole one where a whole one is wanted: a difference of at
+    most tolerance * max(1, |want|) is right, too. 0 = words must be equal."""
     lines = [[words for line in text.split("\n") if (words := line.split())] for text in (printed, want)]
     return [*map(len, lines[0])] == [*map(len, lines[1])] and all(
         a == b or _near(a, b, tolerance) for ours, theirs in zip(*lines, strict=True)
@@ -1056,10 +1085,10 @@ def same_output(printed: str, want: str, tolerance: float | None = None) -> bool
 
 
 def _near(given: str, want: str, tolerance: float | None) -> bool:
-    if tolerance == 0 or max(len(given), len(want)) > 400 or not (NUMBER.fullmatch(given) and NUMBER.fullmatch(want)):
+    words = (given, want)
+    if tolerance == 0 or max(map(len, words)) > 400 or not all(map(NUMBER.fullmatch, words)):
         return False
-    whole = [not re.search("[.eE]", word) for word in (given, want)]
-    a, b = float(given), float(want)
+    whole, (a, b) = [word.lstrip("+-").isdigit() for word in words], map(float, words)
     if all(whole) or whole[1] and tolerance is None or not math.isfinite(a) or not math.isfinite(b):
         return False
     mantissa, _, exponent = want.lower().partition("e")
@@ -1116,9 +1145,10 @@ def run_tests(program: str, tests: list, *, timeout: float | None = None, memory
     """Run a Python program against its tests: assert strings (statements that call the program), all in one
     process, or {"input": stdin, "output": stdout} pairs, a process each, which must end with status 0.
 
-    timeout: seconds of wall clock per process, 5 if None; memory_mb: of address space, 512 if None; tolerance:
-    of printed numbers (`same_output`), also as a key of a single pair. Raises ValueError for tests that are no
-    tests and for limits outside of LIMITS, SandboxError where the jail lacks a layer, unless `unsafe`."""
+    timeout: seconds of wall clock per process, 5 if None; memory_mb: of address space, 512 if None;
+    tolerance: of printed numbers (`same_output`), also as a key of a single pair. Raises ValueError for tests
+    that are no tests and for limits outside of LIMITS, SandboxError where the jail lacks a layer, unless
+    `unsafe`."""
     check_tests(tests, timeout=timeout, memory_mb=memory_mb, tolerance=tolerance)
     timeout, memory_mb = timeout or 5.0, int(memory_mb or 512)
     namespaces = not unsafe and sys.platform == "linux" and _namespaces_allowed()
@@ -1136,11 +1166,11 @@ def run_tests(program: str, tests: list, *, timeout: float | None = None, memory
 
 
 def run_many(jobs: list[tuple], **options) -> list[Result]:
-    """`run_tests` for many (program, tests) or (program, tests, options of its own), one at a time per core."""
+    """`run_tests` for many (program, tests) or (program, tests, its own options), one at a time per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(cores) as pool:
         return list(pool.map(lambda job: run_tests(*job[:2], **options, **dict(*job[2:])), jobs))
 
 
 if __name__ == "__main__":
-    _inside()
+    _inside(globals()["JOB"])  # from BOOT
