@@ -17,6 +17,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import attacks  # noqa: E402
 
+from config import UserError  # noqa: E402
+from rewards import check_rows, code_reward  # noqa: E402
 from verify import sandbox  # noqa: E402
 from verify.sandbox import LIMITS, SandboxError, check_tests, run_many, run_tests, same_output  # noqa: E402
 
@@ -356,6 +358,19 @@ def test_a_job_has_limits_of_its_own():
     jobs = [(slow, ["f()"], {"timeout": 0.5}), (slow, ["f()"]), (large, ["f()"], {"memory_mb": 200}),
         (large, ["f()"]), (large, ["f()"], {"memory_mb": 1000})]
     assert [r.passed for r in run_many(jobs)] == [0, 1, 0, 1, 1]
+
+
+def test_rows_bring_limits_of_their_own_as_columns():
+    program = "<think></think><answer>import time\ntime.sleep(1)\nprint(0.34)</answer>"
+    tests = [[{"input": "", "output": "0.333333"}]] * 4
+    columns = {"timeout": [None, 0.5, 5, None], "tolerance": [0.1, 0.1, None, 0.1], "memory_mb": [99, 99, 99,
+        None]}
+    assert code_reward([program] * 4, tests, **columns) == [1.0, 0.0, 0.0, 1.0]
+    row = {"prompt": "p", "task": "code", "tests": tests[0]}
+    check_rows([row, {**row, "timeout": 9, "memory_mb": 900, "tolerance": 1e-6}], "rows.jsonl")
+    with pytest.raises(UserError, match="rows.jsonl: row 2: .*timeout must be a number from 0.05 to 600, "
+        "not '9'"):
+        check_rows([row, {**row, "timeout": "9"}], "rows.jsonl")
 
 
 def test_a_reply_is_limited_and_the_limit_named():

@@ -13,7 +13,9 @@ threat                                       mechanism                          
 reads the tests or expected values           another process; fresh exec, never fork        SPIES
 forges a verdict, exits early, prints "ok"   the verdict file is the judge's only; names    FORGERS
                                              and functions never cross, only literals do
-objects that lie in ==, bool, arithmetic     only literals are compared; see `Remote`       LIARS
+objects that lie in ==, bool, arithmetic     only literals are compared; see `Remote`       LIARS, RECORDS
+changes what it is compared to               shows from the next statement on               CHANGES
+patches or fakes a library                   the tests' libraries are the judge's own       MODULES
 endless loop, also in C with the GIL held    the parent's wall clock, killpg(SIGKILL)       HANGS
 memory, CPU, disk, output, thread bombs      rlimits; a 16 MB tmpfs, or no writing at all   BOMBS
 fork, exec, kill, ptrace, sockets, chmod     seccomp allow-list; all else answers EACCES    BREAKOUTS
@@ -27,10 +29,22 @@ whatever is left                             user, pid, net, ipc and mount names
 Namespaces are a second wall and may be missing (then the folder is read-only); rlimits, no_new_privs,
 Landlock and seccomp may not: without one of them SandboxError names it, unless `unsafe` is set.
 
-What a test can say: arguments go by value (changes made in place are not seen); two objects of the program
-are never equal, have no truth and no arithmetic; isinstance and `with` do not take them; a predicate that the
-test asks of the program itself, the program answers. A name is the program's unless it is a builtin or the
-test's own; where the tests name nothing but builtins, those that the program defines are meant.
+What a test can say: a name is the program's unless it is a builtin, the test's own or a standard module;
+where the tests name nothing but builtins, those that the program defines are meant. A predicate or a value
+that the test asks of the program itself, the program answers.
+
+- Containers and numpy arrays go by value. What a call changes in those it was given, the test sees from its
+  next statement on (at once where the call returns None): in `f(a) == sorted(a)` the program cannot change
+  what it is compared to. Across statements it can, as in Python. Later changes are not seen.
+- Values of the standard library (dates, Decimal, Fraction, Counter, deque, ...) and numpy's are literals;
+  their classes and modules are the judge's own.
+- Objects can be changed (`root.left = Node(2)`), entered by `with` (which hides no error) and asked for
+  isinstance; they have no truth and no arithmetic.
+- Two objects are equal only if the test made one of them, `P(1)`: of a dataclass with the methods that
+  the library writes, all fields compared, no __post_init__; or a member of an Enum, which `is` takes, too.
+  Named tuples are literals. A class that makes no objects (`P(1)` is 0) can be called, not compared to.
+- An exit is a normal end of the program if its status is 0; in a call it is an exception, SystemExit.
+- Output is compared as `same_output` says.
 """
 
 import builtins
