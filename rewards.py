@@ -177,23 +177,30 @@ def extract_program(answer: str) -> str | None:
     if text.startswith("```"):
         first, _, rest = text.partition("\n")
         body, closing, last = rest.rpartition("\n")
-        if first.strip() not in ("```", "```python", "```py", "```python3") or last.strip() != "```":
+        if first.strip().lower() not in ("```", "```python", "```py", "```python3") or last.strip() != "```":
             return None
         text = body if closing else ""
     return text if 0 < len(text) <= MAX_PROGRAM else None
 
 
-def code_reward(completions: list[str], tests: list[list], fraction: bool = False, **_) -> list[float]:
+def code_reward(completions: list[str], tests: list[list], fraction: bool = False,
+        timeout: list[float | None] | None = None, memory_mb: list[int | None] | None = None,
+        tolerance: list[float | None] | None = None, **_) -> list[float]:
     """1.0 where the answer is a Python program that passes all its tests in the sandbox (`fraction`: the
-    share of tests that pass). `tests`: assert strings, or {"input": stdin, "output": stdout} pairs. Raises
-    UserError where the machine lacks a layer of the sandbox."""
-    for t in tests:
-        check_tests(t)
+    share of tests that pass). `tests`: assert strings, or {"input": stdin, "output": stdout} pairs. `timeout`
+    (seconds), `memory_mb`, `tolerance` (of printed numbers): a row's own limits, see `run_tests`. Raises
+    UserError where the machine lacks a layer of the sandbox, ValueError for what is no test or limit."""
+    columns = {"timeout": timeout, "memory_mb": memory_mb, "tolerance": tolerance}
+    limits = [{k: v[i] for k, v in columns.items() if v and v[i] is not None} for i in range(len(tests))]
+    for t, own in zip(tests, limits, strict=True):
+        check_tests(t, **own)
     programs = [extract_program(extract_answer(c) or "") for c in completions]
-    keys = [None if p is None else (p, json.dumps(t)) for p, t in zip(programs, tests, strict=True)]
+    keys = [p and (p, json.dumps(t), json.dumps(own)) for p, t, own in zip(programs, tests, limits,
+        strict=True)]
     distinct = [key for key in dict.fromkeys(keys) if key]
     try:
-        results = run_many([(p, json.loads(t)) for p, t in distinct], unsafe=config.unsafe_code_execution)
+        results = run_many([(p, json.loads(t), json.loads(own)) for p, t, own in distinct],
+            unsafe=config.unsafe_code_execution)
     except SandboxError as error:
         raise UserError(str(error)) from None
     passed = {key: r.passed / (r.passed + r.failed) for key, r in zip(distinct, results, strict=True)}

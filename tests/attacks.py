@@ -626,11 +626,306 @@ BREAKOUTS |= {
         "ctypes.create_string_buffer(16)"), DONE),
 }
 
-ATTACKS = {"SPIES": SPIES, "FORGERS": FORGERS, "LIARS": LIARS, "HANGS": HANGS, "BOMBS": BOMBS,
-    "BREAKOUTS": BREAKOUTS}
+# ------------------------------------------------------------------ records, changes in place, modules
+
+P9 = ["assert solve(3) == P(9)", "assert solve(4) == P(16)"]
+REVERSED = ["assert P(9) == solve(3)", "assert P(16) == solve(4)"]
+KEPT = ["e = P(9)\nassert isinstance(e, P) and e.x == 9 and e == P(x=9)\n"
+        "assert solve(3) == e and e == solve(3)",
+    "e = [P(16), P(25)]\nassert [solve(4), solve(5)] == e"]
+DATACLASS = "from dataclasses import dataclass, field\n@dataclass\nclass P:\n    x: int"
+# replaces functions of the interpreter that runs the program
+PATCH = """
+import sys
+def patch(**new):
+    f = sys._getframe()
+    while f:
+        f.f_globals.update(new if "_Peer" in f.f_globals else {})
+        f = f.f_back
+"""
+
+
+def listed(*x):
+    return ["list", list(x), None]
+
+
+def answering(call, record=None, get=None, changes=()) -> str:
+    """A program that takes over the line and answers each kind of question in its own way."""
+    get = get or ["mine", 0, listed("record", "P", listed(listed("x")))]
+    return RAW + (f"answers = {dict(get=get, record=record)!r}\nwhile True:\n    asked = receive()\n    "
+        f"send('value', answers.get(asked[1], {call!r}), {list(changes)!r} if asked[1] == 'call' else [])\n")
+
+
+def stated(*fields):
+    return ["tuple", ["P", listed(*(["tuple", list(f)] for f in fields))]]
+
+
+REPLAY = "\nimport gc\ndef solve(x): return [*[o for o in gc.get_objects() if type(o) is P], P(0)][0]"
+RECORDS = {
+    "ignores_its_arguments": (DATACLASS + "\n    def __init__(self, x): self.x = 0\n"
+        "def solve(x): return P(0)", P9),
+    "no_class": ("P = solve = lambda *a: 0", P9),
+    "makes_numbers": ("class P:\n    def __new__(c, *a): return 0\ndef solve(x): return 0", P9),
+    "makes_none": ("class P:\n    def __new__(c, *a): return None\ndef solve(x): return None", REVERSED),
+    "makes_its_own_tuple": ("from collections import namedtuple\nclass P(namedtuple('P', 'x')):\n"
+        "    def __new__(c, *a): return tuple.__new__(c, (0,))\ndef solve(x): return P(0)", P9),
+    "no_named_tuple": ("class P(tuple):\n    _fields, _field_defaults = ('x',), {}\n"
+        "    __new__ = lambda c, *a: tuple.__new__(c, (0,))\ndef solve(x): return P(0)", P9),
+    "own_equality": (DATACLASS + "\n    def __eq__(self, o): return True\ndef solve(x): return P(0)",
+        P9 + REVERSED),
+    "no_equality": (DATACLASS.replace("@dataclass", "@dataclass(eq=False)") + "\ndef solve(x): return P(0)\n"
+        "P.__eq__ = lambda s, o: True", P9),
+    "metaclass_of_a_record": ("class M(type):\n    __eq__ = __instancecheck__ = lambda c, o: True\n"
+        "    __hash__ = None\n"
+        "class P(metaclass=M):\n    def __init__(s, *a): s.x = 0\n    def __eq__(s, o): return True\n"
+        "def solve(x): return P()", P9),
+    "replay": (DATACLASS + REPLAY, REVERSED),
+    "replay_of_what_was_kept": (DATACLASS + REPLAY, KEPT[:1]),
+    "replay_of_a_list": (DATACLASS + REPLAY, KEPT[1:]),
+    "replay_by_constructor": (DATACLASS + "\n    def __init__(self, x): self.x = x; seen.append(self)\n"
+        "seen = []\n"
+        "def solve(x): return seen[-1]", REVERSED),
+    "getattribute": (DATACLASS + "\n    def __getattribute__(self, n): return 9\ndef solve(x): return P(0)",
+        P9),
+    "property_of_a_record": ("class Q:\n    def __eq__(s, o): return True\n" + DATACLASS
+        + "\n    x = property(lambda s: Q(), lambda s, v: None)\ndef solve(x): return P(0)", P9),
+    "lying_field": ("class Q(int):\n    def __eq__(s, o): return True\n    __hash__ = int.__hash__\n"
+        "" + DATACLASS
+        + "\ndef solve(x): return P(Q(1))", P9),
+    "any_field": ("from unittest.mock import ANY\n" + DATACLASS + "\ndef solve(x): return P(ANY)", P9),
+    "post_init": (DATACLASS + "\n    def __post_init__(self): self.x = 0\ndef solve(x): return P(5)", P9),
+    "field_not_compared": (DATACLASS + " = field(compare=False)\ndef solve(x): return P(5)", P9),
+    "attribute_of_a_record": (DATACLASS + "\n    def __getattribute__(self, n): return 0\n"
+        "def solve(x): return P(0)",
+        ["assert solve(3).x == P(9).x"]),
+    "in_a_set": (DATACLASS + "\n    def __hash__(s): return 0\ndef solve(x): return P(0)",
+        ["assert {solve(3)} == {P(9)}", "assert solve(3) in {P(9): 1}"]),
+    "two_of_its_own": (DATACLASS + "\ndef solve(x): return P(0)", ["assert solve(3) == solve(4)"]),
+    "one_name_for_two_fields": (PATCH + DATACLASS + "\npatch(_shape=lambda k: ['record', 'P', [['x'], "
+        "['x']]], "
+        "_record=lambda t: ('P', [('x', 0)]))\ndef solve(x): return P(0)", ["assert solve(3) == P(9, 4)"]),
+    "no_fields": (PATCH + DATACLASS + "\npatch(_shape=lambda k: ['record', 'P', []], _record=lambda t: "
+        "('P', []))\n"
+        "def solve(x): return P(0)", P9),
+    "defaults_for_fields": (PATCH + DATACLASS + "\npatch(_shape=lambda k: ['record', 'P', [['x', 0], ['y', "
+        "0]]], "
+        "_record=lambda t: ('P', [('x', 0), ('y', 0)]))\ndef solve(x): return P(0)", P9),
+    "fields_that_change_places": (PATCH + "n = [0]\ndef shape(k):\n    n[0] += 1\n"
+        "    return ['named', 'P', [['a'], ['b']][::1 if n[0] % 2 else -1]]\npatch(_shape=shape)\n"
+        "class Add: pass",
+        ["assert Add(1, 2) == Add(2, 1)"]),
+    "a_record_for_a_predicate": (PATCH + "patch(_shape=lambda k: ['record', 'P', [['x']]])\n"
+        "class Is_even: pass",
+        ["assert Is_even(4)", "assert Is_even(5) == False"]),
+    "enum_replay": ("from enum import Enum\nimport gc\nclass P(Enum):\n    A = 1\n    B = 2\nclass L:\n"
+        "    def __eq__(s, o): return True\ndef solve(x): return L()", ["assert P.A == solve(3)",
+        "assert solve(3) is P.A"]),
+    "enum_that_listens": ("from enum import Enum, EnumMeta\nseen = []\nclass M(EnumMeta):\n"
+        "    def __getattribute__(c, n):\n"
+        "        seen.append(n)\n        return super().__getattribute__(n)\nclass P(Enum, metaclass=M):\n"
+        "    A = 1\n"
+        "    B = 2\ndef solve(x): return P.B if 'B' in seen[-3:] else P.A", ["assert P.A == solve(3)",
+        "assert P.B == solve(4)"]),
+    "enum_of_one": ("from enum import Enum\nclass P(Enum):\n    A = B = 1\ndef solve(x): return P.A",
+        ["assert solve(3) == P.A", "assert solve(4) is P.B"]),
+    "enum_that_lies": (PATCH + "from enum import Enum\nclass P(Enum):\n    A = 1\n    B = 2\n"
+        "patch(_record=lambda t: True)\ndef solve(x): return P.A", ["assert solve(3) == P.A"]),
+    "instancecheck": ("class M(type):\n    def __instancecheck__(c, o): return True\n"
+        "class P(metaclass=M): pass\n"
+        "def solve(x): return 0", ["assert isinstance(solve(3), P) and solve(3) == 9"]),
+    "instance_of_int": ("class L:\n    @property\n    def __class__(self): return int\n"
+        "def solve(x): return L()",
+        ["assert isinstance(solve(3), int)"]),
+    "attributes_that_were_set": ("class P:\n    def __setattr__(s, n, v): P.seen = v\n"
+        "    def __eq__(s, o): return True\n"
+        "def solve(p): return p", ["p = P()\np.x = 9\nassert solve(p).y == 9", "assert solve(P()) == 9"]),
+    "hides_the_error": ("class P:\n    def __enter__(s): return s\n    def __exit__(s, *a): return True\n"
+        "def solve(x): return 0", ["with P() as p:\n    assert solve(3) == 9"]),
+    "replaces_the_error": ("class P:\n    def __enter__(s): return s\n"
+        "    def __exit__(s, *a): raise ValueError\n"
+        "def solve(x): return 0", ["try:\n    with P() as p:\n        assert solve(3) == 9\n"
+        "except ValueError:\n    pass"]),
+    "exits_at_the_error": ("class P:\n    def __enter__(s): return s\n"
+        "    def __exit__(s, *a): raise SystemExit(0)\n"
+        "def solve(x): return 0", ["try:\n    with P() as p:\n        assert solve(3) == 9\n"
+        "except SystemExit:\n    pass"]),
+    "ends_at_the_error": ("import os\nclass P:\n    def __enter__(s): return s\n"
+        "    def __exit__(s, *a): os._exit(0)\n"
+        "def solve(x): return 0", ["with P() as p:\n    assert solve(3) == 9"]),
+}
+RECORDS |= {f"says_{name}": (answering(["mine", 1], said), P9) for name, said in {
+    "true": True, "a_builtin": ["builtin", "True"], "an_object": ["mine", 2], "the_same": ["same", 0],
+    "nothing": ["tuple", ["P", listed()]], "an_object_for_a_field": stated(("x", ["mine", 3])),
+    "a_field_twice": stated(("x", 0), ("x", 9), ("x", 16)), "an_empty_array": ["ndarray", [], ["<i8", [0]]],
+    "an_empty_array_for_a_field": stated(("x", ["ndarray", [], ["<i8", [0]]])),
+    "an_empty_array_for_all_fields": ["tuple", ["P", ["ndarray", [], ["<i8", [1, 0]]]]],
+    "true_for_a_field": stated(("x", True)), "nan": stated(("x", ["float", "nan"])),
+}.items()}
+RECORDS |= {
+    "a_set_for_a_record": (answering(["set", [], None], get=["class", "set"]), ["assert solve(3) == P([9])"]),
+    "an_enum_for_a_record": (answering(["mine", 1], stated(("name", "x")), ["mine", 0, listed("enum", "P",
+        listed("x"))]), P9),
+    "a_shape_of_objects": (answering(["mine", 1], True, ["mine", 0, listed(["mine", 1], ["mine", 2], ["mine",
+        3])]), P9),
+}
+
+SORTED = "assert solve(a) == sorted(a)"
+HELPERS = "def want(a):\n    b = sorted(a)\n    return b\ndef got(a):\n    return solve(a)\n"
+TAKEN = "def solve(a):\n    a.clear()\n    return []"
+CHANGES = {
+    "clears_what_it_is_compared_to": (TAKEN, ["a = [3, 1, 2]\n" + SORTED]),
+    "clears_and_returns_it": (TAKEN.replace("[]", "a"), ["a = [3, 1, 2]\n" + SORTED]),
+    "clears_on_several_lines": (TAKEN, ["a = [3, 1]\nassert (solve(a)\n    ==\n    sorted(\n        a))"]),
+    "clears_before_a_function_of_the_test": (TAKEN, [HELPERS + "a = [3, 1]\nassert solve(a) == want(a)"]),
+    "clears_within_a_function_of_the_test": (TAKEN, [HELPERS + "a = [3, 1]\nassert got(a) == want(a)"]),
+    "clears_in_a_comprehension": (TAKEN, [HELPERS + "xs = [[3, 1], [2, 1]]\n"
+        "assert [solve(a) for a in xs] == [want(a) for a in xs]", f"assert all({SORTED[7:]} for a in [[2, "
+        f"1], [3, 2]])"]),
+    "clears_and_raises_nothing": (TAKEN.replace("[]", "0"), ["a = [1, 2]\nassert solve(a) == sum(a)"]),
+    "clears_a_dict": (TAKEN, ["a = {'b': 1, 'a': 2}\n" + SORTED]),
+    "clears_a_set": (TAKEN, ["a = {3, 1}\n" + SORTED]),
+    "clears_bytes": ("def solve(a):\n    a.clear()\n    return b''", ["a = bytearray(b'ba')\n"
+        "assert solve(a) == bytes(sorted(a))"]),
+    "clears_an_inner_list": ("def solve(a):\n    a[0].clear()\n    return 0",
+        ["a = [[3], 1]\nassert solve(a) == sum(a[0])"]),
+    "clears_later": ("import threading\ndef solve(a):\n    threading.Timer(.01, a.clear).start()\n"
+        "    return []",
+        ["a = [3, 1, 2]\nr = solve(a)\nassert r == sorted(a)"]),
+    "clears_in_another_call": ("kept = []\ndef solve(a):\n    for b in kept: b.clear()\n"
+        "    kept.append(a)\n    return []",
+        ["a = [3, 1, 2]\nb = solve(a)\nc = solve([1])\nassert c == sorted(a)"]),
+    "changes_what_was_not_passed": (answering(0, changes=[[n, listed(0)] for n in (0, -1, 1)],
+        get=["mine", 0]), ["a, e = [3], [9]\nassert solve(a) == e"]),
+    "changes_by_negative_number": (answering(listed(0), changes=[[-1, listed(0)]], get=["mine", 0]),
+        ["a, e = [3], [9]\nassert solve(a) == e"]),
+    "changes_the_kind": (answering(["dict", [], None], changes=[[0, ["dict", [], None]]], get=["mine", 0]),
+        ["a = [3, 1]\nassert solve(a) == {k: 1 for k in a}"]),
+    "changes_to_objects": (answering(0, changes=[[0, listed(["mine", 0], ["builtin", "eval"])]], get=["mine",
+        0]),
+        ["a = [3, 1]\nsolve(a)\nassert a == [1, 3]"]),
+    "changes_to_a_liar": ("from unittest.mock import ANY\ndef solve(a): a[:] = [ANY, ANY]",
+        ["a = [3, 1]\nsolve(a)\nassert a == [1, 3]"]),
+    "changes_to_itself": ("def solve(a): a[:] = [a]", ["a = [3, 1]\nsolve(a)\nassert a == [1, 3]"]),
+    "takes_what_it_was_given": (answering(["same", 0], get=["mine", 0]),
+        ["a = [3, 1]\nassert solve(a) == sorted(a)"]),
+    "takes_what_it_was_not_given": (answering(["same", 7], get=["mine", 0]),
+        ["a = [3, 1]\nassert solve(a) == sorted(a)"]),
+    "changes_the_functions_of_the_test": (RAW + "receive()\nsend('value', ['mine', 0])\nreceive()\n"
+        "for n in range(-3, 9):\n"
+        "    send('ask', 'call', ['yours', 0], ['tuple', [1]], ['dict', []], [[n, ['list', [], None]]])\n"
+        "    receive()\nsend('value', 0)", ["assert solve(lambda v: v + 1, 3) == 4"]),
+}
+
+MODULES = {name: (program, [t if "assert" in t else f"import numpy as np\nassert {t}" for t in tests])
+    for name, (program, tests) in {
+    "class_math": ("class math: sqrt = staticmethod(lambda x: 0)\nsolve = math.sqrt",
+        ["assert solve(2) == math.sqrt(2)"]),
+    "module_math": ("import sys\nmath = type(sys)('math')\nmath.sqrt = solve = lambda x: 0\n"
+        "sys.modules['math'] = math",
+        ["assert solve(2) == math.sqrt(2)", "import math\nassert solve(2) == math.sqrt(2)"]),
+    "patched_math": ("import math\nmath.sqrt = solve = lambda x: 0", ["assert solve(2) == math.sqrt(2)"]),
+    "class_datetime": ("class datetime: date = staticmethod(lambda *a: 0)\nsolve = lambda x: 0",
+        ["assert solve(2) == datetime.date(2020, 1, 2)", "import datetime\n"
+        "assert solve(2) == datetime.date(2020, 1, 2)"]),
+    "class_date": ("class date:\n    def __new__(c, *a): return 0\nsolve = lambda x: 0",
+        ["assert solve(2) == date(2020, 1, 2)"]),
+    "class_fraction": ("class Fraction:\n    def __new__(c, *a): return 0\nsolve = lambda x: 0",
+        ["assert solve(2) == Fraction(1, 2)"]),
+    "equal_fraction": ("class Fraction:\n    def __init__(c, *a): pass\n"
+        "    def __eq__(s, o): return True\nsolve = Fraction",
+        ["assert solve(2) == Fraction(1, 2)", "from fractions import Fraction\n"
+        "assert solve(2) == Fraction(1, 2)"]),
+    "text_of_a_fraction": (serve("['value', ['Fraction', 'nan']]"), ["from fractions import Fraction\n"
+        "assert solve(2) == Fraction(1, 2)"]),
+    "counter_of_nothing": ("Counter = solve = lambda x: {}", ["assert solve('ab') == Counter('ab')"]),
+    "patched_counter": ("import collections\nfrom collections import Counter\ncollections.Counter = Counter\n"
+        "Counter.__eq__ = lambda s, o: True\nsolve = lambda x: Counter()",
+        ["assert solve('ab') == Counter('ab')"]),
+    "class_np": ("class np: allclose = array_equal = staticmethod(lambda *a: True)\nsolve = lambda x: 0",
+        ["np.allclose(solve(2), 1.41421)"]),
+    "patched_numpy": ("import numpy as np\nnp.allclose = lambda *a: True\nsolve = lambda x: 0",
+        ["np.allclose(solve(2), 1.41421)",
+        "assert np.allclose(solve(2), 1.41421)"]),
+    "nothing_is_close": ("solve = lambda x: []", ["np.allclose(solve(2), 1.41421)",
+        "(solve(2) == np.array([5])).all()"]),
+    "nothing_is_all": ("solve = lambda x: []", ["np.all(solve(2) == np.array([5]))",
+        "np.isclose(solve(2), np.array([5.])).all()"]),
+    "an_array_of_nothing": ("import numpy as np\nsolve = lambda x: np.zeros((0, 1))",
+        ["(solve(2) == np.array([1, 2])).all()"]),
+    "an_array_without_truth": ("import numpy as np\nsolve = lambda x: np.array([])",
+        ["abs(solve(2) - 1.41421) < 1e-4",
+        "assert solve(2) == 9"]),
+    "array_protocol": ("class L:\n    def __len__(s): return 0\n    def __getitem__(s, i): raise IndexError\n"
+        "    def __array__(s, *a, **k): return 0\n    def __array_ufunc__(s, *a, **k): return True\n"
+        "    def __iter__(s): return iter(())\nsolve = lambda x: L()", ["(solve(2) == np.array([5])).all()"]),
+    "array_protocol_all": ("class L:\n    def __len__(s): return 0\n"
+        "    def __getitem__(s, i): raise IndexError\n"
+        "solve = lambda x: L()", ["np.all(solve(2) == np.array([5]))", "np.allclose(solve(2), [5])"]),
+    "array_subclass": ("import numpy as np\nclass A(np.ndarray):\n    def __eq__(s, o): return True\n"
+        "solve = lambda x: np.zeros(2).view(A)", ["np.array_equal(solve(2), [1, 4])",
+        "assert solve(2) == [1, 4]"]),
+    "array_of_objects": (answering(["ndarray", [["mine", 1]], ["O", [1]]], get=["mine", 0]),
+        ["np.array_equal(solve(2), [1])"]),
+    "array_without_end": (answering(["ndarray", [], ["<i8", [1 << 40]]], get=["mine", 0]),
+        ["np.array_equal(solve(2), [1])"]),
+    "array_of_long_texts": (answering(["ndarray", ["a"], ["<U500000000", [1]]], get=["mine", 0]),
+        ["np.array_equal(solve(2), ['b'])"]),
+    "array_of_nan": ("import numpy as np\nsolve = lambda x: np.array([np.nan])",
+        ["np.allclose(solve(2), 1.41421)"]),
+    "array_changed_in_place": ("def solve(a):\n    a[:] = 0\n    return 0",
+        ["import numpy as np\na = np.array([1, 2])\nassert solve(a) == a.sum()"]),
+}.items()}
+FORGERS |= {
+    "exit_with_a_right_answer_in_mind": ("print(42)\nexit()\ndef solve(x): return x * x", T),
+    "site_exit_in_call": ("def solve(x): exit()", T),
+    "site_quit_in_call": ("def solve(x): quit(0)", T),
+    "raises_system_exit_by_name": (serve("['raise', ['SystemExit', 'SystemExit'], '0']"), T),
+    "raises_its_own_system_exit": (serve("['raise', ['X', 'SystemExit'], '0']"), T),
+    "raises_base_exception": (serve("['raise', ['BaseException', 'BaseException'], '0']"), T),
+    "raises_generator_exit_by_name": (serve("['raise', ['GeneratorExit', 'GeneratorExit'], '']"), T),
+    "stdout_exit_1": ("a, b = map(int, input().split())\nprint(a * b)\nexit(1)", IO),
+    "stdout_exit_with_words": ("a, b = map(int, input().split())\nprint(a * b)\nquit('done')", IO),
+    "stdout_almost_whole": ("a, b = map(int, input().split())\nprint(a * b + 1e-9)", IO),
+    "stdout_digits_apart": ("a, b = map(int, input().split())\nprint(*str(a * b))", IO),
+    "stdout_lines_apart": ("a, b = map(int, input().split())\nprint(*str(a * b), sep='\\n')", IO),
+    "stdout_underscores": ("a, b = map(int, input().split())\nprint('_'.join(str(a * b)))", IO),
+    "stdout_nan": ("print('nan')", [{"input": "", "output": "0.5", "tolerance": 1}]),
+    "stdout_inf": ("print('inf 1e999')", [{"input": "", "output": "0.5 0.5", "tolerance": 1}]),
+    "stdout_roughly": ("print(0.54)", [{"input": "", "output": "0.5"}]),
+    "stdout_nearly_zero": ("print(0)", [{"input": "", "output": "0.0000004"}]),
+    "stdout_whole_numbers_roughly": ("print(1000001)", [{"input": "", "output": "1000000",
+        "tolerance": 0.001}]),
+    "stdout_half_of_a_large_one": ("print(1500000.0)", [{"input": "", "output": "1500000.5"}]),
+}
+BOMBS |= {
+    "a_reply_too_large": ("def solve(x): return 'a' * (17 << 20)", T),
+    "changes_without_end": ("def solve(a):\n    while True: a.extend(range(10**6))",
+        ["a = []\nsolve(a)\nassert a == [1]"]),
+    "changes_too_large": ("def solve(a): a.extend(range(10**7))", ["a = []\nsolve(a)\nassert a == [1]"]),
+    "many_objects_in_a_set": (serve("['value', ['set', [['mine', n] for n in range(10**5)], None]]"), T),
+    "deep_reply": (RAW + "receive()\nos.write(LINE, b'[' * (15 << 20) + b'\\n')", T),
+    "large_int_of_json": (RAW + "receive()\ndata = b'[\"value\", ' + b'9' * (8 << 20) + b']\\n'\n"
+        "while data: data = data[os.write(LINE, data):]", T),
+    "quadratic_fraction": (serve("['value', ['Fraction', '1/' + '7' * 10**6]]"), T),
+}
+BREAKOUTS |= {f"numpy_{name}": (act("import numpy as np\n" + body), tests) for name, (body, tests) in {
+    "reads_canary": ("return bytes(np.fromfile('@CANARY@', 'u1')).decode()", SECRET),
+    "maps_canary": ("return bytes(np.memmap('@CANARY@', 'u1', 'r')).decode()", SECRET),
+    "writes_canary": ("np.zeros(9).tofile('@CANARY@')", DONE),
+    "modifies_itself": ("open(np.__file__, 'a').write('')", DONE),
+    "plants_a_module": ("open(np.__path__[0] + '/evil.py', 'w').write('')", DONE),
+    "lists_packages": ("os.listdir(os.path.dirname(np.__path__[0]))", DONE),
+    "reads_a_neighbour": ("open(os.path.dirname(np.__path__[0]) + '/pip/__init__.py').read()", DONE),
+    "imports_a_neighbour": ("sys.path.append(os.path.dirname(np.__path__[0]))\nimport pip", DONE),
+}.items()}
+
+ATTACKS = {"SPIES": SPIES, "FORGERS": FORGERS, "LIARS": LIARS, "RECORDS": RECORDS, "CHANGES": CHANGES,
+    "MODULES": MODULES, "HANGS": HANGS, "BOMBS": BOMBS, "BREAKOUTS": BREAKOUTS}
 
 # ----------------------------------------------------------------------------------- the honest
 
+getattr(sys, "set_int_max_str_digits", print)(0)
+SEVENS = str(7**6000)
 HONEST = {
     "arithmetic": ("def add(a, b): return a + b", ["assert add(1, 2) == 3", "assert add(b=1, a=-1) == 0"]),
     "recursion": ("def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)", ["assert fib(15) == 610"]),
@@ -815,6 +1110,209 @@ HONEST = {
     "stdin_dataclass_and_threads": ("from dataclasses import dataclass\nimport threading\n@dataclass\nclass "
         "A:\n    x: int = 1\n"
         "t = threading.Thread(target=lambda: print(A().x))\nt.start()", [{"input": "", "output": "1"}]),
+    "sorts_and_returns": ('def f(a):\n a.sort()\n return a',
+        ['a=[3,1,2]\nassert f(a)==[1,2,3]',
+        'a=[3,1,2]\nf(a)\nassert a==[1,2,3]',
+        'a=[3,1]\nb=f(a)\nassert b==[1,3] and a==[1,3]']),
+    "pops_in_one_statement": ('def pop(s): return s.pop()',
+        ['s=[1,2,3]\nassert pop(s)==3 and pop(s)==2\nassert s==[1]',
+        's=[1,2]; assert pop(s)==2; assert s==[1]']),
+    "changes_at_once": ('def srt(a): a.sort()',
+        ['a=[2,1]\nassert srt(a) is None and a==[1,2]',
+        'a=[2,1]\nassert (srt(a), a)==(None,[1,2])']),
+    "keeps_the_first_k": ('def f(n):\n k=0\n for x in n:\n  if k==0 or n[k-1]!=x:\n   n[k]=x; k+=1\n'
+        ' return k',
+        ['n=[1,1,2]\nk=f(n)\nassert n[:k]==[1,2]']),
+    "matrix_in_place": ('def rot(m):\n m[:]=[list(r) for r in zip(*m[::-1])]\ndef z(m): m[0][0]=9',
+        ['m=[[1,2],[3,4]]\nrot(m)\nassert m==[[3,1],[4,2]]',
+        'm=[[1,2],[3,4]]\nr=m[0]\nz(m)\nassert m==[[9,2],[3,4]] and r==[9,2] and r is m[0]']),
+    "containers_in_place": ("def d(x): x['k']=1\ndef s(x): x.add(3); x.discard(1)\ndef b(x): x[0]=65\n"
+        "def q(x): x.appendleft(0)",
+        ["x={}\nd(x)\nassert x=={'k':1}",
+        'x={1,2}\ns(x)\nassert x=={2,3}',
+        "x=bytearray(b'zz')\nb(x)\nassert x==b'Az'",
+        'from collections import deque\nx=deque([1],maxlen=2)\nq(x)\nassert x==deque([0,1]) and x.maxlen==2',
+        "from collections import defaultdict, Counter, OrderedDict\nx=defaultdict(list)\nd(x)\n"
+        "assert x=={'k':1} and x['n']==[]",
+        "from collections import Counter\nx=Counter('ab')\nd(x)\n"
+        "assert x==Counter({'k':1,'a':1,'b':1}) and type(x) is Counter"]),
+    "one_list_twice": ('def f(a,b):\n a.append(1)\n return len(b), a is b',
+        ['a=[]\nassert f(a,a)==(1,True)\nassert a==[1]']),
+    "the_same_object": ('def f(a): return a\ndef g(a): return a[0]',
+        ['a=[1]\nassert f(a) is a',
+        'a=[[1]]\nassert g(a) is a[0]',
+        'x=None\nassert f(x) is None and f(3) is not None']),
+    "list_in_itself": ('def f(a): a.append(1); return len(a)',
+        ['a=[]; a.append(a)\nassert f(a)==2; assert a[1]==1 and a[0] is a']),
+    "new_inner_lists": ('def f(m):\n m.append([9]); m[0].append(1)\n return m',
+        ['m=[[0]]\nassert f(m)==[[0,1],[9]]\nassert m==[[0,1],[9]]']),
+    "keyword_in_place": ('def f(*, items): items.clear()',
+        ['a=[1]\nf(items=a)\nassert a==[]']),
+    "changes_then_raises": ("def f(a):\n a.append(1)\n raise ValueError('x')",
+        ['a=[]\ntry:\n    f(a)\nexcept ValueError:\n    pass\nassert a==[1]']),
+    "callback_in_place": ('def each(f,a):\n out=[]\n for x in a: f(out,x)\n return out',
+        ['def add(o,x):\n    o.append(x*2)\nassert each(add,[1,2])==[2,4]',
+        'assert each(lambda o,x: o.append(x),[1])==[1]']),
+    "in_place_in_a_function": ('def check_sorted(xs): xs.sort()',
+        ['def check(candidate):\n    a=[2,1]\n    candidate(a)\n    assert a==[1,2]\ncheck(check_sorted)']),
+    "in_place_in_a_loop": ('def f(a): a.append(0); return len(a)',
+        ['a=[]\nwhile f(a)<3:\n    pass\nassert a==[0,0,0]',
+        'for inp,exp in [([1],2),([],1)]:\n    assert f(inp)==exp\n    assert len(inp)==exp']),
+    "dataclass_by_value": ("from dataclasses import dataclass, field\n@dataclass\nclass P:\n  x:int\n"
+        "  y:int=2\n  tags:list=field(default_factory=list)\ndef f(n): return P(n)\n"
+        "def cp(p): return P(p.x,p.y)\ndef many(n): return [P(i) for i in range(n)]\n"
+        "def nest(): return {'a':(P(1),[P(2)])}\ndef bump(p): p.x+=1\ndef move(p): return P(p.x+1,p.y)",
+        ['assert f(1)==P(1)',
+        'assert P(1)==f(1)',
+        'e=P(3,y=2)\nassert f(3)==e',
+        'assert f(1)!=P(2) and not f(1)==P(2)',
+        'assert many(3)==[P(0),P(1),P(2)]',
+        "assert nest()=={'a':(P(1),[P(2)])}",
+        'p=P(1)\nassert cp(p)==p',
+        'p=P(1)\nbump(p)\nassert p==P(2) and p.x==2',
+        'p=P(5); p.x=7\nassert p==P(7) and p.x==7',
+        'assert f(1) in [P(1),P(2)] and f(9) not in [P(1)]',
+        'assert P(1)==P(1) and P(1)!=P(2)',
+        'assert isinstance(f(1),P) and isinstance(P(1),P)',
+        "assert repr(P(1))=='P(x=1, y=2, tags=[])'",
+        'assert move(P(1,1))==P(2,1)',
+        'assert {f(1):1}=={P(1):1}',
+        "p=P(1); p.tags.append('a')\nassert p.tags==['a'] and p==P(1,2,['a'])",
+        'assert P(1) is not P(1)']),
+    "dataclasses_of_all_sorts": ("from dataclasses import dataclass, field\n"
+        "@dataclass(frozen=True,order=True)\nclass Q:\n  a:str\n  p:'Q'=None\n@dataclass(kw_only=True)\n"
+        "class K:\n  z:int\n  w:float=1.5\n@dataclass(frozen=True,slots=True)\nclass S(Q):\n  c:int=0\n"
+        "def mk(): return Q('x',Q('y'))\ndef k(): return K(z=1)\n",
+        ["assert mk()==Q('x',Q('y'))\nassert mk()==Q('x',p=Q(a='y'))",
+        'assert k()==K(z=1,w=1.5)']),
+    "named_tuples": ("from typing import NamedTuple\nfrom collections import namedtuple\n"
+        "class P(NamedTuple):\n  x:int\n  y:int=0\n  def norm(self): return self.x+self.y\n"
+        "R=namedtuple('R','a b')\ndef f(): return P(1,2)\ndef g(p): return p.norm(), isinstance(p,P)\n"
+        "def r(): return R(1,2)",
+        ['assert f()==P(1,2)',
+        'assert f()==P(x=1,y=2)',
+        'assert g(P(1))==(1,True)',
+        'assert r()==R(1,b=2)',
+        'assert isinstance(f(),P)']),
+    "enum_members": ('from enum import Enum\nclass C(Enum):\n  RED=1\n  BLUE=2\ndef f(x): return C[x]\n'
+        'def g(c): return c is C.RED\ndef h(): return {C.RED:1, C.BLUE:2}',
+        ["assert f('RED')==C.RED",
+        "assert f('RED') is C.RED\nassert f('RED') is not C.BLUE",
+        'assert g(C.RED) and not g(C.BLUE)',
+        'assert h()=={C.RED:1,C.BLUE:2}',
+        "assert C.RED==f('RED') and C.RED!=f('BLUE')",
+        "assert f('RED').value==1",
+        "c=C.RED\nassert c.name=='RED' and c==f('RED')"]),
+    "standard_values": ("import datetime, decimal, uuid\nfrom datetime import date, timedelta\n"
+        "from decimal import Decimal\nfrom fractions import Fraction\nfrom collections import *\n"
+        "from pathlib import Path\ndef d(): return date(2020,1,2)\n"
+        "def dt(): return datetime.datetime(2020,1,2,3,4,5,6)\n"
+        "def tz(): return datetime.datetime(2020,1,1,tzinfo=datetime.timezone.utc)\n"
+        "def tm(): return datetime.time(1,2)\ndef td(): return timedelta(1,2,3)\n"
+        "def de(): return Decimal('1.10')\ndef fr(): return Fraction(1,3)\n"
+        "def u(): return uuid.UUID(int=5)\ndef c(): return Counter('aab')\n"
+        "def o(): return OrderedDict([(1,2)])\ndef dd(): return defaultdict(list,{1:[2]})\n"
+        "def q(): return deque([1,2],maxlen=5)\ndef pa(): return Path('/a/b')\n"
+        "def isd(x): return isinstance(x,date)\ndef nxt(x): return x+timedelta(1)",
+        ['import datetime\nassert d()==datetime.date(2020,1,2)',
+        'from datetime import date\nassert d()==date(2020,1,2)',
+        'assert d()==date(2020,1,2)',
+        'assert dt()==datetime.datetime(2020,1,2,3,4,5,6)',
+        'import datetime as X\nassert tz()==X.datetime(2020,1,1,tzinfo=X.timezone.utc)',
+        'assert tm()==datetime.time(1,2)',
+        'assert td()==timedelta(1,2,3) and td().days==1',
+        "assert de()==Decimal('1.1') and de()==decimal.Decimal('1.10')",
+        'assert fr()==Fraction(1,3)',
+        'assert u()==uuid.UUID(int=5)',
+        "assert c()==Counter('aab') and c().most_common(1)==[('a',2)]",
+        'assert o()==OrderedDict([(1,2)]) and isinstance(o(),OrderedDict)',
+        'assert dd()==defaultdict(list,{1:[2]}) and dd()[7]==[]',
+        'assert q()==deque([1,2]) and q().maxlen==5',
+        "from pathlib import Path\nassert pa()==Path('/a/b')",
+        'assert isd(date(2020,1,1)) and nxt(date(2020,1,31))==date(2020,2,1)',
+        'assert sorted([d(), date(2019,1,1)])[0].year==2019']),
+    "names_of_modules": ('import math\nimport numpy as np\ndef copy(x): return x+1\n'
+        'def f(): return 2**.5\ndef string(h): return h*60',
+        ['assert f()==math.sqrt(2)',
+        'assert copy(1)==2',
+        'assert string(2)==120',
+        'assert math.isclose(f(),1.41421356,rel_tol=1e-6)']),
+    "numpy_arrays": ("import numpy as np\ndef f(): return np.array([[1,2],[3,4]])\n"
+        "def s(): return np.int64(3)\ndef m(a): return np.mean(a)\ndef g(a): return a*2\n"
+        "def inpl(a): a.sort()\ndef b(): return np.bool_(True)\ndef fl(): return np.float32(0.5)\n"
+        "def l(): return [np.int64(1), np.float64(2.5)]\ndef dct(): return {'a':np.arange(3)}",
+        ['import numpy as np\nassert (f()==np.array([[1,2],[3,4]])).all()',
+        'import numpy as np\nassert np.array_equal(f(),[[1,2],[3,4]]) and f().shape==(2,2)',
+        'assert f().tolist()==[[1,2],[3,4]]',
+        'assert s()==3 and m([1,2])==1.5 and b() and fl()==.5 and l()==[1,2.5]',
+        'import numpy as np\nassert np.allclose(g(np.array([1.,2])),[2,4])',
+        'assert np.allclose(f(), np.array([[1,2],[3,4]]))',
+        'import numpy as np\na=np.array([3,1,2])\ninpl(a)\nassert a.tolist()==[1,2,3]',
+        'import numpy as np\nnp.testing.assert_allclose(f(),[[1,2],[3,4]])',
+        "assert list(dct()['a'])==[0,1,2]",
+        'assert isinstance(f(), np.ndarray) and f().sum()==10']),
+    "large_replies": ("def f(n): return list(range(n))\ndef s(n): return 'a'*n\n"
+        "def fl(n): return [i/7 for i in range(n)]\ndef m(n): return [[0]*n for _ in range(n)]",
+        ['assert f(1000000)==list(range(1000000))',
+        'assert len(s(10**7))==10**7',
+        'assert fl(400000)[7]==1.0',
+        'assert sum(map(len,m(1000)))==10**6']),
+    "ints_of_many_digits": ('def f(n): return 7**n\ndef s(n): return str(7**n)',
+        ['assert f(6000)==7**6000',
+        'assert s(6000)==str(7**6000) and len(s(6000))==5071']),
+    "exit_at_the_end": ('import sys\ndef add(a,b): return a+b\ndef bad(): sys.exit(2)\nif True:\n'
+        ' print(add(1,2))\n exit()',
+        ['assert add(1,2)==3',
+        'try:\n    bad()\nexcept SystemExit:\n    pass\nelse:\n    assert False',
+        'assert add(1,1)==2']),
+    "attributes_from_outside": ('class Node:\n def __init__(s,v): s.v=v; s.left=None; s.kids=[]; s.d={}\n'
+        'def left(n): return n.left.v\ndef total(n): return n.v+sum(map(total,n.kids))',
+        ['root=Node(1)\nroot.left=Node(2)\nroot.left.left=Node(3)\n'
+        'assert left(root)==2 and left(root.left)==3',
+        'r=Node(1)\nr.kids.append(Node(2))\nr.kids.append(Node(3))\nr.kids[0].kids.append(Node(4))\n'
+        'assert total(r)==10',
+        'r=Node(1); r.kids=[Node(5)]\nassert total(r)==6',
+        "r=Node(1); r.d['a']=1; r.d['b']={}; r.d['b']['c']=2\nassert r.d=={'a':1,'b':{'c':2}}",
+        'r=Node(1)\nr.v+=1\nassert r.v==2\ndel r.v\ntry:\n    r.v\n    assert False\n'
+        'except AttributeError:\n    pass',
+        'r=Node(1)\nr._x=5\nassert r._x==5',
+        'a=Node(1);b=Node(2);a.left=b;b.left=a\nassert a.left.left.v==1']),
+    "items_from_outside": ("class M:\n def __init__(s): s.d={}\n def __setitem__(s,k,v): s.d[k]=v\n"
+        " def __getitem__(s,k): return s.d[k]\n def __delitem__(s,k): del s.d[k]\n"
+        " def __contains__(s,k): return k in s.d\n def __len__(s): return len(s.d)\n"
+        " def __enter__(s): return s\n def __exit__(s,*a): s.d['left']=a[0] is not None",
+        ["m=M()\nm['a']=1\nassert m['a']==1 and 'a' in m and 'b' not in m and len(m)==1\ndel m['a']\n"
+        "assert len(m)==0",
+        "with M() as m:\n    m['x']=1\nassert m['x']==1 and m['left'] is False",
+        "try:\n    with M() as m:\n        raise ValueError('x')\nexcept ValueError:\n    pass\n"
+        "assert m['left'] is True"]),
+    "context_manager": ("from contextlib import contextmanager\nlog=[]\n@contextmanager\ndef tag(n):\n"
+        " log.append(n)\n yield n\n log.append('/'+n)\ndef get(): return log",
+        ["with tag('a') as t:\n    assert t=='a'\nassert get()==['a','/a']"]),
+    "instances": ('class A: pass\nclass B(A): pass\ndef mk(): return B()',
+        ['assert isinstance(mk(),A) and isinstance(mk(),B) and not isinstance(5,A)',
+        'assert issubclass(B,A) and isinstance(mk(),(int,A))']),
+    "wrapped_name": ("import functools\ndef deco(f):\n @functools.wraps(f)\n def g(*a): return f(*a)\n"
+        " return g\n@deco\ndef hello(): 'doc'",
+        ["assert hello.__name__=='hello'",
+        'assert hello() is None']),
+    "own_variables": ('def f(a): return a',
+        ['import random\nrandom.seed(1)\nxs=[random.random() for _ in range(50)]\nfor x in xs:\n'
+        '    assert f(x)==x']),
+    "stdin_exit": ("print(1)\nexit()", [{"input": "", "output": "1"}]),
+    "stdin_quit_0": ("print(1)\nquit(0)\nprint(2)", [{"input": "", "output": "1"}]),
+    "stdin_raise_exit": ("def main():\n    print(1)\n    raise SystemExit\nmain()", [{"input": "",
+        "output": "1"}]),
+    "stdin_many_digits": ("print(7**6000)\nprint(len(str(int(input()))))", [{"input": "9" * 5000,
+        "output": f"{SEVENS}\n5000"}]),
+    "stdin_white_space": ("print('1  2 \\n')\nprint('\\t3')", [{"input": "", "output": "\n 1 2\n3\n"}]),
+    "stdin_a_third": ("print(1/3)", [{"input": "", "output": "0.333333"}, {"input": "",
+        "output": "0.3333333333333333"}]),
+    "stdin_tolerance": ("print(3.14, 2.9999999)", [{"input": "", "output": "3.1416 3", "tolerance": 0.01}]),
+    "stdin_numpy": ("import numpy as np\nprint(int(np.sum([1, 2])), np.arange(3))", [{"input": "",
+        "output": "3 [0 1 2]"}]),
+    "stdin_file_name": ("import os\nprint(os.path.basename(__file__))", [{"input": "",
+        "output": "solution.py"}]),
 }
 
 # ----------------------------------------------------------------------------------- the siege
@@ -834,7 +1332,7 @@ def inside(path: str) -> list[str]:
     for p in glob.glob("/proc/[0-9]*"):
         try:
             with open(f"{p}/cmdline", "rb") as f:
-                if f.read().split(b"\0")[4:5] == [path.encode()]:  # python -I -S -B sandbox.py
+                if f.read().split(b"\0")[6:7] == [path.encode()]:  # python -I -S -B -c ... sandbox.py
                     found.append(p)
         except OSError:
             pass

@@ -17,8 +17,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import attacks  # noqa: E402
 
+from config import UserError  # noqa: E402
+from rewards import check_rows, code_reward  # noqa: E402
 from verify import sandbox  # noqa: E402
-from verify.sandbox import SandboxError, check_tests, run_many, run_tests  # noqa: E402
+from verify.sandbox import LIMITS, SandboxError, check_tests, run_many, run_tests, same_output  # noqa: E402
 
 SOURCE = Path(sandbox.__file__)
 ADD = "def add(a, b): return a + b"
@@ -61,7 +63,7 @@ def open_folder():
 
 
 def test_there_are_enough_attacks_and_honest_programs():
-    assert sum(map(len, attacks.ATTACKS.values())) >= 75 and len(attacks.HONEST) >= 35
+    assert sum(map(len, attacks.ATTACKS.values())) >= 450 and len(attacks.HONEST) >= 100
     for tests in [t for group in attacks.ATTACKS.values() for _, t in group.values()]:
         check_tests(tests)
 
@@ -89,7 +91,8 @@ def test_no_attack_is_rewarded_or_does_harm(kind, tmp_path):
     assert (found["rewarded"], found["harm"]) == ({}, [])
 
 
-@pytest.mark.parametrize("kind", ["SPIES", "FORGERS", "BOMBS", "BREAKOUTS"])
+@pytest.mark.parametrize("kind", ["SPIES", "FORGERS", "RECORDS", "CHANGES", "MODULES", "BOMBS",
+    "BREAKOUTS"])
 def test_no_attack_is_rewarded_or_does_harm_without_namespaces(kind, tmp_path):
     found = attacks.siege(copy_of_sandbox(tmp_path), (kind,), str(tmp_path), namespaces=False)
     assert (found["rewarded"], found["harm"]) == ({}, [])
@@ -300,6 +303,85 @@ def test_memory_is_limited_to_what_is_asked():
     program = "def f(n): return len(bytearray(n << 20))"
     assert run_tests(program, ["assert f(100) == 100 << 20"], memory_mb=256).passed == 1
     assert run_tests(program, ["assert f(300) == 300 << 20"], memory_mb=256).passed == 0
+
+
+@pytest.mark.parametrize("printed,want,right", [
+    ("6", " 6", True), ("6", "\n6\n", True), ("1 2", "1  2", True), ("1\n\n2\n", "1\n2", True), ("\t1\r\n2",
+        "1\n2", True),
+    ("", "\n", True), ("1 2", "1\n2", False), ("12", "1 2", False), ("", "0", False), ("yes", "Yes", False),
+    ("0.3333333333333333", "0.333333", True), ("0.3333333333333333", "0.3333", True), ("0.333333",
+        "0.3333333333", True),
+    ("0.3333333333333333", "0.333", False), ("0.3", "0.333333", False), ("0.3333", "0.333333", False),
+    ("0.30000000000000004", "0.3", True), ("2.5", "2.50", True), ("2", "2.0", True), ("-0.0", "0.0", True),
+    ("1e-17", "0.0", True), ("2.4", "2.5", False), ("0.54", "0.5", False), ("0.5001", "0.5", False),
+    ("2.0", "2", False), ("2.0000001", "2", False), ("1000001", "1000000", False), ("10**6", "1000000",
+        False),
+    ("1e6", "1000000.0", True), ("1000000", "1e6", True), ("1000001", "1e6", False), ("0", "0.0000004",
+        False),
+    ("0", "1e-7", False), ("0.00005", "0.0001", False), ("123456789.123457", "123456789.1234567", True),
+    ("1500000.0", "1500000.5", False), ("nan", "0.5", False), ("nan", "nan", True), ("inf", "1e400", False),
+    ("0.5x", "0.5", False), ("0_5.0", "05.0", False), ("\u0661.5", "1.5", False), ("a 0.1000001", "a 0.1",
+        True),
+    ("3.14160", "3.1416", True), ("3.14159", "3.1416", True), ("3.1415", "3.1416", False), ("1e1", "1e2",
+        False)])
+def test_output_is_compared_word_by_word_and_decimals_by_value(printed, want, right):
+    assert same_output(printed, want) is right
+
+
+@pytest.mark.parametrize("printed,want,tolerance,right", [
+    ("0.34", "0.333333", 0.01, True), ("0.34", "0.333333", 0.001, False), ("2.9999999", "3", 1e-6, True),
+    ("3", "3.0000001", 1e-6, True), ("1000001", "1000000", 0.5, False), ("1000001.0", "1000000", 1e-5, True),
+    ("1000001.0", "1000000", 1e-7, False), ("0.30000000000000004", "0.3", 0, False), ("0.3", "0.3", 0, True),
+    ("nan", "0.5", 1, False), ("inf", "0.5", 1, False), ("x", "0.5", 1, False)])
+def test_a_tolerance_is_on_request(printed, want, tolerance, right):
+    assert same_output(printed, want, tolerance) is right
+    rows = [{"input": "", "output": want}]
+    program = f"print({printed!r})"
+    assert run_tests(program, rows, tolerance=tolerance).passed == right
+    assert run_tests(program, [{**rows[0], "tolerance": tolerance}]).passed == right
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_are_checked_before_anything_runs(name):
+    low, high = LIMITS[name]
+    for value in (low, high):
+        check_tests(ONE, **{name: value})
+    for value in (low - 1, high + 1, "5", True, float("nan"), [5]):
+        with pytest.raises(ValueError, match=f"{name} must be a number from {low} to {high}, not "):
+            run_tests(ADD, ONE, **{name: value})
+    with pytest.raises(ValueError, match="tolerance must be"):
+        check_tests([{"input": "", "output": "", "tolerance": 2}])
+
+
+def test_a_job_has_limits_of_its_own():
+    slow, large = "import time\ndef f():\n    time.sleep(1)", "def f(): bytearray(300 << 20)"
+    jobs = [(slow, ["f()"], {"timeout": 0.5}), (slow, ["f()"]), (large, ["f()"], {"memory_mb": 200}),
+        (large, ["f()"]), (large, ["f()"], {"memory_mb": 1000})]
+    assert [r.passed for r in run_many(jobs)] == [0, 1, 0, 1, 1]
+
+
+def test_rows_bring_limits_of_their_own_as_columns():
+    program = "<think></think><answer>import time\ntime.sleep(1)\nprint(0.34)</answer>"
+    tests = [[{"input": "", "output": "0.333333"}]] * 4
+    columns = {"timeout": [None, 0.5, 5, None], "tolerance": [0.1, 0.1, None, 0.1], "memory_mb": [99, 99, 99,
+        None]}
+    assert code_reward([program] * 4, tests, **columns) == [1.0, 0.0, 0.0, 1.0]
+    row = {"prompt": "p", "task": "code", "tests": tests[0]}
+    check_rows([row, {**row, "timeout": 9, "memory_mb": 900, "tolerance": 1e-6}], "rows.jsonl")
+    with pytest.raises(UserError, match="rows.jsonl: row 2: .*timeout must be a number from 0.05 to 600, "
+        "not '9'"):
+        check_rows([row, {**row, "timeout": "9"}], "rows.jsonl")
+
+
+def test_a_reply_is_limited_and_the_limit_named():
+    program = "def f(n): return 'a' * (n << 20)"
+    assert run_tests(program, ["assert len(f(15)) == 15 << 20", "f(17)"]) == (
+        1, 1, "ValueError: an answer over 16 MB")
+
+
+def test_an_exit_in_a_call_fails_its_own_test_only():
+    result = run_tests("def f(x):\n    exit() if x else None", ["f(0)", "f(1)", "f(0)"])
+    assert result == (2, 1, "SystemExit: ")
 
 
 def test_every_run_starts_afresh():

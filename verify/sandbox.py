@@ -13,7 +13,9 @@ threat                                       mechanism                          
 reads the tests or expected values           another process; fresh exec, never fork        SPIES
 forges a verdict, exits early, prints "ok"   the verdict file is the judge's only; names    FORGERS
                                              and functions never cross, only literals do
-objects that lie in ==, bool, arithmetic     only literals are compared; see `Remote`       LIARS
+objects that lie in ==, bool, arithmetic     only literals are compared; see `Remote`       LIARS, RECORDS
+changes what it is compared to               shows from the next statement on               CHANGES
+patches or fakes a library                   the tests' libraries are the judge's own       MODULES
 endless loop, also in C with the GIL held    the parent's wall clock, killpg(SIGKILL)       HANGS
 memory, CPU, disk, output, thread bombs      rlimits; a 16 MB tmpfs, or no writing at all   BOMBS
 fork, exec, kill, ptrace, sockets, chmod     seccomp allow-list; all else answers EACCES    BREAKOUTS
@@ -27,23 +29,40 @@ whatever is left                             user, pid, net, ipc and mount names
 Namespaces are a second wall and may be missing (then the folder is read-only); rlimits, no_new_privs,
 Landlock and seccomp may not: without one of them SandboxError names it, unless `unsafe` is set.
 
-What a test can say: arguments go by value (changes made in place are not seen); two objects of the program
-are never equal, have no truth and no arithmetic; isinstance and `with` do not take them; a predicate that the
-test asks of the program itself, the program answers. A name is the program's unless it is a builtin or the
-test's own; where the tests name nothing but builtins, those that the program defines are meant.
+What a test can say: a name is the program's unless it is a builtin, the test's own or a standard module;
+where the tests name nothing but builtins, those that the program defines are meant. A predicate or a value
+that the test asks of the program itself, the program answers.
+
+- Containers and numpy arrays go by value. What a call changes in those it was given, the test sees from its
+  next statement on (at once where the call returns None): in `f(a) == sorted(a)` the program cannot change
+  what it is compared to. Across statements it can, as in Python. Later changes are not seen.
+- Values of the standard library (dates, Decimal, Fraction, Counter, deque, ...) and numpy's are literals;
+  their classes and modules are the judge's own.
+- Objects can be changed (`root.left = Node(2)`), entered by `with` (which hides no error) and asked for
+  isinstance; they have no truth and no arithmetic.
+- Two objects are equal only if the test made one of them, `P(1)`: of a dataclass with the methods that
+  the library writes, all fields compared, no __post_init__; or a member of an Enum, which `is` takes, too.
+  Named tuples are literals. A class that makes no objects (`P(1)` is 0) can be called, not compared to.
+- An exit is a normal end of the program if its status is 0; in a call it is an exception, SystemExit.
+- Output is compared as `same_output` says.
 """
 
 import builtins
 import ctypes
 import json
+import math
 import os
+import re
 import struct
 import sys
-from collections import namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from functools import cache, partial
 from itertools import islice
 
 if __name__ != "__main__":  # the jailed side starts without them
     import ast
+    import importlib.util
+    import marshal
     import select
     import signal
     import socket
@@ -51,12 +70,12 @@ if __name__ != "__main__":  # the jailed side starts without them
     import tempfile
     import time
     from concurrent.futures import ThreadPoolExecutor
-    from functools import cache
     from typing import NamedTuple
 else:
-    NamedTuple, cache = object, lambda f: f
+    NamedTuple = object
 
-OUTPUT, REPLY, TMPFS = 8 << 20, 1 << 20, 16 << 20  # bytes: files written, one answer, the temporary folder
+ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+OUTPUT, REPLY, TMPFS = 8 << 20, 16 << 20, 16 << 20  # bytes: files written, one answer, the temporary folder
 
 
 class SandboxError(RuntimeError):
@@ -110,16 +129,9 @@ def _seccomp_filter(machine: str) -> bytes:
         for value in values:
             body += [(equal, 0, 1, value), (give, 0, 0, allow)]
         code += [(equal, 0, len(body) + 1, numbers[column]), *body, (give, 0, 0, deny)]
-    code += [
-        (equal, 0, 4, _CLONE[column]),
-        (load, 0, 0, 16),
-        (any_bit, 0, 1, CLONE_THREAD),
-        (give, 0, 0, allow),
-        (give, 0, 0, deny),
-        (equal, 0, 1, _CLONE3),
-        (give, 0, 0, no_such_call),
-        (give, 0, 0, deny),
-    ]
+    code += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_THREAD),
+        (give, 0, 0, allow), (give, 0, 0, deny), (equal, 0, 1, _CLONE3), (give, 0, 0, no_such_call),
+        (give, 0, 0, deny)]
     return b"".join(struct.pack("=HBBI", *line) for line in code)
 
 
@@ -158,7 +170,8 @@ def _landlock(libc, folder: str | None, writable: bool):
     with open("/proc/self/maps") as f:
         libraries = {os.path.dirname(line.rstrip().split(None, 5)[-1]) for line in f if ".so" in line}
     read, write = 0b1100, 0b111110010 | 1 << 14  # files and folders; write, remove, make, truncate
-    grants = dict.fromkeys([*sys.path, *libraries], read) | {"/dev/null": 6, "/dev/urandom": 4}
+    packages = [path for finder in sys.meta_path if isinstance(finder, _Packages) for path in finder.folders]
+    grants = dict.fromkeys([*sys.path, *libraries, *packages], read) | {"/dev/null": 6, "/dev/urandom": 4}
     if folder:
         grants[folder] = read | write if writable else read
     for path, access in grants.items():
@@ -223,87 +236,309 @@ def _lock_down(folder: str | None, memory_mb: int, seconds: int, namespaces: boo
 
 # --------------------------------------------------------------------------------- literals between processes
 
-_NAMED = {"Fraction": "fractions", "Decimal": "decimal"}  # exact numbers, written as text
+_BOXES = {kind.__name__: kind for kind in (  # what can be changed in place; a subclass before its base
+    Counter, OrderedDict, defaultdict, dict, deque, list, set, bytearray)}
+_TEXTS = dict(Fraction="fractions", Decimal="decimal", UUID="uuid", PosixPath="pathlib",
+    date="datetime", datetime="datetime", time="datetime")  # written as text
+_VALUES = _TEXTS | {"timedelta": "datetime"} | {name: kind.__module__ for name, kind in _BOXES.items()}
+_MODULES = set("""bisect calendar cmath collections copy datetime decimal fractions functools heapq itertools
+    json math numpy operator random re statistics string time uuid""".split())
 
 
-def _encode(value, keep):
-    """A value as JSON: numbers, text, containers of them by value; anything else as what `keep` returns."""
+class _Numbers(dict):
+    """The numbers, by id, of containers that both sides know. New ones join `boxes`, where that is a list."""
+
+    def __init__(self, known=(), boxes: list | None = None):
+        super().__init__((id(box), number) for number, box in known)
+        self.boxes = boxes
+
+    def add(self, box) -> list[int]:
+        if self.boxes is None:
+            return []
+        self.boxes.append(box)
+        self[id(box)] = len(self.boxes) - 1
+        return [self[id(box)]]
+
+
+def _kind_of_box(value) -> type | None:
+    numpy = sys.modules.get("numpy")
+    if type(value).__name__ in ("ndarray", "_Array") and numpy and isinstance(value, numpy.ndarray):
+        return numpy.ndarray if value.dtype.kind in "biufcU" else None
+    return next((kind for kind in _BOXES.values() if isinstance(value, kind)), None)
+
+
+def _parts(box) -> list:
+    """What a container holds, to see later whether it was changed."""
+    kind = _kind_of_box(box)
+    if hasattr(kind, "tobytes"):
+        return [box.tobytes()]
+    return [*kind.__iter__(box), *(kind.values(box) if issubclass(kind, dict) else ())]
+
+
+def _changed(old: list, new: list) -> bool:
+    return len(old) != len(new) or any(
+        a is not b and not (type(a) is type(b) is bytes and a == b) for a, b in zip(old, new, strict=True))
+
+
+def _refill(box, new):
+    """Give a container what another one of its kind holds."""
+    kind = _kind_of_box(new)
+    if hasattr(kind, "tobytes"):
+        box[...] = new.reshape(box.shape)
+    else:
+        kind.clear(box)
+        (kind.update if hasattr(kind, "update") else kind.extend)(box, new)
+
+
+def _standard(kind) -> bool:
+    """A standard class that both sides have of their own?"""
+    module = _VALUES.get(kind.__name__)
+    return module is not None and getattr(sys.modules.get(module), kind.__name__, None) is kind
+
+
+def _encode(value, peer, numbers=None):
+    """A value as JSON: numbers, text, containers and plain standard values by value; anything else as what
+    `peer.keep` returns. A container that has a number goes by it."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return ["int", hex(value)]
+        value = int.__pos__(value)
+        return value if abs(value) < 1 << 53 else ["int", hex(value)]
     if isinstance(value, float):
-        return ["float", float.hex(value)]
+        value = float.__pos__(value)
+        return value if value - value == 0 else ["float", repr(value)]
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, complex):
-        return ["complex", float.hex(value.real), float.hex(value.imag)]
-    if isinstance(value, bytes | bytearray):
-        return ["bytes" if isinstance(value, bytes) else "bytearray", value.hex()]
+        return ["complex", repr(value.real), repr(value.imag)]
+    if isinstance(value, bytes):
+        return ["bytes", value.hex()]
     if isinstance(value, tuple) and hasattr(type(value), "_fields"):
-        return ["named", type(value).__name__, list(value._fields), [_encode(v, keep) for v in value]]
-    for kind in (list, tuple, set, frozenset):
+        inner = [_encode(v, peer, numbers) for v in tuple.__iter__(value)]
+        return ["named", type(value).__name__, list(value._fields), inner]
+    for kind in (tuple, frozenset):
         if isinstance(value, kind):
-            return [kind.__name__, [_encode(v, keep) for v in kind.__iter__(value)]]
-    if isinstance(value, dict):
-        return ["dict", [[_encode(k, keep), _encode(v, keep)] for k, v in dict.items(value)]]
+            return [kind.__name__, [_encode(v, peer, numbers) for v in kind.__iter__(value)]]
+    if kind := _kind_of_box(value):
+        if numbers is not None and id(value) in numbers:
+            return ["same", numbers[id(value)]]
+        number = [] if numbers is None else numbers.add(value)
+        return _encode_box(peer.pending.get(id(value), (0, value))[1], peer, numbers) + number
     if isinstance(value, range):
         return ["range", value.start, value.stop, value.step]
-    if type(value).__name__ in _NAMED:
-        return [type(value).__name__, str(value)]
-    return keep(value)
+    if type(value).__module__ == "numpy" and isinstance(value, sys.modules["numpy"].generic):
+        return _encode(value.item(), peer, numbers)
+    if _standard(type(value)):
+        name = type(value).__name__
+        if name == "timedelta":
+            return [name, value.days, value.seconds, value.microseconds]
+        return [name, value.isoformat() if hasattr(value, "isoformat") else str(value)]
+    return peer.keep(value)
 
 
-def _decode(data, found):
-    """The value of `_encode`; `found(kind, name)` returns what stands for any other kind."""
+def _encode_box(box, peer, numbers) -> list:
+    """[kind, what it holds, what else makes it]."""
+    kind, extra = _kind_of_box(box), None
+    if hasattr(kind, "tobytes"):
+        return ["ndarray", [_encode(v, peer) for v in box.ravel().tolist()], [box.dtype.str, list(box.shape)]]
+    if kind is bytearray:
+        return ["bytearray", box.hex(), None]
+    if issubclass(kind, dict):
+        inner = [[_encode(k, peer, numbers), _encode(v, peer, numbers)] for k, v in kind.items(box)]
+        extra = getattr(box.default_factory, "__name__", None) if kind is defaultdict else None
+    else:
+        inner = [_encode(v, peer, numbers) for v in kind.__iter__(box)]
+        extra = box.maxlen if kind is deque else None
+    return [kind.__name__, inner, extra]
+
+
+def _decode(data, peer, boxes):
+    """The value of `_encode`; containers that came with a number are put into `boxes`, those that came as a
+    number taken from there. `peer.found(kind, ...)` returns what stands for any other kind."""
     if not isinstance(data, list):
         return data
     kind, *rest = data
     if kind == "int":
         return int(rest[0], 16)
     if kind == "float":
-        return float.fromhex(rest[0])
+        return float(rest[0])
     if kind == "complex":
-        return complex(*map(float.fromhex, rest))
-    if kind in ("bytes", "bytearray"):
-        return getattr(builtins, kind).fromhex(rest[0])
-    if kind in ("list", "tuple", "set", "frozenset"):
-        return getattr(builtins, kind)([_decode(v, found) for v in rest[0]])
+        return complex(*map(float, rest))
+    if kind == "bytes":
+        return bytes.fromhex(rest[0])
+    if kind in ("tuple", "frozenset"):
+        return getattr(builtins, kind)([_decode(v, peer, boxes) for v in rest[0]])
     if kind == "named":
-        row = namedtuple(str(rest[0]), rest[1], rename=True)
-        return row(*(_decode(v, found) for v in rest[2]))
-    if kind == "dict":
-        return {_decode(k, found): _decode(v, found) for k, v in rest[0]}
+        row = (peer.names or {}).get(rest[0])  # the program's own, if it has one of these fields
+        if not isinstance(row, type) or list(getattr(row, "_fields", ())) != rest[1]:
+            row = namedtuple(str(rest[0]), rest[1], rename=True)
+        return row._make(_decode(v, peer, boxes) for v in rest[2])
+    if kind == "same":
+        return boxes[rest[0]]
+    if kind in _BOXES or kind == "ndarray":
+        return _decode_box(kind, *(rest + [None, None])[:3], peer, boxes)
     if kind == "range":
         return range(*rest)
-    if kind in _NAMED:
-        return getattr(__import__(_NAMED[kind]), kind)(rest[0])
-    return found(kind, rest[0])
+    if kind in _VALUES:
+        made = getattr(__import__(_VALUES[kind]), kind)
+        return getattr(made, "fromisoformat", made)(*rest)
+    return peer.found(kind, *rest)
+
+
+def _decode_box(kind, inner, extra, number, peer, boxes):
+    if kind == "ndarray":
+        import numpy
+
+        if numpy.dtype(extra[0]).kind not in "biufcU":
+            raise TypeError(f"an array of {extra[0]}")
+        box = numpy.array([_decode(v, peer, boxes) for v in inner], extra[0]).reshape(extra[1])
+        box = box if peer.names is not None else box.view(_array_type())
+    elif kind == "bytearray":
+        box = bytearray.fromhex(inner)
+    elif kind == "deque":
+        box = deque(maxlen=extra)
+    elif kind == "defaultdict":
+        factories = ("int", "float", "str", "list", "dict", "set", "tuple", "bool")
+        box = defaultdict(getattr(builtins, extra) if extra in factories else None)
+    else:
+        box = _BOXES[kind]()
+    if number is not None:
+        boxes[number] = box  # before what it holds, which may be itself
+    if isinstance(box, dict):
+        for k, v in inner:
+            box[_decode(k, peer, boxes)] = _decode(v, peer, boxes)
+    elif isinstance(box, (list, deque)):
+        box.extend(_decode(v, peer, boxes) for v in inner)
+    elif isinstance(box, set):
+        box.update(_decode(v, peer, boxes) for v in inner)
+    return box
+
+
+@cache
+def _array_type():
+    """What a test gets for the program's numpy arrays, of which the empty one is not equal to everything."""
+    import numpy
+
+    class _Array(numpy.ndarray):
+        def all(self, *args, **named):
+            if not self.size:
+                raise ValueError("an array without elements proves nothing")
+            return super().all(*args, **named)
+
+    return _Array
 
 
 class Remote:
-    """An object of the other process. It can be called, read (len, items, iteration, str) and asked for
-    attributes; it takes no part in comparisons, truth or arithmetic, where it could lie. Predicates that
-    literals have, too (`startswith`), it answers only if a capitalised name, a class, has just made it."""
+    """An object of the other process. It can be called, read (len, items, iteration, str), changed
+    (attributes, items), entered by `with` and asked for attributes; it has no truth and no arithmetic, where
+    it could lie. Predicates that literals have, too (`startswith`, `in`), it answers only if a class made it.
 
-    __slots__ = ("_peer", "_where", "_is_class", "_is_made")
+    Two are equal only if the test made one of them, as a plain record: `P(1)`. What that holds the test knows
+    from its own arguments: the program is not asked, and hears of the record only if it is used for something
+    else (`_at`). What the program says of the other one's fields must be equal to that. So it must know what
+    the test compares to; it can neither lie about `P(1)` nor copy it."""
 
-    def __init__(self, peer, where, is_class=False):
-        self._peer, self._where, self._is_class, self._is_made = peer, where, is_class, False
+    __slots__ = ("_peer", "_where", "_name", "_shape", "_is_made", "_is_member", "_data", "_maker")
+    __array_ufunc__ = None  # numpy does not look into it
+
+    def __init__(self, peer, where, **more):
+        for name, value in {"_peer": peer, "_where": where, **more}.items():
+            _set(self, name, value)
 
     def _ask(self, action, *args, **named):
-        return self._peer.request(action, self._where, args, named)
+        return self._peer.request(action, self._at(), args, named)
+
+    def _at(self) -> list:
+        """Where it is; a record that was not needed so far is made now."""
+        if self._where is None:
+            made = self._maker()
+            if not isinstance(made, Remote):
+                raise TypeError(f"{self._data[0]}(...) is no object")
+            _set(self, "_where", made._where)
+        return self._where
 
     def __getattr__(self, name):
-        if name.startswith("_") or (name in _PREDICATES and not self._is_made):
+        if name in Remote.__slots__:
+            return None  # not set
+        dunder = name.startswith("__") and name != "__name__"
+        if dunder or (name in _PREDICATES and not self._is_made):
             raise AttributeError(f"an object of the program stands where a literal should: {name}")
+        if self._where is None and type(value := dict(self._data[1]).get(name, self)) in _PLAIN:
+            return value
+        if self._shape and self._shape[0] == "enum" and name in self._shape[2]:
+            maker = partial(self._ask, "attribute", name)
+            data = self._shape[1], [("name", name)]
+            return Remote(self._peer, None, _is_member=True, _data=data, _maker=maker)
         return self._ask("attribute", name)
 
     def __call__(self, *args, **named):
+        kind, name, *_ = self._shape or ("", "")
+        bound = _bound(self._shape[2], args, named) if kind in ("record", "named") else None
+        if bound is not None:
+            self._peer.calls += 1
+            if kind == "named":
+                return namedtuple(name, bound, rename=True)._make(bound.values())
+            maker = partial(self._ask, "call", *args, **named)
+            return Remote(self._peer, None, _is_made=True, _data=(name, [*bound.items()]), _maker=maker)
         value = self._ask("call", *args, **named)
+        is_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
         if isinstance(value, Remote):
-            value._is_made = self._is_class
+            _set(value, "_is_made", is_class)
+        elif is_class:
+            self._peer.echo = self._name
         return value
+
+    def _facts(self):
+        """(class, fields) as known to the test or, if the program has the object, as stated by it now."""
+        return self._ask("record") if self._where else self._data
+
+    def __eq__(self, other):
+        if not isinstance(other, Remote):
+            return NotImplemented
+        if self is other or not (self._data or other._data):
+            return self is other
+        a, b = self._facts(), other._facts()
+        return a is not None and bool(a == b and (a == self._data or a == other._data))
+
+    def __hash__(self):
+        return 0
+
+    def __setattr__(self, name, value):
+        self._ask("set", name, value)
+
+    def __delattr__(self, name):
+        self._ask("unset", name)
+
+    def __setitem__(self, key, value):
+        self._ask("put", key, value)
+
+    def __delitem__(self, key):
+        self._ask("remove", key)
+
+    def __contains__(self, value):
+        return self._ask("contains", value) is True if self._is_made else value in self._ask("list")
+
+    def __instancecheck__(self, thing):
+        if isinstance(thing, Remote) and not thing._where and thing._data[0] == (self._shape or "??")[1]:
+            return True  # the program is not told of it
+        return self._ask("isinstance", thing) is True
+
+    def __subclasscheck__(self, kind):
+        return self._ask("issubclass", kind) is True
+
+    def __enter__(self):
+        value = self._ask("enter")
+        if isinstance(value, Remote):
+            _set(value, "_is_made", self._is_made)
+        return value
+
+    def __exit__(self, kind, error, trace):
+        """Tells the program, which cannot hide the error: it may be the test's own."""
+        try:
+            self._ask("exit", *([kind, str(error)] if isinstance(error, Exception) else ()))
+        except (Exception, SystemExit):
+            if kind is None:
+                raise
 
     def __len__(self):
         return self._ask("len")
@@ -324,9 +559,61 @@ class Remote:
         raise TypeError("an object of the program has no truth here")
 
 
+_set, _PLAIN = object.__setattr__, (int, float, str, bool, bytes, complex, type(None))
 _PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "is_integer"} | {
-    name for name in dir(str) if name.startswith("is")
-}
+    name for name in dir(str) if name.startswith("is")}
+
+
+def _same(a, b) -> bool:
+    """`a is b` in a test; the members of an Enum are one by their names."""
+    both = isinstance(a, Remote) and isinstance(b, Remote)
+    return a is b or bool(both and (a._is_member or b._is_member) and a == b)
+
+
+def _bound(fields: list, args: tuple, named: dict) -> dict | None:
+    """The fields of a record that is made of these arguments: each argument in one of its own, in order. None
+    if they do not fit, so that the program says what is wrong."""
+    names = [str(name) for name, *_ in fields]
+    values = dict(zip(names, args, strict=False)) | named
+    known = {str(name): default[0] for name, *default in fields if default} | values
+    fit = len(set(names)) == len(names) and len(values) == len(args) + len(named) and set(known) == set(names)
+    return {name: known[name] for name in names} if fit else None
+
+
+def _shape(kind) -> list | None:
+    """What the program tells of a class: ["record", name, [[field, default], ...]] of a dataclass that is as
+    the library makes it, ["named", ...] of a named tuple, ["enum", name, members]; None of any other."""
+    enum, library, name = sys.modules.get("enum"), sys.modules.get("dataclasses"), kind.__name__
+    codes = [getattr(getattr(kind, n), "__code__", None) for n in ("__new__", "__init__", "__eq__")]
+    if "solution.py" in [getattr(code, "co_filename", None) for code in codes]:
+        return None  # it has a way of its own
+    if issubclass(kind, tuple) and hasattr(kind, "_field_defaults"):
+        return ["named", name, [[f, *_default(kind._field_defaults, f)] for f in kind._fields]]
+    if enum and issubclass(kind, enum.Enum):
+        return None if issubclass(kind, int | str | float) else ["enum", name, list(kind.__members__)]
+    settings = vars(kind).get("__dataclass_params__")
+    if not settings or not settings.eq or not settings.init or hasattr(kind, "__post_init__"):
+        return None
+    fields = library.fields(kind)
+    if (codes[1].co_argcount + codes[1].co_kwonlyargcount != len(fields) + 1  # there is an InitVar
+            or not all(f.init and f.compare for f in fields)):
+        return None
+    made = {f.name: f.default for f in fields if f.default is not library.MISSING}
+    made |= {f.name: f.default_factory() for f in fields if f.default_factory is not library.MISSING}
+    names = [f.name for f in sorted(fields, key=lambda f: f.kw_only)]
+    return ["record", name, [[f, *_default(made, f)] for f in names]]
+
+
+def _default(defaults: dict, name: str) -> list:
+    return [defaults[name]] if name in defaults else []
+
+
+def _record(thing) -> tuple | None:
+    """(class, [(field, value), ...]) of a plain record, (class, name) of a member of an Enum, or None."""
+    kind, name, fields = _shape(type(thing)) or (None,) * 3
+    if kind == "enum":
+        return name, [("name", thing._name_)]
+    return (name, [(f, object.__getattribute__(thing, f)) for f, *_ in fields]) if kind == "record" else None
 
 
 class _Peer:
@@ -337,30 +624,44 @@ class _Peer:
         self.input, self.fd, self.kept, self.calls = os.fdopen(fd, "rb", closefd=False), fd, [], 0
         self.names = names  # the candidate's; None in the judge, which answers calls of its functions only
         self.errors = {}  # exception classes that stand for the other side's, by name
+        self.pending = {}  # id: (a container of ours, one with what the other side made of it)
+        self.watched = []  # (number, container, its parts) of what was read from the other side's objects
+        self.named, self.echo = set(), ""  # the program's names in the tests; a class that gave a literal
 
     def keep(self, thing):
         """What is not a literal travels as a reference: the receiver's, a builtin, or the sender's own."""
         if isinstance(thing, Remote):
-            return ["yours", thing._where[1]] if thing._where[0] == "mine" else thing._where
+            where = thing._at()
+            return ["yours", where[1]] if where[0] == "mine" else where
         name = getattr(thing, "__name__", "")
         if isinstance(name, str) and getattr(builtins, name, self) is thing:
             return ["builtin", name]
+        if isinstance(thing, type(sys)) and name in _MODULES and sys.modules.get(name) is thing:
+            return ["module", name]
+        if isinstance(thing, type) and _standard(thing):
+            return ["class", name]
         if self.names is None and not callable(thing):
             raise TypeError(f"a test cannot pass a {type(thing).__name__}")
         if isinstance(thing, type) and issubclass(thing, Exception):
             return ["error", _lineage(thing)]
         self.kept.append(thing)
-        return ["iterator" if hasattr(type(thing), "__next__") else "mine", len(self.kept) - 1]
+        shape = self.names is not None and isinstance(thing, type) and _shape(thing)
+        more = [_encode(shape, self)] if shape else []
+        return ["iterator" if hasattr(type(thing), "__next__") else "mine", len(self.kept) - 1, *more]
 
-    def found(self, kind, name):
+    def found(self, kind, name, shape=None):
         if kind == "mine":
-            return Remote(self, [kind, name])
+            return Remote(self, [kind, name], _shape=_decode(shape, self, {}))
         if kind == "iterator":
             return self.pull(Remote(self, ["mine", name]))
         if kind == "yours":
             return self.kept[name]
         if kind == "error":
             return self.error(name)
+        if kind == "module" and name in _MODULES:
+            return __import__(name)
+        if kind == "class" and name in _VALUES:
+            return getattr(__import__(_VALUES[name]), name)
         if kind == "builtin":  # the program's stays with the program: its `eval` must not become the judge's
             return Remote(self, ["builtin", name]) if self.names is None else getattr(builtins, name)
         if kind == "name" and self.names is not None and name in self.names:
@@ -372,10 +673,8 @@ class _Peer:
         would end a loop of the test."""
         name, base = map(str, lineage)
         base = getattr(builtins, base, None)
-        usual = (
-            isinstance(base, type) and issubclass(base, Exception) and not base.__name__.startswith("Stop")
-        )
-        base = base if usual else RuntimeError
+        usual = isinstance(base, type) and issubclass(base, (Exception, SystemExit))
+        base = base if usual and not base.__name__.startswith("Stop") else RuntimeError
         return base if base.__name__ == name else self.errors.setdefault(name, type(name, (base,), {}))
 
     @staticmethod
@@ -386,7 +685,7 @@ class _Peer:
     def send(self, message):
         data = json.dumps(message).encode() + b"\n"
         if len(data) > REPLY:
-            raise ValueError("an answer over 1 MB")
+            raise ValueError(f"an answer over {REPLY >> 20} MB")
         while data:
             data = data[os.write(self.fd, data) :]
 
@@ -397,35 +696,106 @@ class _Peer:
         return json.loads(line)
 
     def request(self, action, where, args, named):
+        """Ask for an action on an object. What the other side changed in the containers that are passed shows
+        in them once the statement is over (`settle`) or, if there is no answer but None, at once."""
         self.calls += action != "get"
-        where = ["yours", where[1]] if where[0] == "mine" else where
-        self.send(["ask", action, where, _encode(args, self.keep), _encode(named, self.keep)])
+        where, lent = ["yours", where[1]] if where[0] == "mine" else where, []
+        numbers = _Numbers((), lent)
+        named = ["dict", [[name, _encode(value, self, numbers)] for name, value in named.items()]]
+        sent = [_encode(args, self, numbers), named]
+        self.send(["ask", action, where, *sent, self.our_changes()])
         while (answer := self.receive())[0] == "ask":
             self.answer(*answer[1:])
-        if answer[0] == "raise":
+        raised, boxes, changes, frames = answer[0] == "raise", dict(enumerate(lent)), {}, [sys._getframe()]
+        while frames[-1].f_back:
+            frames.append(frames[-1].f_back)
+        for number, data in (answer[3 if raised else 2 :] or [()])[0]:
+            box, new = lent[number], _decode(data, self, dict(boxes))
+            if not isinstance(box, _kind_of_box(new)):
+                raise TypeError(f"a {type(box).__name__} cannot become a {type(new).__name__}")
+            changes[id(box)] = box, new, frames
+        value = None if raised else _decode(answer[1], self, boxes)
+        self.pending |= changes
+        if value is None or self.names is not None:
+            self.settle(changes)
+        if raised:
             raise self.error(answer[1])(str(answer[2]))
-        return _decode(answer[1], self.found)
+        if action in ("attribute", "item"):
+            self.watched += [(number, box, _parts(box)) for number, box in boxes.items()]
+        return value
 
-    def answer(self, action, where, args, named):
-        """Do what is asked and send ["value", ...] or ["raise", type, message]."""
+    def settle(self, changes=None):
+        """Let the changes of passed containers show: these, or all."""
+        for key in [*(self.pending if changes is None else changes)]:
+            _refill(*self.pending.pop(key)[:2])
+
+    def step(self):
+        """A statement begins: what calls in earlier ones of this function changed shows. A function that is
+        called in the middle of a statement does not see what the statement changed so far."""
+        if self.pending:
+            frame = sys._getframe(1)
+            self.settle([key for key, (*_, frames) in self.pending.items() if frame in frames])
+
+    def our_changes(self) -> list:
+        """What the test changed of the containers that it read from the program's objects and still holds."""
+        watched, self.watched, out = [(0, [], []), *self.watched], [], []
+        numbers, unheld = _Numbers((number, box) for number, box, _ in watched), None
+        for number, box, parts in watched:
+            now, holders = _parts(box), sys.getrefcount(box)
+            unheld = unheld or holders  # those of the first one, which is nobody's
+            if _changed(parts, now):
+                out.append([number, _encode_box(box, self, numbers)])
+            if holders > unheld:
+                self.watched.append((number, box, now))
+        return out
+
+    def answer(self, action, where, args, named, changes=()):
+        """Do what is asked and send ["value", ..., changes] or ["raise", type, message, changes]."""
+        boxes, parts = {}, {}
         try:
-            thing, args, named = (_decode(x, self.found) for x in (where, args, named))
-            if self.names is None and (action != "call" or where[0] != "yours"):
+            if self.names is None and (action != "call" or where[0] != "yours" or changes):
                 raise TypeError("the tests answer calls only")
-            value = {
-                "get": lambda: thing,
-                "call": lambda: thing(*args, **named),
-                "len": lambda: len(thing),
-                "attribute": lambda: getattr(thing, *args),
-                "item": lambda: thing[args[0]],
-                "list": lambda: list(thing),
-                "next": lambda: list(islice(thing, 1)),
-                "str": lambda: str(thing),
-                "repr": lambda: repr(thing),
-            }[action]()
-            self.send(["value", _encode(value, self.keep)])
-        except Exception as error:
-            self.send(["raise", _lineage(type(error)), str(error)[:200]])
+            for number, data in changes:
+                _refill(self.kept[number], _decode(data, self, self.kept))
+            thing, args, named = (_decode(x, self, boxes) for x in (where, args, named))
+            parts = {number: _parts(box) for number, box in boxes.items()}
+            value = _ACTIONS[action](thing, *args, **named)
+            theirs = self.their_changes(boxes, parts)
+            kept = self.kept if action in ("attribute", "item") else None
+            numbers = _Numbers(() if theirs or kept is not None else boxes.items(), kept)
+            self.send(["value", _encode(value, self, numbers), theirs])
+        except (Exception, SystemExit) as error:
+            theirs = self.their_changes(boxes, parts)
+            self.send(["raise", _lineage(type(error)), str(error)[:200], theirs])
+
+    def their_changes(self, boxes: dict, parts: dict) -> list:
+        numbers = _Numbers((number, box) for number, box in boxes.items())
+        return [[number, _encode_box(boxes[number], self, numbers)] for number, old in parts.items()
+            if _changed(old, _parts(boxes[number]))]
+
+
+_ACTIONS = {
+    "get": lambda thing: thing,
+    "call": lambda thing, *args, **named: thing(*args, **named),
+    "len": lambda thing: len(thing),
+    "attribute": lambda thing, name: getattr(thing, name),
+    "item": lambda thing, key: thing[key],
+    "list": lambda thing: list(thing),
+    "next": lambda thing: list(islice(thing, 1)),
+    "str": lambda thing: str(thing),
+    "repr": lambda thing: repr(thing),
+    "set": lambda thing, name, value: setattr(thing, name, value),
+    "unset": lambda thing, name: delattr(thing, name),
+    "put": lambda thing, key, value: thing.__setitem__(key, value),
+    "remove": lambda thing, key: thing.__delitem__(key),
+    "contains": lambda thing, value: value in thing,
+    "isinstance": lambda kind, thing: isinstance(thing, kind),
+    "issubclass": lambda kind, other: issubclass(other, kind),
+    "record": lambda thing: _record(thing),
+    "enter": lambda thing: type(thing).__enter__(thing),
+    "exit": lambda thing, kind=None, text="": type(thing).__exit__(
+        thing, kind, kind and kind(text), None) and None,
+}
 
 
 def _lineage(kind: type) -> list[str]:
@@ -439,29 +809,29 @@ def _lineage(kind: type) -> list[str]:
 class _Names(dict):
     """A test's variables; a name that is neither its own nor a builtin is the program's."""
 
+    not_math = Remote, type(sys)  # what the program calls `math` is not, unless a function that a test calls
+
     def __missing__(self, name):
         if hasattr(builtins, name) and not self.builtins_are_theirs:
             raise KeyError(name)  # looked up among the builtins next
-        if name in (
-            "math",
-            "cmath",
-            "re",
-            "itertools",
-            "collections",
-            "functools",
-            "operator",
-            "json",
-            "copy",
-        ):
-            return self.setdefault(name, __import__(name))
         try:
             value = Remote(self.peer, ["name", name])._ask("get")
         except NameError:
-            if hasattr(builtins, name):
-                raise KeyError(name) from None
-            raise
+            if name not in _MODULES:
+                if hasattr(builtins, name):
+                    raise KeyError(name) from None
+                raise
+            value = None
+        doubtful = value is None or isinstance(value, self.not_math)
+        if doubtful and name in _MODULES and name not in self.called:
+            value = __import__(name)
+        if isinstance(value, type(sys)):
+            return self.setdefault(name, value)
+        if not isinstance(value, type):
+            self.peer.named.add(name)
         if isinstance(value, Remote):
-            value._is_class = name[0].isupper()
+            _set(value, "_name", name)
+            _set(value, "_shape", value._shape if name[0].isupper() else None)
         return value
 
 
@@ -475,28 +845,96 @@ def _free_names(tests) -> set[str]:
     return found
 
 
+def _stepwise(tree, ast):
+    """A test in which changes of its containers show between statements only, so that in `f(a) == sorted(a)`
+    the program cannot change what it is compared to; `assert a and b` is two statements."""
+    for node in [*ast.walk(tree)]:
+        if isinstance(node, ast.Compare) and [type(op) for op in node.ops] in ([ast.Is], [ast.IsNot]):
+            same = ast.Call(ast.Name("<same>", ast.Load()), [node.left, *node.comparators], [])
+            node.left, node.comparators = same, [ast.Constant(isinstance(node.ops[0], ast.Is))]
+            node.ops = [ast.Is()]
+        for name in ("body", "orelse", "finalbody"):
+            if isinstance(lines := getattr(node, name, None), list):
+                new = []
+                for line in lines:
+                    tests = isinstance(line, ast.Assert) and isinstance(getattr(line.test, "op", 0), ast.And)
+                    for part in [ast.Assert(v, line.msg) for v in line.test.values] if tests else [line]:
+                        first = isinstance(part, ast.ImportFrom) and part.module == "__future__"
+                        step = ast.Expr(ast.Call(ast.Name("<step>", ast.Load()), [], []))
+                        new += [part] if first else [step, part]
+                setattr(node, name, new)
+    return ast.fix_missing_locations(tree)
+
+
 def _judge(tests: list[str], line: int, report: int):
     """Run each test; report "pass" or the reason why not. A run of tests that calls nothing proves nothing.
     Where the tests name nothing but builtins, they mean those that the program defines."""
+    import ast
+
     names = _Names(__name__="test")
     names.peer = peer = _Peer(line)
-    compiled = [compile(test, "<test>", "exec") for test in tests]
-    names.builtins_are_theirs = not _free_names(compiled)
-    for code in compiled:
+    names.update({"<step>": peer.step, "<same>": _same})
+    trees = [ast.parse(test) for test in tests]
+    names.called = {node.func.id for tree in trees for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    names.builtins_are_theirs = not _free_names(compile(tree, "<test>", "exec") for tree in trees)
+    for code in [compile(_stepwise(tree, ast), "<test>", "exec") for tree in trees]:
         try:
+            peer.settle()
             exec(code, names)
             verdict = "pass"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             verdict = f"{type(error).__name__}: {error}"[:200]
         os.write(report, json.dumps(verdict).encode() + b"\n")
     if not peer.calls:
         os.write(report, b'"the tests call nothing of the program"\n')
+    if peer.echo and len(peer.named) > 1:  # `f() == P(1)`, where both are 0
+        verdict = f"{peer.echo}(...) is no object of the program: nothing can be compared to it"
+        os.write(report, json.dumps(verdict).encode() + b"\n")
+
+
+class _Packages:
+    """Finds the packages beside the standard library that programs and tests may import, and nothing else of
+    their folder. `numpy.allclose`, in the judge, wants elements: it holds for none of them."""
+
+    def __init__(self, folder: str, is_judge: bool):
+        self.folder, self.is_judge = folder, is_judge
+        self.folders = [os.path.join(folder, name) for name in ("numpy", "numpy.libs")]
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy" and path is None:
+            from importlib.machinery import ModuleSpec, SourceFileLoader
+
+            loader = SourceFileLoader(name, os.path.join(self.folders[0], "__init__.py"))
+            spec = ModuleSpec(name, self if self.is_judge else loader, origin=loader.path)
+            spec.submodule_search_locations, spec.has_location = self.folders[:1], True
+            self.loader = loader
+            return spec
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        allclose, array = module.allclose, module.array
+
+        def strict(a, b, *args, **named):
+            if not module.broadcast(module.asarray(a), module.asarray(b)).size:
+                raise ValueError("an array without elements proves nothing")
+            return allclose(a, b, *args, **named)
+
+        module.allclose, module.array = strict, lambda *a, **named: array(*a, **named).view(_array_type())
 
 
 def _module(name: str, program: str) -> dict:
-    """Execute the program as the module `name`; its names."""
+    """Execute the program as the module `name`; its names. An exit with status 0 is a normal end."""
     module = sys.modules[name] = type(sys)(name)
-    exec(compile(program, "solution.py", "exec"), module.__dict__)
+    module.__file__ = "solution.py"
+    try:
+        exec(compile(program, "solution.py", "exec"), module.__dict__)
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
     return module.__dict__
 
 
@@ -508,11 +946,10 @@ def _candidate(program: str, line: int):
         peer.answer(*request)
 
 
-def _inside():
-    """What the child runs: read the job, close the doors, say so, and only then look at the program."""
-    spec, report, line = map(int, sys.argv[1:])
-    with os.fdopen(spec) as f:
-        job = json.load(f)
+def _inside(job: dict):
+    """What the child runs: close the doors, say so, and only then look at the program."""
+    report, line = map(int, sys.argv[-2:])
+    sys.meta_path += [_Packages(folder, job["role"] == "judge") for folder in job["packages"]]
     try:
         _lock_down(*job["jail"])
     except (SandboxError, OSError, ImportError) as error:
@@ -520,9 +957,12 @@ def _inside():
         os._exit(1)
     os.write(report, b"locked\n")
     sys.argv = ["solution.py"]
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)
     if job["role"] == "judge":
         return _judge(job["text"], line, report)
     os.close(report)
+    builtins.exit = builtins.quit = sys.exit  # by the module `site`, which is not there
     if job["role"] == "candidate":
         _candidate(job["text"], line)
     elif job["role"] == "script":
@@ -538,27 +978,30 @@ class Result(NamedTuple):
     reason: str  # of the first failure; "" if all passed
 
 
+BOOT = "import marshal, sys\nwith open(int(sys.argv[2]), 'rb') as f: CODE, JOB = marshal.load(f)\nexec(CODE)"
+
+
+@cache
+def _code():
+    """This file, compiled once for all children."""
+    with open(__file__) as f:
+        return compile(f.read(), __file__, "exec")
+
+
 class _Child:
     """A fresh interpreter in its own process group, jailed, with a report that only its own side writes."""
 
     def __init__(self, role: str, text, jail: list, line: int = -1, files=(None, None, None)):
         self.report = tempfile.TemporaryFile()
-        with tempfile.TemporaryFile("w+") as spec:
-            json.dump({"role": role, "text": text, "jail": jail}, spec)
+        with tempfile.TemporaryFile() as spec:
+            job = {"role": role, "text": text, "jail": jail, "packages": _packages()}
+            spec.write(marshal.dumps((_code(), job)))
             spec.seek(0)
             fds = (spec.fileno(), self.report.fileno(), line)
-            command = [sys.executable, "-I", "-S", "-B", __file__, *map(str, fds)]
+            command = [sys.executable, "-I", "-S", "-B", "-c", BOOT, __file__, *map(str, fds)]
             stdin, stdout, stderr = (subprocess.DEVNULL if f is None else f for f in files)
-            self.process = subprocess.Popen(
-                command,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd="/",
-                env={},
-                pass_fds=[f for f in fds if f >= 0],
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/",
+                env=ENVIRONMENT, pass_fds=[f for f in fds if f >= 0], start_new_session=True)
 
     def wait(self, deadline: float) -> bool:
         """Did it end in time?"""
@@ -586,11 +1029,17 @@ class _Child:
             self.report.seek(0)
             first, *lines = self.report.read().decode().splitlines() or [""]
         if first != "locked" and (first or ended):
-            raise SandboxError(
-                f"programs cannot be run safely here: {first or 'the interpreter does not start'}"
-                " (--unsafe_code_execution runs them unprotected)"
-            )
+            why = first or "the interpreter does not start"
+            raise SandboxError(f"programs cannot be run safely here: {why}"
+                " (--unsafe_code_execution runs them unprotected)")
         return lines
+
+
+@cache
+def _packages() -> list[str]:
+    """The folder of the packages that programs may import, where they are installed."""
+    spec = importlib.util.find_spec("numpy")
+    return [os.path.dirname(os.path.dirname(spec.origin))] if spec and spec.origin else []
 
 
 @cache
@@ -609,7 +1058,7 @@ def _run_asserts(program: str, tests: list[str], timeout: float, jail: list) -> 
     with ours, theirs:
         candidate = _Child("candidate", program, jail, theirs.fileno())
         try:
-            judge = _Child("judge", tests, [None, *jail[1:]], ours.fileno())
+            judge = _Child("judge", tests, [None, max(512, jail[1]), *jail[2:]], ours.fileno())
             ours.close()
             theirs.close()
             in_time = judge.wait(deadline)
@@ -630,7 +1079,41 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:200]
 
 
-def _run_script(program: str, test: dict, timeout: float, jail: list) -> str:
+NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
+
+
+def same_output(printed: str, want: str, tolerance: float | None = None) -> bool:
+    """Is this output right? Line by line and, in a line, word by word: neither blank lines nor the amount of
+    white space matter. Words must be equal, whole numbers exactly so. Where a word of `want` is a number with
+    a point or an exponent, a number is right if the difference is
+
+        <= 1e-6 * min(1, |want|), or 1e-13 * |want| (what doubles lose), or 1e-9 where `want` is 0; or
+        <= half a unit of want's last place, where it has four decimals or more, and <= |want| / 1000.
+
+    tolerance: on request, for all numbers but a whole one where a whole one is wanted: a difference of at
+    most tolerance * max(1, |want|) is right, too. 0 = words must be equal."""
+    lines = [[words for line in text.split("\n") if (words := line.split())] for text in (printed, want)]
+    return [*map(len, lines[0])] == [*map(len, lines[1])] and all(
+        a == b or _near(a, b, tolerance) for ours, theirs in zip(*lines, strict=True)
+        for a, b in zip(ours, theirs, strict=True))
+
+
+def _near(given: str, want: str, tolerance: float | None) -> bool:
+    words = (given, want)
+    if tolerance == 0 or max(map(len, words)) > 400 or not all(map(NUMBER.fullmatch, words)):
+        return False
+    whole, (a, b) = [word.lstrip("+-").isdigit() for word in words], map(float, words)
+    if all(whole) or whole[1] and tolerance is None or not math.isfinite(a) or not math.isfinite(b):
+        return False
+    mantissa, _, exponent = want.lower().partition("e")
+    places = len(mantissa.partition(".")[2]) - int(exponent or 0)
+    allowed = [1e-6 * min(1, abs(b)), 1e-13 * abs(b), (tolerance or 0) * max(1, abs(b)), 1e-9 * (b == 0)]
+    if places >= 4:
+        allowed.append(min(0.5 * 10.0**-places * (1 + 1e-9), abs(b) / 1000))
+    return abs(a - b) <= max(allowed)
+
+
+def _run_script(program: str, test: dict, timeout: float, jail: list, tolerance: float | None) -> str:
     """Why the program fails on this input; "" if it prints what is expected and ends with status 0."""
     deadline = time.monotonic() + timeout
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -649,31 +1132,39 @@ def _run_script(program: str, test: dict, timeout: float, jail: list) -> str:
         if out.seek(0, os.SEEK_END) > 2 * len(want.encode()) + 65_536:
             return "wrong output, far too long"
         out.seek(0)
-        printed = out.read().decode(errors="replace")
-        lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (printed, want)]
-        return "" if lines[0] == lines[1] else _printable(f"wrong output for input {test['input']!r}")
+        right = same_output(out.read().decode(errors="replace"), want, test.get("tolerance", tolerance))
+        return "" if right else _printable(f"wrong output for input {test['input']!r}")
 
 
-def check_tests(tests: list):
-    """Raises ValueError (or SyntaxError) unless these are tests as `run_tests` wants them."""
+LIMITS = {"timeout": (0.05, 600), "memory_mb": (64, 16_384), "tolerance": (0, 1)}
+
+
+def check_tests(tests: list, **limits: float | None):
+    """Raises ValueError (or SyntaxError) unless these are tests and limits as `run_tests` wants them."""
     kinds = {type(test) for test in tests} if isinstance(tests, list) else set()
     pairs = kinds == {dict} and all(type(t.get("input")) is type(t.get("output")) is str for t in tests)
     if kinds != {str} and not pairs:
         raise ValueError('tests must be a list of assert strings, or of {"input": text, "output": text}')
     for test in tests if kinds == {str} else ():
         ast.parse(test)
+    tolerances = [("tolerance", test.get("tolerance")) for test in tests if pairs]
+    for name, value in [*limits.items(), *tolerances]:
+        low, high = LIMITS[name]
+        if value is not None and not (type(value) in (int, float) and low <= value <= high):
+            raise ValueError(f"{name} must be a number from {low} to {high}, not {value!r}")
 
 
-def run_tests(
-    program: str, tests: list, *, timeout: float = 5.0, memory_mb: int = 512, unsafe: bool = False
-) -> Result:
+def run_tests(program: str, tests: list, *, timeout: float | None = None, memory_mb: int | None = None,
+        tolerance: float | None = None, unsafe: bool = False) -> Result:
     """Run a Python program against its tests: assert strings (statements that call the program), all in one
-    process, or {"input": stdin, "output": stdout} pairs, a process each.
+    process, or {"input": stdin, "output": stdout} pairs, a process each, which must end with status 0.
 
-    timeout: seconds of wall clock per process; memory_mb: of address space. Output is compared up to white
-    space at the end of lines and of the text. Raises ValueError for tests that are no tests, SandboxError
-    where the jail lacks a layer, unless `unsafe`."""
-    check_tests(tests)
+    timeout: seconds of wall clock per process, 5 if None; memory_mb: of address space, 512 if None;
+    tolerance: of printed numbers (`same_output`), also as a key of a single pair. Raises ValueError for tests
+    that are no tests and for limits outside of LIMITS, SandboxError where the jail lacks a layer, unless
+    `unsafe`."""
+    check_tests(tests, timeout=timeout, memory_mb=memory_mb, tolerance=tolerance)
+    timeout, memory_mb = timeout or 5.0, int(memory_mb or 512)
     namespaces = not unsafe and sys.platform == "linux" and _namespaces_allowed()
     with tempfile.TemporaryDirectory() as folder:
         jail = [folder, memory_mb, int(timeout) + 2, namespaces, unsafe]
@@ -681,19 +1172,19 @@ def run_tests(
             return _run_asserts(program, tests, timeout, jail)
         reasons = []
         for test in tests:
-            reasons.append(_run_script(program, test, timeout, jail))
+            reasons.append(_run_script(program, test, timeout, jail, tolerance))
             if reasons[-1].startswith("timeout"):
                 break
     passed = reasons.count("")
     return Result(passed, len(tests) - passed, next((r for r in reasons if r), ""))
 
 
-def run_many(jobs: list[tuple[str, list]], **options) -> list[Result]:
-    """`run_tests` for many (program, tests), one at a time per core."""
+def run_many(jobs: list[tuple], **options) -> list[Result]:
+    """`run_tests` for many (program, tests) or (program, tests, its own options), one at a time per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(lambda job: run_tests(*job, **options), jobs))
+        return list(pool.map(lambda job: run_tests(*job[:2], **options, **dict(*job[2:])), jobs))
 
 
 if __name__ == "__main__":
-    _inside()
+    _inside(globals()["JOB"])  # from BOOT
