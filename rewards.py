@@ -33,7 +33,7 @@ from data.tasks import TASKS
 from verify.answers import same_answer
 from verify.countdown import MAX_EXPRESSION, expression_value, plain_expression, stated_value
 from verify.forms import TAGS, extract_answer, found_answer, last_number, split_completion
-from verify.sandbox import SandboxError, check_tests, run_many
+from verify.sandbox import LIMITS, SandboxError, check_tests, run_many
 from verify.texts import language_share, repeated_share
 from verify.texts import word_lists as word_lists
 
@@ -484,6 +484,15 @@ def as_tests(value: object) -> list:
     return value
 
 
+def as_limit(name: str) -> Callable:
+    """The reader of a column that limits a row's programs: a number within sandbox.LIMITS, or nothing."""
+    def read(value: object) -> object:
+        check_tests(["f()"], **{name: value})
+        return value
+
+    return read
+
+
 def as_language(value: object) -> str:
     """English where a row names no language. Raises ValueError for an unknown one."""
     language_share("", value or "en")
@@ -494,7 +503,8 @@ def as_language(value: object) -> str:
 COLUMNS: dict[str, dict[str, Callable]] = {
     "countdown": {"numbers": whole_numbers, "target": whole_number},
     **dict.fromkeys(("math", "math_boxed", "exact"), {"answer": as_text}), "number": {"answer": with_number},
-    **dict.fromkeys(("code", "code_fraction"), {"tests": as_tests}), "language": {"language": as_language},
+    **dict.fromkeys(("code", "code_fraction"), {"tests": as_tests, **{k: as_limit(k) for k in LIMITS}}),
+    "language": {"language": as_language},
     "gym": {"dataset": as_text, "seed": whole_number, "index": whole_number},
     "answered": {"answers": texts}, "clean": {"never": texts, "refusals": texts},
 }

@@ -25,7 +25,7 @@ SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 # What a column of these names means here. A public row's own column of such a name is left out where its
 # shape does not read it: a "language" that is Python is no language of words, "messages" can hold the answer.
 RESERVED = set("prompt task text messages completion solution chosen rejected aspect answer answers never "
-    "refusals numbers target ops limit tests timeout memory_mb language".split())
+    "refusals numbers target ops limit tests timeout memory_mb tolerance language".split())
 
 
 class Row(dict):

@@ -350,6 +350,7 @@ GOOD = {"countdown": {"numbers": [1, 2], "target": 3}, "math": {"answer": "1"},
     ("countdown", {"target": "six"}, '"target" must be a whole number'), ("countdown", {"target": None},
         "missing"),
     ("code", {"tests": []}, "tests must be a list"), ("code", {"tests": "assert f("}, "tests must be a list"),
+    ("code", {"timeout": "5"}, '"timeout".*from 0.05'), ("code", {"memory_mb": 1}, '"memory_mb".*from 64'),
     ("code", {"tests": ["assert f("]}, "never closed"), ("code", {"tests": None}, "missing")])
 def test_a_column_that_a_reward_cannot_read_is_found_in_every_row(task, bad, message, tmp_path):
     rows = [{"prompt": "p", "task": task, **GOOD[task]}] * 6 + [{"prompt": "p", "task": task, **GOOD[task],
