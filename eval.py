@@ -263,7 +263,9 @@ def summarize(records: list[dict], k: int) -> dict:
 
 
 @dataclass
-class Config:
+class HeldOut:
+    """What every script asks that measures a checkpoint."""
+
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
     columns: str = knob("", COLUMNS, group="data")
@@ -284,6 +286,10 @@ class Config:
     strict_format: bool = knob(True, STRICT_FORMAT)
     json: str = knob("", "write settings and metrics to this .json file")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+
+
+@dataclass
+class Config(HeldOut):
     save: str = knob("", "write every completion with its rewards to this .jsonl file")
 
 

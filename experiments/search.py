@@ -24,13 +24,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 from config import (
-    ANSWER_PATTERN,
-    COLUMNS,
-    STRICT_FORMAT,
-    SYSTEM,
-    TASK_FILE,
-    TEMPLATE,
-    TOO_LONG,
     UserError,
     closest,
     knob,
@@ -40,6 +33,7 @@ from config import (
 )
 from data.tokenizer import Tokenizer
 from eval import (
+    HeldOut,
     best_at_k,
     cons_at_k,
     evaluate,
@@ -297,31 +291,15 @@ def point_lines(title: str, points: list[dict]) -> list[str]:
 
 
 @dataclass
-class Config:
-    from_: str = knob("out/tiny/grpo", "checkpoint folder")
-    task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
-    columns: str = knob("", COLUMNS, group="data")
-    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
-    too_long: str = knob("error", TOO_LONG, group="data")
-    template: str = knob("", TEMPLATE, group="prompt")
-    system: str = knob("", SYSTEM, group="prompt")
-    split: str = knob("", "rows of a file: all or test, as in eval.py")
-    problems: int = knob(256, "held-out problems")
-    samples: int = knob(8, "k, samples per problem")
-    max_new_tokens: int = knob(256, "longest completion")
-    temperature: float = knob(1.0, "sampling temperature; R1 evaluates at 0.6")
-    top_p: float = knob(1.0, "nucleus sampling; R1 evaluates at 0.95")
-    seed: int = knob(0, "seed of the problems and of the sampling")
+class Config(HeldOut):
     reward: str = knob("", "a reward of your own, file.py:function: judges tasks unknown here; elsewhere it "
         "ranks, for best of k and --value")
-    strict_format: bool = knob(True, STRICT_FORMAT)
     budgets: str = knob("0,16,32,64,128", "where the thinking is cut, in tokens")
     search: str = knob("", "mcts: also a tree search over lines of thinking, at the tokens of the votes")
     value: str = knob("check", "what the search trusts: check (Countdown), agreement, or the name of "
         "--reward's function")
     explore: float = knob(0.5, "of the search: weight of the exploration term of UCT")
     json: str = knob("", "write metrics and curves to this .json file, and the curves' picture beside it")
-    device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
 def whole_numbers(text: str) -> list[int]:
