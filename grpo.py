@@ -31,16 +31,7 @@ import numpy as np
 import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
-from checkpoint import (
-    check_sound,
-    last_good_state,
-    load_model,
-    load_state,
-    new_run_folder,
-    save_run,
-    save_state,
-    unfinished,
-)
+from checkpoint import last_good_state, load_model, load_state, new_run_folder, save_run, save_state, unfinished
 from config import (
     PRESETS,
     SYSTEM,
@@ -59,7 +50,7 @@ from eval import evaluate, held_out, measures
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, count_skipped, keep_masters
+from optim import apply_gradients, check_sound, count_skipped, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import score
