@@ -31,7 +31,15 @@ import numpy as np
 import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
-from checkpoint import last_good_state, load_model, load_state, new_run_folder, save_run, save_state, unfinished
+from checkpoint import (
+    last_good_state,
+    load_model,
+    load_state,
+    new_run_folder,
+    save_run,
+    save_state,
+    unfinished,
+)
 from config import (
     PRESETS,
     SYSTEM,
