@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from config import Diverged, ModelConfig, UserError, read_json
 from data.tokenizer import Tokenizer, save_beside
 from model import Transformer
+from optim import is_finite
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
 EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
@@ -64,31 +65,6 @@ def save_model(model: Transformer, dir: str | Path):
     os.chmod(dir / "model.safetensors.tmp", (dir / "config.json.tmp").stat().st_mode)  # safetensors: 0600
     for name in ("model.safetensors", "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
-
-
-def is_finite(model: torch.nn.Module) -> bool:
-    """Whether all weights are numbers, not NaN or infinite."""
-    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
-
-
-def is_sound(model: Transformer, tokens: list[int]) -> bool:
-    """Whether a model is worth keeping: `is_finite`, and also the output after these tokens, a prompt or an
-    example of the run, and the gradient of the first norm, which comes through all layers. Finite weights can
-    be so large that what a layer makes of them is not."""
-    if not is_finite(model):
-        return False
-    tokens = tokens[: model.cfg.max_position_embeddings]
-    hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
-    output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
-    gradient, = torch.autograd.grad(output, model.layers[0].input_layernorm.weight)
-    # RMSNorm makes zeros of a state whose square is infinite, and of no other
-    return bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
-
-
-def check_sound(model: Transformer, tokens: list[int]):
-    """Before a save. Raises Diverged for a model that is not sound."""
-    if not is_sound(model, tokens):
-        raise Diverged("weights, or what the model makes of them, are NaN or infinite; a lower --lr may help")
 
 
 def _files(dir: Path) -> list[Path]:

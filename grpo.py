@@ -32,7 +32,6 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import (
-    check_sound,
     last_good_state,
     load_model,
     load_state,
@@ -66,7 +65,7 @@ from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, count_skipped, keep_masters
+from optim import apply_gradients, check_sound, count_skipped, keep_masters
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import Plan, TrainerState, score

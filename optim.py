@@ -1,12 +1,11 @@
 """Optimizers: Muon for matrices, AdamW for the rest; float32 masters of bfloat16 parameters; the one place
-where gradients become a step."""
+where gradients become a step; what is done where these are no finite numbers."""
 
 import math
 
 import torch
 import torch.distributed as dist
 
-from checkpoint import is_sound
 from config import Diverged
 from parallel import Ranks, gather, together
 
@@ -202,13 +201,41 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
     return norm
 
 
+# ------------------------------------------------------------------------ numbers that are none any more
+
+
+def is_finite(model: torch.nn.Module) -> bool:
+    """Whether all weights are numbers, not NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
+    """Whether a model is worth keeping: `is_finite`, and also the output after these tokens, a prompt or an
+    example of the run, and the gradient of the first norm, which comes through all layers. Finite weights can
+    be so large that what a layer makes of them is not."""
+    if not is_finite(model):
+        return False
+    tokens = tokens[: model.cfg.max_position_embeddings]
+    hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
+    output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
+    gradient, = torch.autograd.grad(output, model.layers[0].input_layernorm.weight)
+    # RMSNorm makes zeros of a state whose square is infinite, and of no other
+    return bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
+
+
+def check_sound(model: torch.nn.Module, tokens: list[int]):
+    """Before a save. Raises Diverged for a model that is not sound."""
+    if not is_sound(model, tokens):
+        raise Diverged("weights, or what the model makes of them, are NaN or infinite; a lower --lr may help")
+
+
 MOST_SKIPPED = 3  # steps in a row, after which no finite gradient is to be expected any more
 
 
 def count_skipped(model: torch.nn.Module, tokens: list[int], ranks: Ranks, skipped: int, before: int) -> int:
     """Steps in a row that skipped updates: `before` this one and, if it did so, this one. Raises Diverged
     where there is no way back: after MOST_SKIPPED of them, and at once if any rank's model is not
-    `checkpoint.is_sound` with these tokens."""
+    `is_sound` with these tokens."""
     if not skipped:
         return 0
     if not all(gather(ranks, is_sound(model, tokens))):

@@ -26,15 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import (
-    check_sound,
-    last_good_state,
-    load_model,
-    new_run_folder,
-    save_run,
-    save_state,
-    unfinished,
-)
+from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
 from config import (
     ANSWER_PATTERN,
     COLUMNS,
@@ -58,7 +50,7 @@ from kernels import token_logprobs
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, count_skipped, keep_masters, make_optimizers
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 

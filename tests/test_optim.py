@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optim
-from checkpoint import is_sound, load_model, save_model
+from checkpoint import load_model, save_model
 from config import PRESETS, Diverged, ModelConfig
 from model import Transformer
 from optim import (
@@ -15,6 +15,7 @@ from optim import (
     apply_gradients,
     buckets,
     count_skipped,
+    is_sound,
     make_optimizers,
     orthogonalize,
     product_dtype,
