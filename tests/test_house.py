@@ -11,7 +11,7 @@ import pytest
 from config import PRESETS
 
 ROOT = Path(__file__).parent.parent
-LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 5, "metrics": 0, "verify.sandbox": 0,
+LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "verify.sandbox": 0,
     "verify.expressions": 0, "verify.answers": 1, "verify.countdown": 0, "verify.forms": 0, "verify.texts": 0,
     "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1, "data.shapes": 0, "data.rows": 0, "data.gym": 0,
     "data.tasks": 1, "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 2, "attention": 1, "mla": 2,
