@@ -37,13 +37,17 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def flags_of(script: Path) -> set[str]:
-    """The options of a script: the fields of its Config, or what it compares its words with."""
-    tree = ast.parse(script.read_text())
+    """The options of a script: the fields of its Config and of what that extends, which is in eval.py, or what
+    it compares its words with."""
+    tree, shared = ast.parse(script.read_text()), ast.parse((ROOT / "eval.py").read_text())
     config = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
     if not config:
         return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
             and str(node.value).startswith("--")}
-    fields = [f"--{node.target.id.rstrip('_')}" for node in config[0].body if isinstance(node, ast.AnnAssign)]
+    bases = {base.id for base in config[0].bases}
+    config += [node for node in shared.body if isinstance(node, ast.ClassDef) and node.name in bases]
+    fields = [f"--{node.target.id.rstrip('_')}" for each in config for node in each.body
+        if isinstance(node, ast.AnnAssign)]
     return {*fields, "--config", "--help", "--unsafe_code_execution"}
 
 
