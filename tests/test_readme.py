@@ -37,8 +37,8 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def flags_of(script: Path) -> set[str]:
-    """The options of a script: the fields of its Config and of what that extends, which is in eval.py, or what
-    it compares its words with."""
+    """The options of a script: the fields of its Config and of what that extends in eval.py, or what it
+    compares its words with."""
     tree, shared = ast.parse(script.read_text()), ast.parse((ROOT / "eval.py").read_text())
     config = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
     if not config:
