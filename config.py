@@ -391,6 +391,7 @@ TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; sh
 COLUMNS = ("columns of a shape that is not known, ours=theirs: prompt=question,answer=reply,task=math_boxed "
     "(task: theirs, or a name)")
 ANSWER_PATTERN = "with --columns: a regular expression whose last match is the answer, such as '#### (.*)'"
+BROKEN = "rows of a file that are not of its shape: error, or drop (left out and counted)"
 TOO_LONG = "rows that do not fit into the context: error, or drop (left out and counted)"
 
 

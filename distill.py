@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 from checkpoint import load_model
 from config import (
     ANSWER_PATTERN,
+    BROKEN,
     COLUMNS,
     STRICT_FORMAT,
     SYSTEM,
@@ -53,6 +54,7 @@ class Config:
     task: str = knob("countdown", f"task with its knobs, or {TASK_FILE}")
     columns: str = knob("", COLUMNS, group="data")
     answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    broken: str = knob("error", BROKEN, group="data")
     too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
@@ -146,9 +148,13 @@ def prompt_rows(cfg: Config) -> list[dict]:
     """The rows of a file that are not held out, none of a generated task; those that a rule judges are
     checked. Raises UserError."""
     if not is_file(cfg.task):
+        if cfg.columns or cfg.answer_pattern:
+            raise UserError(f"--columns and --answer_pattern read a file; {cfg.task} is none")
         return []
-    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern)
-    check_rows([row for row in rows if has_rule(row["task"])], cfg.task)
+    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken)
+    check_rows(ruled := [row for row in rows if has_rule(row["task"])], cfg.task)
+    if not ruled and not cfg.judge:
+        raise UserError(f"{cfg.task}: no rule judges a row of it; give --judge")
     return split_rows(rows, cfg.task)["train"]
 
 

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 from checkpoint import load_model
 from config import (
     ANSWER_PATTERN,
+    BROKEN,
     COLUMNS,
     STRICT_FORMAT,
     SYSTEM,
@@ -185,6 +186,8 @@ def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, pla
     them from all rows of the file, for one that was not trained on. columns: columns and answer_pattern, as
     of `read_rows`. Raises UserError, also for rows that cannot be scored."""
     if not is_file(task):
+        if any(columns.get(k) for k in ("columns", "answer_pattern")):
+            raise UserError(f"--columns and --answer_pattern read a file; {task} is none")
         rows = distinct(task, "test", seed, count)
         check_rows(rows[:1], task, plan)
         return rows
@@ -270,6 +273,7 @@ class HeldOut:
     task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
     columns: str = knob("", COLUMNS, group="data")
     answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    broken: str = knob("error", BROKEN, group="data")
     too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
@@ -301,8 +305,10 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     run = {} if cfg.task else run_of(cfg.from_)
     task = cfg.task or run.get("eval_task") or run.get("task", "countdown")
-    columns = dict(columns=cfg.columns or run.get("columns", ""),
+    columns = dict(columns=cfg.columns or run.get("columns", ""), broken=cfg.broken,
         answer_pattern=cfg.answer_pattern or run.get("answer_pattern", ""))
+    if not is_file(task) and not cfg.columns and not cfg.answer_pattern:
+        columns = {}  # of the run's --task, which was a file
     strict = cfg.strict_format and run.get("strict_format", True)
     plan = reward_plan(cfg.reward, strict=strict)._replace(opens=tokenizer.opens)
     whole = cfg.split == "all" or cfg.split == "" and bool(cfg.task or run.get("eval_task"))
@@ -323,7 +329,10 @@ def run_of(folder: str) -> dict:
 def fitting_prompts(model, tokenizer: Tokenizer, rows: list[dict], max_new_tokens: int,
         too_long: str) -> list[dict]:
     """The rows whose prompts leave room for max_new_tokens; `fitting` says what becomes of the others."""
-    return fitting(rows, model.cfg.max_position_embeddings - max_new_tokens, tokenizer.most_ids,
+    context = model.cfg.max_position_embeddings
+    if max_new_tokens >= context:
+        raise UserError(f"--max_new_tokens {max_new_tokens}: the context has {context}, with the prompt")
+    return fitting(rows, context - max_new_tokens, tokenizer.most_ids,
         lambda row: len(tokenizer.encode_row(row)), too_long)
 
 

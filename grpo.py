@@ -42,6 +42,7 @@ from checkpoint import (
 )
 from config import (
     ANSWER_PATTERN,
+    BROKEN,
     COLUMNS,
     PRESETS,
     STRICT_FORMAT,
@@ -79,6 +80,7 @@ class Config:
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
     columns: str = knob("", COLUMNS, group="data")
     answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    broken: str = knob("error", BROKEN, group="data")
     too_long: str = knob("error", TOO_LONG, group="data")
     eval_task: str = knob("", "file or task of the held-out problems: an official test split; empty = "
         "a fifth of --task's", group="data")
@@ -478,8 +480,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         log.write("train", step + 1, **m)
         left = (clock[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
         say(progress_line(m, step + 1, cfg.steps, left))
-        # without an update nothing has become better
-        in_a_row = count_skipped(model, prompt, ranks, m.get("skipped", in_a_row), in_a_row)
+        if "skipped" in m:  # without an update nothing has become better or worse
+            in_a_row = count_skipped(model, prompt, ranks, m["skipped"], in_a_row)
         if reference is not None and cfg.ref_every and (step + 1) % cfg.ref_every == 0:
             reference.load_state_dict(model.state_dict())
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
@@ -541,9 +543,10 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
 def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
     """(the rows of a file to train on, none of a generated task; held-out problems). Every row is checked.
     Raises UserError."""
-    reading = dict(columns=cfg.columns, answer_pattern=cfg.answer_pattern)
+    reading = dict(columns=cfg.columns, answer_pattern=cfg.answer_pattern, broken=cfg.broken)
+    both = is_file(cfg.task) and not is_file(cfg.eval_task or cfg.task)  # then only the first one is a file
     held = held_out(cfg.eval_task or cfg.task, cfg.eval_problems, whole_file=bool(cfg.eval_task), plan=plan,
-        **reading)
+        **({} if both else reading))
     if not is_file(cfg.task):
         return [], held
     if not cfg.eval_task:

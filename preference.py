@@ -16,12 +16,12 @@ from torch.nn.functional import logsigmoid
 import rewards
 from checkpoint import load_model
 from config import UserError
+from data.rows import ASPECTS
 from data.tokenizer import Tokenizer, for_checkpoint
 from model import Transformer
 from moe import Routing
 from rewards import Plan
 
-ASPECTS = ("helpful", "harmless")
 CENTER = 0.01  # weight of the mean squared sum of a pair's scores, which keeps 0 between good and bad
 ROWS = 64  # responses scored at once
 

@@ -18,6 +18,7 @@ import inspect
 import json
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
@@ -32,10 +33,9 @@ from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
 from verify.answers import same_answer
 from verify.countdown import MAX_EXPRESSION, expression_value, plain_expression, stated_value
-from verify.forms import TAGS, extract_answer, found_answer, last_number, split_completion
+from verify.forms import FENCES, TAGS, extract_answer, found_answer, last_number, split_completion
 from verify.sandbox import LIMITS, SandboxError, check_tests, run_many
 from verify.texts import language_share, repeated_share
-from verify.texts import word_lists as word_lists
 
 MAX_PROGRAM = 100_000  # characters of a program
 
@@ -177,7 +177,7 @@ def extract_program(answer: str) -> str | None:
     if text.startswith("```"):
         first, _, rest = text.partition("\n")
         body, closing, last = rest.rpartition("\n")
-        if first.strip().lower() not in ("```", "```python", "```py", "```python3") or last.strip() != "```":
+        if first.strip().lower() not in FENCES or last.strip() != "```":
             return None
         text = body if closing else ""
     return text if 0 < len(text) <= MAX_PROGRAM else None
@@ -314,8 +314,8 @@ def load_function(where: str) -> tuple[str, Callable]:
     path, _, name = where.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file():
         raise UserError(f"{where}: expected file.py:function, and the file must exist")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"own reward {path}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -396,8 +396,9 @@ def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
 def columns_of(rows: list[dict]) -> dict[str, list]:
     """The rows of one task as columns: what a reward is called with, beside the completions."""
     names = dict.fromkeys(k for row in rows for k in row if k not in ("task", "prompt", "completion"))
-    columns = {"prompts": [row["prompt"] for row in rows]} | {k: [row.get(k) for row in rows] for k in names}
-    return columns | {"language": [row.get("language") or "en" for row in rows]}
+    columns = {k: [row.get(k) for row in rows] for k in names}
+    return columns | {"prompts": [row["prompt"] for row in rows],
+        "language": [row.get("language") or "en" for row in rows]}
 
 
 def _logged(at: list[int], out: list[dict], metrics: dict, tables: dict, extra: list[dict] | None):
@@ -407,6 +408,8 @@ def _logged(at: list[int], out: list[dict], metrics: dict, tables: dict, extra: 
         for i in at:
             if name in out[i] or name == "reward":
                 raise UserError(f"log_metric: there is a component {name} already; take another name")
+            if not all(map(math.isfinite, values)):
+                raise UserError(f"log_metric: {name} is {sum(values)}, no finite number")
             out[i][name] = sum(values) / len(values)
     for name, values in tables.items():
         if len(values) != len(at):
@@ -421,7 +424,7 @@ def call_reward(name: str, reward: Callable, rows: list[dict], completions: list
     of plain and of `async` functions. run: what is no column. On an error each row is tried alone, to name
     the one that fails. Raises UserError."""
     try:
-        given = _arguments(name, reward, {"completions": completions} | columns | (run or {}))
+        given = _arguments(name, reward, columns | {"completions": completions} | (run or {}))
         values = reward(**given)
         if inspect.isawaitable(values):
             values = asyncio.run(_awaited(values))
@@ -446,8 +449,12 @@ async def _awaited(values):
 
 
 def _arguments(name: str, reward: Callable, given: dict) -> dict:
-    """What the function asks for by name, or all where it has **kwargs. Raises UserError."""
+    """What the function asks for by name, or all where it has **kwargs; no column for an option of our own
+    rewards (boxed, fraction, n). Raises UserError."""
     parameters = inspect.signature(reward).parameters.values()
+    if reward in REWARDS.values():
+        given = {k: v for k, v in given.items() if k not in
+            {p.name for p in parameters if p.default not in (p.empty, None)}}
     for p in parameters:
         named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if named and p.default is p.empty and p.name not in given:
@@ -495,6 +502,8 @@ def as_limit(name: str) -> Callable:
 
 def as_language(value: object) -> str:
     """English where a row names no language. Raises ValueError for an unknown one."""
+    if not isinstance(value, str | None):
+        raise ValueError("must be a language such as en")
     language_share("", value or "en")
     return value or "en"
 
@@ -523,7 +532,8 @@ def check_rows(rows: list[dict], source: str, plan: Plan = NO_PLAN):
                     "task of your own need --reward")
             weights = rewards_of(task, plan)[1]
             seen[task] = [item for name in weights for item in COLUMNS.get(name, {}).items()]
-        for key, read in seen[task]:
+        named = [("language", as_language)] if row.get("language") is not None else []  # metrics ask for it
+        for key, read in seen[task] + named:
             try:
                 value = read(row.get(key))
             except ValueError as error:

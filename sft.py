@@ -29,6 +29,7 @@ from tqdm import tqdm
 from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
 from config import (
     ANSWER_PATTERN,
+    BROKEN,
     COLUMNS,
     PRESETS,
     SYSTEM,
@@ -62,6 +63,7 @@ class Config:
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
     columns: str = knob("", COLUMNS, group="data")
     answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
+    broken: str = knob("error", BROKEN, group="data")
     too_long: str = knob("error", TOO_LONG, group="data")
     out: str = knob("", "output folder; empty = out/<config>/<stage>")
     seed: int = knob(0, "seed of weights and data")
@@ -174,7 +176,7 @@ def usable_rows(cfg: Config, tokenizer: Tokenizer, longest: int) -> list[dict]:
     """The rows of --task's file, all of them looked at before the first step: each a pair, or each a document
     or a completion; of at most `longest` tokens, or --too_long says so (a pair's replies are cut). Of pairs a
     fifth is held out. Raises UserError with the place of the first row that cannot be learnt."""
-    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern)
+    rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken)
 
     def learnt(row: dict) -> str:
         return row["text"] if "text" in row else chain_for(row, cfg.seed, 0)
@@ -282,6 +284,8 @@ def main():
     pairs = bool(some) and "chosen" in some[0]
     rows = endless(some, cfg.seed) if some else training_rows(cfg.task, cfg.seed)
     if not some:
+        if cfg.columns or cfg.answer_pattern:
+            raise UserError(f"--columns and --answer_pattern read a file; {cfg.task} is none")
         chain_for(rows(0), cfg.seed, 0)
     if cfg.epochs:
         cfg.steps = steps_of(cfg, len(some))
@@ -296,7 +300,8 @@ def main():
     if not ranks.main:
         return
     if pairs:
-        held = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern), cfg.task)["test"]
+        held = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken),
+            cfg.task)["test"]
         found = pair_accuracy(model, tokenizer, held)
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
         print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "

@@ -49,12 +49,12 @@ from rewards import (
     TASK_REWARDS,
     Plan,
     check_rows,
-    expression_value,
     has_rule,
     opened,
     score,
-    split_completion,
 )
+from verify.countdown import expression_value
+from verify.forms import split_completion
 from verify.texts import language_words
 
 # ----------------------------------------------------------------------------------- solved problems, written

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from config import UserError
 
+ASPECTS = ("helpful", "harmless")  # of a pair of replies (preference.py)
 NO_TEXT = ("", "nan", "inf", "-inf")  # JSON of Python can hold NaN
 
 

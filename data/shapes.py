@@ -14,12 +14,15 @@ import importlib.util
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from config import UserError, closest
+from data.rows import ASPECTS, whole_numbers
+from verify.forms import last_box
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 # What a column of these names means here. A public row's own column of such a name is left out where its
@@ -50,18 +53,22 @@ def from_json(path: str) -> Iterator[tuple[str, object]]:
         first = next((line for line in f if line.strip()), "")
         f.seek(0)
         if first.lstrip().startswith("["):
-            try:
-                found = json.load(f)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+            found = parsed(f.read(), path)
             yield from ((f"{path}: row {number}", item) for number, item in enumerate(found, 1))
             return
         for number, line in enumerate(f, 1):
             if line.strip():
-                try:
-                    yield f"{path}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+                yield f"{path}:{number}", parsed(line, path, number)
+
+
+def parsed(text: str, path: str, line: int = 1) -> object:
+    """The value of a JSON text that begins in that line of a file. Raises UserError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also for integers beyond 4,300 digits
+        line += getattr(error, "lineno", 1) - 1
+        why = getattr(error, "msg", str(error).partition(";")[0])
+        raise UserError(f"{path}:{line}: not valid JSON: {why}") from None
 
 
 def from_parquet(path: str) -> Iterator[tuple[str, object]]:
@@ -151,6 +158,7 @@ def reply_of(value: object, name: str) -> tuple[list[dict[str, str]], str]:
 
 # ----------------------------------------------------------------------------------------- the shapes of rows
 
+# Names of columns, as they are published; the first one that a row has counts.
 ASK, GOLD = "problem|question|prompt|query", "answer|final_answer|ground_truth|expected_answer"
 REPLY, SYSTEM = "completion|response", "system|system_prompt"
 
@@ -172,17 +180,10 @@ def question_of(row: dict) -> dict:
 
 
 def boxed(text: str) -> str:
-    """The content of the last \\boxed{...} (or `\\boxed 5`). Raises ValueError without one."""
-    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    rest = text[start:].partition("boxed" if text.startswith(r"\boxed", start) else "fbox")[2].lstrip()
-    if start < 0 or not rest:
-        raise ValueError(r"no \boxed{...} in its solution")
-    depth = 0
-    for i, char in enumerate(rest):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return rest[1:i] if rest[0] == "{" else re.split(r"[\s$]", rest, maxsplit=1)[0]
-    raise ValueError(r"its \boxed{ is never closed")
+    """What the last \\boxed{...} holds. Raises ValueError without one."""
+    if (found := last_box(text)) is None:
+        raise ValueError(r"no \boxed{...} in its solution, or one that is never closed")
+    return found
 
 
 def gsm8k(row: dict) -> dict:
@@ -196,7 +197,7 @@ def gsm8k(row: dict) -> dict:
 def with_answer(row: dict) -> dict:
     made = question_of(row) | {"task": "math", "answer": pick(row, GOLD)}
     made |= {"solution": row["solution"]} if isinstance(row.get("solution"), str) else {}
-    if isinstance(row.get("messages"), list):  # open-r1: a chain for sft.py beside the answer for grpo.py
+    if row.get("messages"):  # open-r1: a chain for sft.py beside the answer for grpo.py
         made["completion"] = reply_of(row["messages"], "messages")[1]
     return made
 
@@ -217,13 +218,13 @@ def verl(row: dict) -> dict:
             "target": truth["target"]}
     if truth is None:
         raise ValueError('no "ground_truth" in its reward_model')
+    if row.get("ability") == "code":
+        return question_of(row) | {"task": "code", "tests": tests_of(truth)}
     return question_of(row) | {"task": "math", "answer": truth}
 
 
 def countdown(row: dict) -> dict:
-    numbers = row["nums"]
-    if not isinstance(numbers, list):
-        raise ValueError('"nums" must be a list of numbers')
+    numbers = whole_numbers(row["nums"])
     return {"prompt": f"Use {' '.join(map(str, numbers))} to make {row['target']}.", "task": "countdown",
         "numbers": numbers, "target": row["target"]}
 
@@ -235,23 +236,27 @@ def humaneval(row: dict) -> dict:
 
 def mbpp(row: dict) -> dict:
     setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
-    tests, ask = list(row["test_list"]), pick(row, "text|prompt")
+    tests, ask = row["test_list"], pick(row, "text|prompt")
+    if not isinstance(tests, list):
+        raise ValueError('"test_list" must be a list of tests')
     return {"prompt": "\n".join([f"{ask}\nYour program should pass these tests:", *tests]), "task": "code",
         "tests": [f"{setup}\n{test}" if setup else test for test in tests]}
 
 
 def apps(row: dict) -> dict | list:
     """No row where the problem has no tests, as some of APPS."""
-    found = row["input_output"] or "{}"
-    found = json.loads(found) if isinstance(found, str) else found
-    tests = list(zip(found.get("inputs") or [], found.get("outputs") or [], strict=True))
-    name = found.get("fn_name")
-    if name:
-        tests = [called(name, args, want) for args, want in tests]
-    else:
-        tests = [{"input": lines(given), "output": lines(want)} for given, want in tests]
+    tests = tests_of(row["input_output"])
     ask = row["question"] + (f"\n\n{row['starter_code']}" if row.get("starter_code") else "")
     return {"prompt": ask, "task": "code", "tests": tests} if tests else []
+
+
+def tests_of(found: object) -> list:
+    """Tests of {"inputs": [...], "outputs": [...], "fn_name"}, or of the JSON text of that."""
+    found = json.loads(found or "{}") if isinstance(found, str) else found
+    tests = list(zip(found.get("inputs") or [], found.get("outputs") or [], strict=True))
+    if name := found.get("fn_name"):
+        return [called(name, args, want) for args, want in tests]
+    return [{"input": lines(given), "output": lines(want)} for given, want in tests]
 
 
 def called(name: str, args: list, want: object) -> str:
@@ -273,12 +278,12 @@ def alpaca(row: dict) -> dict:
 
 def sharegpt(row: dict) -> list[dict]:
     roles = {"human": "user", "gpt": "assistant"} | {who: who for who in ("user", "assistant", "system")}
-    turns = [t if isinstance(t, dict) else {} for t in row["conversations"]]
-    if unknown := [t.get("from") for t in turns if t.get("from") not in roles]:
+    turns = [{"from": pick(t, "from|role"), "value": pick(t, "value|content")} for t in row["conversations"]]
+    if unknown := [t["from"] for t in turns if t["from"] not in roles]:
         raise ValueError(f"a turn is from {unknown[0]!r}; known are {', '.join(roles)}")
-    said = pick(row, SYSTEM) if turns[0]["from"] != "system" else None
+    said = pick(row, SYSTEM) if turns and turns[0]["from"] != "system" else None
     system = [{"from": "system", "value": said}] if said else []
-    return conversation({"messages": [{"role": roles[t["from"]], "content": t.get("value")}
+    return conversation({"messages": [{"role": roles[t["from"]], "content": t["value"]}
         for t in system + turns]})
 
 
@@ -307,7 +312,10 @@ def pair(row: dict) -> dict:
     if not before and pick(row, "prompt") is None:
         raise ValueError('no "prompt", and none before its replies')
     made = asked(before or messages_of(row["prompt"], "prompt"))
-    made |= {"aspect": row["aspect"]} if row.get("aspect") is not None else {}
+    if row.get("aspect") is not None:
+        if row["aspect"] not in ASPECTS:
+            raise ValueError(f'its "aspect" is {" or ".join(ASPECTS)}, not {row["aspect"]!r}')
+        made["aspect"] = row["aspect"]
     return made | {"task": "pair", "chosen": chosen, "rejected": rejected}
 
 
@@ -332,11 +340,20 @@ def own(row: dict) -> dict:
     if row.get("prompt") is None:
         raise ValueError('a row needs a "prompt", a text or a list of messages')
     made = row | asked(messages_of(row["prompt"], "prompt"))
+    said = row.get("messages")  # our own, of a prompt; where the assistant has the last word it is no prompt
+    if said is not None and isinstance(row["prompt"], str):
+        if messages_of(said, "messages")[-1]["role"] == "assistant":
+            del made["messages"]
     if not isinstance(row.get("task"), str):
         raise ValueError('a row needs a string "task", such as "countdown"')
     if row.get("completion") is not None:
         made["completion"] = reply_of(row["completion"], "completion")[1]
     return made
+
+
+def unpaired(row: dict) -> dict | list:
+    """TRL's unpaired preferences: no row where the completion is not wanted."""
+    return completed(row) if row["label"] else []
 
 
 class Shape(NamedTuple):
@@ -347,6 +364,7 @@ class Shape(NamedTuple):
     says: str  # what is read from where
     read: Callable[[dict], dict | list[dict]]  # one row, or several. Raises ValueError for a broken one
     when: Callable[[dict], bool] = lambda row: True  # of the first row: what columns alone do not tell
+    without: str = ""  # which rows are left out, and counted
 
 
 # The first that fits the first row is the file's. More columns before fewer.
@@ -355,7 +373,8 @@ SHAPES: list[Shape] = [
         lambda row: isinstance(row["task"], str)),
     Shape("HumanEval", "prompt entry_point test", "prompt; test with check(entry_point)", humaneval),
     Shape("MBPP", "text|prompt code test_list", "text; test_list, with test_setup_code before each", mbpp),
-    Shape("APPS", "question input_output", "question; the tests of input_output", apps),
+    Shape("APPS", "question input_output", "question; the tests of input_output", apps,
+        without="without tests"),
     Shape("Countdown-Tasks", "nums target", "nums, target", countdown),
     Shape("preference", "chosen rejected", "prompt, chosen, rejected, as texts or messages", pair),
     Shape("verl", "prompt reward_model", "prompt; reward_model.ground_truth", verl,
@@ -366,6 +385,8 @@ SHAPES: list[Shape] = [
     Shape("chat prompt with solution", "prompt solution", "prompt, solution (what is boxed in it, or all)",
         chat_with_solution),
     Shape("MATH", f"{ASK} solution", "{ask}; the last boxed value of its solution", with_solution),
+    Shape("unpaired preference", "prompt completion label", "prompt, completion", unpaired,
+        lambda row: isinstance(row["label"], bool), without="whose label is false"),
     Shape("alpaca", "instruction output|response", "instruction, input, output", alpaca),
     Shape("prompt and completion", f"{ASK} {REPLY}", "{ask}, {reply}, as texts or messages", completed),
     Shape("ShareGPT", "conversations", "each reply of gpt in its conversation", sharegpt),
@@ -378,11 +399,13 @@ def lacks(row: dict, columns: str) -> list[str]:
     return [names for names in columns.split() if pick(row, names) is None]
 
 
-def shape_of(row: dict, place: str) -> Shape:
-    """The shape of a file's first row. Raises UserError if it has none of SHAPES."""
-    for shape in SHAPES:
-        if not lacks(row, shape.columns) and shape.when(row):
-            return shape
+def shape_of(row: dict) -> Shape | None:
+    """The shape of a file's first row."""
+    return next((shape for shape in SHAPES if not lacks(row, shape.columns) and shape.when(row)), None)
+
+
+def no_shape(row: dict, place: str):
+    """Raises UserError, for a row that has none of SHAPES."""
     if "prompt" in row:
         raise UserError(f'{place}: a row needs a string "task", such as "countdown", or --columns')
     raise UserError(f"{place}: columns {', '.join(map(str, row))} are none of the known shapes (a row of our "
@@ -406,13 +429,13 @@ def mapped(columns: str, answer_pattern: str) -> Shape:
     task = pairs.pop("task", "")
 
     def read(row: dict) -> dict:
-        made = {k: v for k, v in row.items() if k != "messages"}
+        made = {k: v for k, v in row.items() if k not in ("messages", "language")}  # see RESERVED
         made |= {ours: inside(row, theirs) for ours, theirs in pairs.items()}
         if answer_pattern:
-            found = list(pattern.finditer(str(made["answer"])))
+            found = [m for m in pattern.finditer(str(made["answer"])) if m[pattern.groups and 1] is not None]
             if not found:
                 raise ValueError(f"--answer_pattern is nowhere in {str(made['answer'])[:60]!r}")
-            made["answer"] = (found[-1][1] if pattern.groups else found[-1][0]).strip()
+            made["answer"] = found[-1][pattern.groups and 1].strip()
         made["task"] = row[task] if task in row else task or guessed_task(made)
         return own(made)
 
@@ -424,7 +447,7 @@ def inside(row: dict, path: str) -> object:
     value = row
     for name in [path] if path in row else path.split("."):
         if not isinstance(value, dict) or value.get(name) is None:
-            raise ValueError(f"no column {path}" + closest(path, map(str, row)))
+            raise ValueError(f"no column {path}" + closest(path, list(map(str, row))))
         value = value[name]
     return value
 
@@ -439,47 +462,59 @@ def guessed_task(row: dict) -> str:
 
 
 @lru_cache(8)
-def _read(path: str, columns: str, answer_pattern: str, changed: float) -> list[Row]:
+def _read(path: str, columns: str, answer_pattern: str, broken: str, changed: float) -> list[Row]:
     reader = from_folder if os.path.isdir(path) else from_parquet if path.endswith("parquet") else from_json
     shape, says = mapped(columns, answer_pattern) if columns or answer_pattern else None, columns
-    rows, read, empty = [], 0, 0
+    rows, read, left_out, errors, lower = [], 0, 0, [], False
     for place, raw in reader(path):
         if not isinstance(raw, dict):
             raise UserError(f"{place}: a row must be an object with columns, not {str(raw)[:40]}")
         if shape is None:
-            shape = shape_of(raw, place)
+            lower = shape_of(raw) is None  # AIME has Problem and Answer
+            raw = {str(k).lower(): v for k, v in raw.items()} if lower else raw
+            shape = shape_of(raw) or no_shape(raw, place)
             says = shape.says.format(**{k: name_of(raw, names) for k, names in
                 (("ask", ASK), ("gold", GOLD), ("reply", REPLY))})
+        elif lower:
+            raw = {str(k).lower(): v for k, v in raw.items()}
+        read += 1
         try:
             if absent := lacks(raw, shape.columns):
                 raise ValueError(f'"{absent[0]}" is missing, or null')
             found = shape.read(raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{place}: not a row of the shape {shape.name} ({says}): {error}") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            errors.append(f"{place}: not a row of the shape {shape.name} ({says}): {error}")
+            if broken == "error":
+                raise UserError(errors[0]) from None
+            continue
         public = shape.read is not own and shape.name != "mapped"
         rest = {k: v for k, v in raw.items() if k not in RESERVED} if public else {}
         for made in found if isinstance(found, list) else [found]:
             row = Row({k: v for k, v in (rest | made).items() if v is not None})
             row.place = place
             rows.append(row)
-        read, empty = read + 1, empty + (found == [])
+        left_out += found == []
     if not rows:
-        raise UserError(f"{path}: no rows")
-    if os.environ.get("RANK", "0") == "0" and shape.read is not own:
-        more = f", {len(rows):,} made of them" if len(rows) != read - empty else ""
-        print(f"{path}: {read:,} {shape.name} rows: {says}{more}"
-            + (f"; {empty:,} without tests are left out" if empty else ""), flush=True)
+        raise UserError(f"{path}: no rows" + (f" that can be read; {errors[0]}" if errors else ""))
+    if os.environ.get("RANK", "0") == "0" and (shape.read is not own or errors):
+        more = f", {len(rows):,} made of them" if len(rows) != read - left_out - len(errors) else ""
+        more += f"; {left_out:,} {shape.without} are left out" if left_out else ""
+        more += f"; --broken drop: {len(errors):,} are left out, such as {errors[0]}" if errors else ""
+        print(f"{path}: {read:,} {shape.name} rows: {says}{more}", flush=True)
     return rows
 
 
-def read_rows(path: str, columns: str = "", answer_pattern: str = "") -> list[Row]:
+def read_rows(path: str, columns: str = "", answer_pattern: str = "", broken: str = "error") -> list[Row]:
     """The rows of a file or folder, read once. columns: "prompt=question,answer=answer" (ours=theirs; task= a
     column of theirs or the name of a task) for a shape that SHAPES does not have. answer_pattern: a regular
-    expression; its last match, or that of its group, is the answer. Raises UserError with file and line of
-    the first row that cannot be read."""
+    expression; its last match, or that of its group, is the answer. broken: "drop" leaves out, and counts,
+    rows that are not of the file's shape. Raises UserError with file and line of the first row that cannot be
+    read."""
     if not is_file(path):
         raise UserError(f"{path}: expected a file ({', '.join(SUFFIXES)}) or a folder of datasets")
+    if broken not in ("error", "drop"):
+        raise UserError(f"--broken {broken}: expected error or drop")
     try:
-        return _read(path, columns, answer_pattern, os.stat(path).st_mtime)
-    except (OSError, UnicodeDecodeError) as error:
+        return _read(path, columns, answer_pattern, broken, os.stat(path).st_mtime)
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None

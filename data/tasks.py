@@ -369,7 +369,10 @@ def endless(rows: list[dict], seed: int) -> Callable[[int], dict]:
 def split_rows(rows: list[dict], source: str) -> dict[str, list[dict]]:
     """{"train": ..., "test": ...} of a file's rows: a fifth of its prompts (at least one) is held out, by
     their hash, so a prompt is on one side only. Raises TaskError for a file with a single prompt."""
-    prompts = sorted({r["prompt"] for r in rows}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    def order(prompt: str) -> bytes:
+        return hashlib.sha256(prompt.encode(errors="surrogatepass")).digest()
+
+    prompts = sorted({r["prompt"] for r in rows}, key=order)
     if len(prompts) < 2:
         raise TaskError(f"{source}: one prompt has to be held out, so at least two different ones are needed")
     test = set(prompts[: max(1, int(TEST_SHARE * len(prompts)))])

@@ -302,7 +302,7 @@ class Config(HeldOut):
     json: str = knob("", "write metrics and curves to this .json file, and the curves' picture beside it")
 
 
-def whole_numbers(text: str) -> list[int]:
+def budgets_of(text: str) -> list[int]:
     """The numbers of "0,16,32". Raises UserError."""
     if not all(part.strip().isdecimal() for part in text.split(",")):
         raise UserError(f"--budgets {text}: expected whole numbers, such as 0,16,32")
@@ -311,7 +311,7 @@ def whole_numbers(text: str) -> list[int]:
 
 def main():
     cfg, _ = parse_args(Config, {"default": {}, **presets_of("search", Config)}, __doc__)
-    budgets = whole_numbers(cfg.budgets)
+    budgets = budgets_of(cfg.budgets)
     if cfg.search not in ("", "mcts"):
         raise UserError(f"--search {cfg.search}{closest(cfg.search, ['mcts'])}")
 

@@ -13,9 +13,9 @@ from config import PRESETS
 ROOT = Path(__file__).parent.parent
 LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "optim": 1, "metrics": 0, "verify.sandbox": 0,
     "verify.expressions": 0, "verify.answers": 1, "verify.countdown": 0, "verify.forms": 0, "verify.texts": 0,
-    "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1, "data.shapes": 0, "data.rows": 0, "data.gym": 0,
-    "data.tasks": 1, "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 2, "attention": 1, "mla": 2,
-    "gqa": 2, "moe": 1, "model": 3, "data.r1_data": 3, "checkpoint": 4, "batch": 4, "sample": 5,
+    "data.chat": 0, "data.bpe": 0, "data.tokenizer": 1, "data.rows": 0, "data.shapes": 1, "data.gym": 0,
+    "data.tasks": 2, "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 3, "attention": 1, "mla": 2,
+    "gqa": 2, "moe": 1, "model": 3, "data.r1_data": 4, "checkpoint": 4, "batch": 4, "sample": 5,
     "preference": 5, "eval": 7, "grpo": 8, "sft": 8, "distill": 8, "experiments.search": 8,
     "report.pages": 9, "report.diagram": 9, "report.one_step": 9, "report.block_map": 9, "report.plot": 10,
     "bench.bench": 10}

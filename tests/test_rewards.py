@@ -41,8 +41,9 @@ from rewards import (
     repetition_penalty,
     score,
     soft_format_reward,
-    word_lists,
 )
+from verify.forms import found_answer
+from verify.texts import word_lists
 
 
 def wrap(answer, thinking="x"):
@@ -919,3 +920,27 @@ def test_known_answers_of_the_wrong_type_are_found_before_the_run(wrong):
     for key in ("answers", "never", "refusals"):
         with pytest.raises(UserError, match=f'row 2: "{key}" must be a list of texts'):
             check_rows([rows[0], rows[1] | {key: wrong}], "rows.jsonl", Plan(judge))
+
+
+# -------------------------------------------------------------------- columns that are no column of a reward
+
+
+@pytest.mark.parametrize("column", ["boxed", "fraction", "n", "completions", "prompts", "trainer_state"])
+def test_a_column_of_any_name_changes_no_reward(column):
+    row = {"prompt": "p", "task": "math", "answer": "7"}
+    texts = ["<think>a</think><answer>7</answer>", "<think>a</think><answer>1</answer>"]
+    plan = plan_of("", "repetition=0.1")
+    for value in (False, ["<think>a</think><answer>7</answer>"], 3):
+        assert score([row | {column: value}] * 2, texts, plan) == score([row] * 2, texts, plan)
+
+
+@pytest.mark.parametrize("text,answer", [("So it is 7.\n**#### 7**", "7"), ("<answer>#### 7</answer>", "7"),
+    (r"\boxed 7", "7"), (r"\fbox{7} is it", "7"), (r"<answer>\boxed{7}.</answer>", "7"), (r"\boxed{7", None)])
+def test_answers_are_found_as_chat_models_write_them(text, answer):
+    assert found_answer(text) == answer
+
+
+def test_a_program_in_a_list_loses_its_indentation():
+    text = "1. The program:\n\n   ```Python\n   def f():\n       return 1\n   ```\n"
+    row = {"prompt": "p", "task": "code", "tests": ["assert f() == 1"]}
+    assert score([row], [text], NO_PLAN._replace(strict=False))[0]["accuracy"] == 1

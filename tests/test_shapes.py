@@ -92,6 +92,17 @@ PUBLIC = {
     "OpenOrca": ({"id": "1", "system_prompt": "Be brief.", "question": "1+1?", "response": "2"},
         "prompt and completion", {"messages": said(("system", "Be brief."), ("user", "1+1?")),
             "completion": "2"}),
+    "AIME 2024": ({"ID": "2024-I-1", "Problem": "p", "Solution": "s", "Answer": 204}, "problem and answer",
+        {"prompt": "p", "answer": 204, "id": "2024-I-1"}),
+    "Countdown as text": ({"nums": "[3, 7]", "target": "10"}, "Countdown-Tasks",
+        {"prompt": "Use 3 7 to make 10.", "numbers": [3, 7]}),
+    "verl code": ({"data_source": "taco", "prompt": said(("user", "Add.")), "ability": "code",
+            "reward_model": {"ground_truth": '{"inputs": ["1 2"], "outputs": ["3"]}'}}, "verl",
+        {"task": "code", "tests": [{"input": "1 2", "output": "3"}], "answer": None}),
+    "open-r1 without chains": ({"question": "1+1?", "answer": "2", "messages": []}, "problem and answer",
+        {"answer": "2", "completion": None, "messages": None}),
+    "TRL unpaired": ({"prompt": "Hi?", "completion": "Hello.", "label": True}, "unpaired preference",
+        {"prompt": "Hi?", "completion": "Hello."}),
     "TRL prompt and completion": ({"prompt": said(USER), "completion": said(HELLO)}, "prompt and completion",
         {"prompt": "Hi?", "completion": "Hello."}),
     "documents": ({"text": "A page.", "url": "u"}, "documents", {"prompt": "", "task": "text", "text":
@@ -145,7 +156,7 @@ def test_rows_that_a_rule_judges_pass_the_check_and_a_right_answer_is_paid(name,
     adds = "print(sum(map(int, open(0).read().split())))"
     right = {"math": str(row.get("answer")).strip("$"), "countdown": "+".join(map(str, row.get("numbers",
         []))),
-        "code": adds if name == "APPS" else "def f(a):\n    return a"}
+        "code": adds if name in ("APPS", "verl code") else "def f(a):\n    return a"}
     texts = [f"<think></think><answer>{text}</answer>" for text in (right[row["task"]], "0")]
     assert [s["accuracy"] for s in score([row] * 2, texts)] == [1, 0]
 
@@ -158,6 +169,32 @@ def test_tests_of_functions_and_of_methods_run_in_the_sandbox(tmp_path):
     for program in ("def add(a, b): return a + b", "class Solution:\n    def add(self, a, b): return a + b"):
         assert run_tests(program, row["tests"])[:2] == (2, 0)
     assert run_tests("def add(a, b): return 3", row["tests"])[:2] == (1, 1)
+
+
+def test_replies_that_are_not_wanted_are_not_learnt(tmp_path, capsys):
+    raw = PUBLIC["TRL unpaired"][0]
+    row, = read_rows(write(tmp_path / "rows.jsonl", [raw, raw | {"completion": "No.", "label": False}]))
+    assert row["completion"] == "Hello." and "1 whose label is false are left out" in capsys.readouterr().out
+
+
+def test_broken_rows_are_left_out_and_counted_on_request(tmp_path, capsys):
+    path = write(tmp_path / "rows.jsonl", [PUBLIC["MATH"][0], {"problem": "q",
+        "solution": "So it is proven."}])
+    with pytest.raises(UserError, match="rows.jsonl:2: "):
+        read_rows(path)
+    assert len(read_rows(path, broken="drop")) == 1
+    assert "1 are left out, such as" in (said := capsys.readouterr().out) and "rows.jsonl:2: " in said
+    with pytest.raises(UserError, match="expected error or drop"):
+        read_rows(path, broken="skip")
+    with pytest.raises(UserError, match="no rows that can be read; .*b.jsonl:1: "):
+        read_rows(write(tmp_path / "b.jsonl", [{"problem": "q", "solution": "It is."}]), broken="drop")
+
+
+def test_messages_that_end_with_the_answer_are_no_prompt(tmp_path):
+    mine = {"prompt": "p", "task": "math", "answer": "7"}
+    rows = read_rows(write(tmp_path / "rows.jsonl", [mine | {"messages": said(("user", "p"), ("assistant",
+        "it is 7"))}, mine | {"messages": said(("system", "s"), ("user", "p"))}]))
+    assert "messages" not in rows[0] and len(rows[1]["messages"]) == 2
 
 
 def test_problems_without_tests_are_left_out_and_counted(tmp_path, capsys):
@@ -227,7 +264,8 @@ BROKEN = {
     "MATH with an open box": ([{"problem": "q", "solution": r"\boxed{\frac{1}{2}"}], ":1: .*never closed"),
     "a null solution": ([PUBLIC["MATH"][0], {"problem": "q", "solution": None}],
     ':2: .*"solution" is missing'), "numbers that are none": ([{"nums": 3, "target": 3}],
-    ':1: .*"nums" must be a list'), "half a pair": ([{"prompt": "q", "chosen": "a", "rejected": "b"},
+    ":1: .*must be a list of whole numbers"), "half a pair": ([{"prompt": "q", "chosen": "a",
+        "rejected": "b"},
     {"prompt": "q", "chosen": "a"}],
         ':2: .*"rejected" is missing'),
     "half a pair of our own": ([OK | {"chosen": "a"}], ':1: .*a pair needs "rejected"'),
@@ -244,6 +282,14 @@ BROKEN = {
     "an answered prompt": ([{"prompt": said(USER, HELLO), "solution": "1"}],
         ":1: .*nothing is left to answer"),
     "an unknown speaker": ([{"conversations": [{"from": "bot", "value": "x"}]}], ":1: .*from 'bot'; known"),
+    "an unknown aspect": ([{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a",
+        "rejected": "b", "aspect": "funny"}], ":2: .*helpful or harmless, not 'funny'"),
+    "an empty conversation": ([{"conversations": []}], ":1: "),
+    "an integer without end": ([OK, '{"prompt": "p", "task": "math", "answer": ' + "9" * 5000 + "}"],
+        ":2: not valid JSON"),
+    "brackets without end": ([OK, "[" * 100_000], ":2: not valid JSON"),
+    "messages that are none": ([OK | {"messages": "x"}, OK | {"messages": [1]}], ':2: .*"role" and'),
+    "tests as a text": ([PUBLIC["MBPP"][0] | {"test_list": "assert f(1)"}], ':1: .*"test_list" must be'),
     "tests that are no JSON": ([PUBLIC["APPS"][0] | {"input_output": "{"}],
         ":1: not a row of the shape APPS"),
     "other numbers of inputs": ([PUBLIC["APPS"][0] | {"input_output": {"inputs": ["1"], "outputs": []}}],
@@ -429,4 +475,4 @@ def test_places_survive_a_split(tmp_path):
 
 def test_the_first_shape_that_fits_is_taken_whatever_else_a_row_has():
     raw = PUBLIC["GSM8K"][0] | {"prompt": None, "solution": None}
-    assert shape_of(raw, "rows:1").name == "GSM8K"
+    assert shape_of(raw).name == "GSM8K"

@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from textwrap import dedent
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 FENCES = ("```", "```python", "```py", "```python3")  # the first line of a program's block
@@ -39,6 +40,21 @@ def _boxed(summary: str) -> str | None:
     return None
 
 
+def last_box(text: str) -> str | None:
+    """What the last \\boxed{...} or \\fbox{...} of a text holds, also `\\boxed 5`; None without one, and for
+    one that is never closed."""
+    for found in reversed([*re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*", text)][-1:]):
+        rest = text[found.end() : found.end() + 20_000]
+        if not rest.startswith("{"):
+            return re.split(r"[\s$]", rest, maxsplit=1)[0].rstrip(".,") or None
+        depth = 0
+        for brace in re.finditer(r"[{}]", rest):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                return rest[1 : brace.start()].strip()
+    return None
+
+
 def extract_answer(completion: str, boxed: bool = False) -> str | None:
     """The answer of a completion that has the form (`split_completion`), stripped, else None."""
     parts = split_completion(completion, boxed)
@@ -52,24 +68,24 @@ def found_answer(completion: str, program: bool = False) -> str | None:
     rest = completion.rpartition("</think>")[2]
     _, tag, inside = rest.rpartition("</answer>")[0].rpartition("<answer>")
     answer = inside.partition("</answer>")[0].strip() if tag else None
+    where = rest if answer is None else answer
     if program:
-        return _last_block(rest if answer is None else answer) or answer
-    box = (rest if answer is None else answer).rpartition(r"\boxed{")
-    if box[1]:
-        return _boxed(box[1] + box[2])
-    if answer is None and "####" in rest:
-        answer = rest.rpartition("####")[2].strip().partition("\n")[0].strip()
+        return _last_block(where) or answer
+    if re.search(r"\\(?:boxed|fbox)(?![A-Za-z])", where):
+        return last_box(where)
+    if "####" in where:
+        answer = where.rpartition("####")[2].strip().partition("\n")[0].strip(" \t*_")  # **#### 7**
     return answer
 
 
 def _last_block(text: str) -> str | None:
-    """The last ```python ... ``` of a text, fences included."""
+    """The last ```python ... ``` of a text, fences included; without its indentation in a list."""
     lines, start, block = text.split("\n"), None, None
-    for i, line in enumerate(line.strip() for line in lines):
+    for i, line in enumerate(line.strip().lower() for line in lines):
         if start is None and line in FENCES:
             start = i
         elif start is not None and line == "```":
-            block, start = "\n".join(["```", *lines[start + 1 : i], "```"]), None
+            block, start = "\n".join(["```", dedent("\n".join(lines[start + 1 : i])), "```"]), None
     return block
 
 
