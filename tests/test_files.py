@@ -1,6 +1,6 @@
 """Files of rows through the scripts: public rows train a step and are evaluated by the file's name alone."""
 
-import importlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -45,7 +45,8 @@ def run(script, *args, **options):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, args), *words])
-        patch.setattr("importlib.util.find_spec", lambda name: None)  # no pictures
+        patch.setattr("importlib.util.find_spec",  # no pictures
+            lambda name, real=importlib.util.find_spec: None if name == "matplotlib" else real(name))
         try:
             run_script(importlib.import_module(script).main)
         except SystemExit as end:
