@@ -11,11 +11,13 @@ read as one value is right only if it is the expected text, up to white space, u
 Rules that a reader should know:
 - Percent is a unit, which may be missing on one side: 60% is 60 and is 0.6; 60 is not 0.6.
 - A unit may be missing on one side; two different units differ. Words after a number are a unit ("18 ducks")
-  unless one of them changes the number: "7 hundred", "18 or more", "18 below zero" (`_CHANGING`).
-- `x = 5` and `5` are the same; `y = 5` and `x = 5` are not. `x < 5` is the interval (-oo, 5). Equations are
-  the same if one is a multiple of the other, but `2x = 10` is no answer where `x = 5` is expected.
+  unless one of them changes the number: "7 hundred", "18 or more", "18 below zero" (`_WORD_GROUPS`). `5m` is
+  5 m, but not 5. "3 hr 20 min" is "3 hours 20 minutes", part by part: nothing is converted.
+- `x = 5`, `area = 5`, "the answer is 5" and `5` are the same; `y = 5` and `x = 5` are not. `x < 5` is the
+  interval (-oo, 5). Equations are the same if one is a multiple of the other; where `y = 2x + 1` is expected,
+  `y - 3 = 2(x - 1)` will do, but no multiple, and neither will `2x = 10` where `x = 5` is expected.
 - A tolerance exists only where the expected answer says that it is rounded: `\\approx 3.14` accepts what
-  rounds to 3.14, `0.66...` what begins with these digits.
+  rounds to 3.14, `0.66...` what begins with these digits. (Given, `0.666...` is 2/3: three times at least.)
 - `(1,2)` is a pair or an open interval, brackets decide; a column is a pair and so is `\\langle 1,2\\rangle`.
   `1, 2`, `1 and 2`, `1 or 2`, `\\{2, 1\\}` and `\\pm 2` are sets, and none of them is one of its items.
 - 5:30 is 5:30 p.m. and 5:30 a.m., which differ. `52_8` is neither 52 nor 42, but `12_{10}` is 12.
@@ -45,8 +47,7 @@ def _characters() -> dict[int, str]:
         | \langle \rangle \langle \rangle \mathbb{R} : ^\circ ^\circ ^\circ ^\circ \euro \pound \yen ... ...
         ' ' ' " " , . \, \, \sqrt \sqrt[3] \sqrt[4] \emptyset""".split(), strict=True))
     meaning = {c: m + " " if m[-1].isalpha() else m for c, m in meaning.items()} | {"\u00a2": " cents",
-        "\ufe63": "-",
-        "\u2220": r"\angle ", "\u25b3": r"\triangle "}
+        "\ufe63": "-", "\u2220": r"\angle ", "\u25b3": r"\triangle "}
     meaning |= dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00a0\u3000\u205f", " ")
     meaning |= {chr(c): " " for c in range(0x2000, 0x200B) if c != 0x2009}
     meaning |= {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"\uffe5": r"\yen "}
@@ -96,6 +97,7 @@ _REPLACED = [(re.compile(pattern, re.DOTALL | re.ASCII), new) for pattern, new i
     (_TEXT.pattern, r" \1 "), (r"\\\\\[\w+\]|\\\\$", lambda m: m[0][:2] if m[0][2:] else ""),
     (r"(?<=\d) x (?=10\s*\^)", r"\\times "), (r"\*\*", "^"),
     (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}\s*$", r"\1"))]  # {x | x > 2}
+_OPENING = re.compile(r"\**(?:(?:the|final|correct) ){1,3}answer(?: is:?|:)\s*(\*\*)?\s*", re.IGNORECASE)
 _SIMPLE = re.compile(r"[\w .,:;/()+'!?=-]*", re.ASCII)  # nothing in it to clean
 
 
@@ -132,6 +134,7 @@ def _clean(text: str) -> str:
             text = marks.sub(lambda m, s=sign, t=table: f"{s}{{{m[0].translate(t)}}}", text)
         text = _DASH.sub(lambda m: m[0] if m[1] and m[2] else (m[1] or "") + "-", text.translate(_MEANING))
     text = _unwrap(text)
+    text = text[match.end():] if (match := _OPENING.match(text)) else text
     if not _SIMPLE.fullmatch(text) and _number(text) is None:
         for pattern, new in _REPLACED:
             text = pattern.sub(new, text)
@@ -143,6 +146,7 @@ def _clean(text: str) -> str:
 
 _PLAIN = re.compile(r"[+-]?\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
 _REPEATING = re.compile(r"[+-]?(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_DOTS = re.compile(r"([+-]?\d*\.\d*?)(\d+?)\2{2,}\s*\.{3}", re.ASCII)  # 0.333...
 _MIXED = re.compile(r"[+-]?(?:(\d+)\s+)?(\d+)/(\d+)", re.ASCII)
 _MIXED_FRAC = re.compile(r"[+-]?(\d+)?\s*\\[dtc]?frac\{(\d+)\}\{(\d+)\}", re.ASCII)
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
@@ -162,6 +166,8 @@ def _number(text: str) -> Fraction | None:
         whole, top, bottom = (int(part or 0) for part in match.groups())
         return sign * (whole + Fraction(top, bottom)) if bottom and (not match[1]
             or 0 < top < bottom) else None
+    if len(text) < 200 and (match := _DOTS.fullmatch(text)):
+        text = rf"{match[1]}\overline{{{match[2]}}}"
     if len(text) < 200 and (match := _REPEATING.fullmatch(text)):
         whole, fixed, again = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
@@ -182,21 +188,38 @@ _UNITS = {name: words.split()[0] for words in """
 _QUALIFIERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "per": "/", "a": "/", "an": "/"}
 _SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
 _FILLERS = {*"the of in on at for with".split()}
-# words that make another number of the one before them, or doubt it
-_CHANGING = {*"""not no nor none never neither without except excluding over under below above beneath less
-    fewer than negative negated opposite inverse reciprocal squared cubed power root rooted factorial mod
-    modulo remainder base binary octal hex hexadecimal about around approximately roughly nearly almost maybe
-    perhaps probably possibly likely guess guesses think believe unsure wrong incorrect false either xor
-    versus vs rather instead if unless but doubled tripled halved twice thrice once several grand thou mil mn
-    bn tn gross lakh lakhs crore crores to from through until till by least most maximum minimum max min or
-    and is are was were be infinity infinite inf nan ish choose itself subtracted added multiplied divided
-    percent percentage plus minus approx lim sum prod det dim gcd lcm mille basis isnt dont doesnt""".split(),
-    *(name[1:] for name in FUNCTIONS | GREEK | {r"\sqrt"})}
+_WORD_GROUPS = {  # words that make another number of the one before them, or doubt it
+    "result": "remainder maximum minimum max min sum prod det dim gcd lcm percent percentage",
+    "at the end": "mistake error unknown missing short odd limit bound estimate estimated",
+    "sign": """negative negated opposite minus below beneath owed owing owes deficit shortage shortfall
+        overdrawn debt loss""",
+    "negation": """not no nor none never neither nope nah without except excluding excluded unless but instead
+        rather hardly barely scarcely cannot isnt arent wasnt werent dont doesnt didnt cant wont aint""",
+    "rejection": """wrong incorrect false untrue fails refuted ruled disproved disproven invalid impossible
+        mistaken eliminated discarded dismissed retracted denied bogus fake absurd disregard ignore scratch
+        wait fail failed reject rejected cancelled canceled crossed""",
+    "doubt": """maybe perhaps probably possibly likely unlikely guess guesses guessing guessed think believe
+        suppose supposedly assume assumed presumably apparently seemingly allegedly potentially plausible
+        implausible doubt doubtful dubious questionable unsure uncertain unclear unproven unconfirmed
+        unverified might may could would should either xor versus vs if or otherwise""",
+    "comparison": """over under above beyond exceeding less fewer than least most between within ranging from
+        to through until till up upward upwards onward onwards too about around approx approximately roughly
+        nearly almost circa ca thereabout thereabouts ballpark somewhere quite several ish counting etc""",
+    "operation": """plus and by added subtracted multiplied divided doubled tripled quadrupled halved
+        quartered reversed inverted inverse reciprocal squared cubed power root rooted factorial mod modulo
+        base basis choose twice thrice once itself is are was were be repeating recurring repeated recurs
+        repeats periodic forever lim infinity infinite inf nan""",
+    "number": """decimal binary octal hex hexadecimal grand thou mil mill bil mn bn tn mio mrd gross myriad
+        lakh lakhs crore crores mille permille permil promille ppm ppb ppt bps fold folds nil null naught kilo
+        mega giga tera hecto deca deka deci centi milli micro nano pico femto atto""",
+    "function": " ".join(name[1:] for name in FUNCTIONS | GREEK | {r"\sqrt"})}
+_CHANGING = {word for words in _WORD_GROUPS.values() for word in words.split()}
+_RESULTS, _LAST = ({*_WORD_GROUPS[k].split()} for k in ("result", "at the end"))  # max = 5, 5 short sides
 _COUNTING = re.compile(r"""(?:zero|one|two|three|thir|four|for|fif|five|six|seven|eigh|eight|nin|nine|ten|
     eleven|twelf|twelve|teen|ty|tie|half|halve|quarter|dozen|score|hundred|thousand|[a-z]*illion|double|triple|
     quadruple|first|third|second(?=th)|nth|minus|plus|and|or)+(?:s|th|ths|fold|st|sts)?""", re.VERBOSE)
 _UNIT = re.compile(r"(?P<value>.*(?:[\d)}|!]|\\pi))(?P<gap>\s*)"
-    r"(?P<unit>(?:[A-Za-z]|/\s?[A-Za-z]{3})[A-Za-z /*^{}23'.-]*)", re.DOTALL | re.ASCII)
+    r"(?P<unit>(?:[A-Za-z]|/\s?[A-Za-z]{3})[A-Za-z /*^{}123'.-]*)", re.DOTALL | re.ASCII)
 _REMARK = re.compile(r"(.*\S\s+)\(\s*([A-Za-z][A-Za-z' -]+)\)", re.DOTALL | re.ASCII)
 _MONEY = re.compile(r"([+-]?)\s*(\$|\\euro|\\pound|\\yen)\s*([^+]*)|([^$]*)(\\euro|\\pound|\\yen)")
 _SIGNS = {"$": "dollar", r"\euro": "euro", r"\pound": "gbp", r"\yen": "yen"}
@@ -210,7 +233,9 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?(?:\s*([CFK])(?![A-Za-z]))?")
 def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
     """A unit as its words, each in one spelling (those that only some answers know with a ? before them), or
     None if the words are none."""
-    text = re.sub("mph|kph|kmh", lambda match: _SPEEDS[match[0]], text)
+    text = re.sub("mph|kph|kmh(?!\\^)", lambda match: _SPEEDS[match[0]], text)
+    text = re.sub(r"(?<=[A-Za-z])\s*\b([A-Za-z])\s*\^\{?-([123])\}?$", r"/\1^\2", re.sub(
+        r"\b([ck]?m)([sh])(?=\s*\^\{?-)", r"\1 \2", text)).removesuffix("^1")  # m s^{-1}, ms^{-1}
     words = re.findall(r"[A-Za-z]+(?:['-][A-Za-z]+)*'?|\^\{?[23]\}?|[/*]", text.replace(".", ""))
     if "".join(words) != re.sub(r"[\s.]+", "", text) or len(words) > 8:
         return None
@@ -231,7 +256,7 @@ def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
             power = []
         elif low in _FILLERS and follows:
             continue
-        elif spaced and _counted(word) and not power and "." not in text:
+        elif spaced and (_counted(word) or (follows and low in _LAST)) and not power and "." not in text:
             out.append("?" + re.sub("(?:es|s|e)$", "", re.sub("ies$", "y", low.rstrip("'"))))
         else:
             return None
@@ -240,10 +265,9 @@ def _unit(text: str, spaced: bool = True) -> tuple[str, ...] | None:
 
 def _counted(word: str) -> bool:
     """Ducks and TVs, but no hundreds and no abc."""
-    return len(word) > 2 and bool(re.search("[aeiouy]|[A-Z]s$", word)) and word.lower(
-        ) not in ascii_lowercase and not any(
-        part in _CHANGING or part == "t" or _COUNTING.fullmatch(part)
-        for part in re.split("['-]", word.lower()))
+    low, spoken = word.lower(), re.search("[aeiouy]|[A-Z]s$", word)
+    return len(word) > 2 and bool(spoken) and low not in ascii_lowercase and not (
+        any(part in _CHANGING or part == "t" or _COUNTING.fullmatch(part) for part in re.split("['-]", low)))
 
 
 def _units_agree(a: tuple, b: tuple) -> bool:
@@ -272,8 +296,8 @@ def _quantity(text: str, depth: int):
         value = _value(part, depth + 1)
         simple = unit is not None and not re.search(r"\\(?:cdot|times|div)", part) and (
             "/" not in part or " " in part.split("/")[0].strip())
-        return bool(simple and value and value[0] == "number" and value[2] == ()) and (
-            "number", value[1], ("%", *unit))
+        return bool(simple and value and value[0] == "number" and value[2] == () and "?mor" not in unit) and (
+            "number", value[1], ("%", *unit))  # 5 percent more is not 5 percent
     match = _UNIT.fullmatch(text)
     unit = match and _unit(match["unit"], bool(match["gap"]))
     value = _value(match["value"].strip(), depth + 1) if unit else None
@@ -282,31 +306,36 @@ def _quantity(text: str, depth: int):
 
 # -------------------------------------------------------------------------------------------------- values
 
-_NAMED = {r"\emptyset": ("set", ()), r"\{\}": ("set", ()), r"\mathbb{R}": ("tuple", "(", (("infinity", True),
-    ("infinity", False)), ")"), **{sign + r"\infty": ("infinity", sign[:1] == "-")
-    for sign in ("", "+", "-", "- ")}}
-_NAMED |= {r"\mathbb R": _NAMED[r"\mathbb{R}"], r"\R": _NAMED[r"\mathbb{R}"], r"\{ \}": ("set", ())}
+_NAMED = {**dict.fromkeys((r"\emptyset", r"\{\}", r"\{ \}"), ("set", ())), **{sign + name: ("infinity",
+    sign[:1] == "-") for sign in ("", "+", "-", "- ") for name in (r"\infty", "infinity")}}
+_NAMED |= dict.fromkeys((r"\mathbb{R}", r"\mathbb R", r"\R", "all real numbers", "all reals"), (
+    "tuple", "(", (_NAMED[r"-\infty"], _NAMED[r"\infty"]), ")"))
 _RELATION = r"<=|>=|!=|=|<|>|\\(?:leq?(?:q|slant)?|geq?(?:q|slant)?|neq?|in|lt|gt)(?![A-Za-z])"
 _HAS_RELATION = re.compile(_RELATION)
 _OPERATORS = {"<=": r"\le", r"\leq": r"\le", r"\leqq": r"\le", r"\leqslant": r"\le", ">=": r"\ge", r"\geq":
     r"\ge", r"\geqq": r"\ge", r"\geqslant": r"\ge", "!=": r"\ne", r"\neq": r"\ne", r"\lt": "<", r"\gt": ">"}
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+_NAME = re.compile(r"(?:m?\\angle\s*)?([A-Z]{2,3}|[A-Za-z]{3,}(?: (?:a|[A-Za-z]{2,})){0,6})")
 _VARIABLE = re.compile(r"[A-Za-z]\^\{-1\}\([a-z]\)|(?:[A-Za-z]|answer|Answer)(?:_(?:\w|\{\w+\}))?'?"
     r"(?:\([a-z]\))?|\((?:[A-Za-z],\s*)+[A-Za-z]\)", re.ASCII)
 _JOIN = r"\s*,?\s*(?<![A-Za-z\\/])(?:and|or)(?![A-Za-z/])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|[,;]"
 _MATRIX = re.compile(r"([(\[]\s*)?\\begin\{([pb]|small)?(?:matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)"
     r"\\end\{\2?(?:matrix|array)\}(\s*[)\]])?", re.DOTALL)
 _TIME = re.compile(r"(\d\d?)(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.ASCII | re.IGNORECASE)
+_CHAINS = ("year month week day h min s", "mi yd foot inch", "lb oz", "kg g", "km m cm mm", "dollar cent")
+_COMPOUND = re.compile(r"\d[\d.]*\s*[A-Za-z]+\.?(?:,?(?: and)? \d[\d.]*\s*[A-Za-z]+\.?)+", re.ASCII)
 _RATIO = re.compile(r"[\d.]+(?:\s*:\s*[\d.]+)+", re.ASCII)
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13),
     strict=True))
 _BASED = re.compile(r"([+-]?)\(?(\d[\dA-Za-z]*)\)?(?:\s*_\s*\{?\s*\(?|\s+\(?(?:in )?base[ -]*)"
     r"(\d\d?|[a-z]+)\s*\)?\}?", re.ASCII)
-_COMMANDS = re.compile(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
-_CHOICE = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
+_COMMANDS = re.compile(rf"(?<![A-Za-z\\])(sqrt|pi|{'|'.join(f[1:] for f in FUNCTIONS)})(?![A-Za-z])")
+_CHOICE = re.compile(r"(?:(?i:option|choice|answer)\b[ :]*)?\(?([A-Ja-j])\)?[.:)]?")
+_JOINED = re.compile(r"([+-]?[\d.]+)([A-Za-z])", re.ASCII)
 _LETTER = re.compile(r"\(?[A-J]\)?")
 _ROUNDED = re.compile(r"(?:[A-Za-z]\s*)?(?:\\approx|~)\s*([+-]?(?:\d+(?:\.\d+)?|\.\d+))|"
     r"([+-]?\d*\.\d+)\s*\.\.\.", re.ASCII)
+_PLURAL = re.compile(r"(?<=[a-z]{2}[a-rt-z])s\b")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z '-]*")
 
 
@@ -388,13 +417,20 @@ def _constant(value) -> bool:
     return bool(value) and (value[0] == "infinity" or (value[0] == "number" and not variables(value[1])))
 
 
+def _is_name(text: str) -> bool:
+    """AB, area, total cost; not xy, twice x, wrong"""
+    return bool(match := _NAME.fullmatch(text)) and _is_words(match[1]) and not any(
+        word in _CHANGING - _RESULTS or _COUNTING.fullmatch(word) for word in match[1].lower().split())
+
+
 def _related(text: str, depth: int):
     """x = 5, 5 < x, -1 < x <= 3, x^2 + y^2 = 13; not 41 = 42, a = b = c"""
     parts, marks = _cut(text, _RELATION)
     if not marks:
         return None
     marks = [_OPERATORS.get(mark, mark) for mark in marks]
-    names = [_VARIABLE.fullmatch(part) or part in GREEK for part in parts]
+    names = [_VARIABLE.fullmatch(part) or part in GREEK or (marks == ["="] and _is_name(part))
+        for part in parts]
     if len(marks) == 1 and not names[0] and names[1] and marks[0] in _TURNED:
         parts, names, marks = parts[::-1], names[::-1], [_TURNED[marks[0]]]
     name = re.sub(r"[{} ]", "", parts[0])
@@ -448,6 +484,18 @@ def _both_signs(text: str, depth: int):
     return values and ("set", values)
 
 
+def _compound(text: str, depth: int):
+    """3 hours 20 minutes; 5 ft. 3 in.: units of one kind, the larger first"""
+    if not _COMPOUND.fullmatch(text):
+        return None
+    parts = re.findall(r"(\d[\d.]*)\s*([A-Za-z]+)", text, re.ASCII)
+    units = [_UNITS.get(unit) or _UNITS.get(unit.lower()) for _, unit in parts]
+    values = [_number(number) for number, _ in parts]
+    if None in values or not any(units == [u for u in chain.split() if u in units] for chain in _CHAINS):
+        return None
+    return ("tuple", "+", tuple(("number", v, (u,)) for v, u in zip(values, units, strict=True)), "+")
+
+
 def _clock(text: str, depth: int):
     """5:30 p.m. in minutes; 5:30 and 3:4:5 as they are"""
     if match := _TIME.fullmatch(text):
@@ -485,8 +533,8 @@ def _expression(text: str, depth: int):
 
 
 # each reads its kind; None: another kind; False: its kind, but not one value
-_READERS = (lambda text, _: _NAMED.get(text), _bracketed, _matrix, _listed, _related, _united, _both_signs,
-    _clock, _based, _quantity, _expression)
+_READERS = (lambda text, _: _NAMED.get(text) or _NAMED.get(text.lower()), _bracketed, _matrix, _compound,
+    _listed, _related, _united, _both_signs, _clock, _based, _quantity, _expression)
 
 
 def _value(text: str, depth: int = 0):
@@ -512,7 +560,8 @@ def _value(text: str, depth: int = 0):
 def _read(text: str):
     """(the text without wrapping and white space, its value or None); what is simple is read at once."""
     number = _number(text)
-    if number is not None or (text.isalpha() and len(text) > 3 and _WORDS.fullmatch(text)):
+    if number is not None or (text.isalpha() and len(text) > 3 and _WORDS.fullmatch(text)
+            and text.lower() not in _NAMED):
         return text, None if number is None else ("number", number, ())
     text = " ".join(_clean(text).split())
     return re.sub(r" ?([^\w .\\]) ?", r"\1", text), _value(text)
@@ -553,11 +602,14 @@ def _is_time(clock, time) -> bool:
         hour <= 12 and (hour % 12 * 60 + minute) == time[1] % 720))
 
 
-def _solves(a, b) -> bool:
-    """y = 2x + 3 for 2x - y + 3 = 0"""
+def _solves(a, b, exactly: bool = False) -> bool:
+    """y = 2x + 3 for 2x - y + 3 = 0; exactly: y - 5 = 2(x - 1) for y = 2x + 3, but no 2y = 4x + 6"""
     variable, value = parse(a[1]), a[3]
-    return variable is not None and value[0] == "number" and not value[2] and _same_equations(
-        ("equation", a[2], difference(variable, value[1])), b)
+    if variable is None or value[0] != "number" or value[2]:
+        return False
+    equation = ("equation", a[2], difference(variable, value[1]))
+    return _same_equations(equation, b) and (not exactly or (bool(variables(value[1])) and any(
+        same(times(equation[2], sign), b[2]) for sign in (1, -1))))
 
 
 def _each(relation) -> tuple:
@@ -573,6 +625,7 @@ _ALIKE = {  # the kinds of the given and of the expected value: when they are th
     ("number", "number"): _same_numbers, ("tuple", "tuple"): _same_tuples, ("set", "set"): _same_items,
     ("union", "union"): _same_items, ("system", "system"): _same_items, ("relation", "equation"): _solves,
     ("equation", "equation"): _same_equations,
+    ("equation", "relation"): lambda a, b: _solves(b, a, exactly=True),
     ("relation", "relation"): lambda a, b: a[1:3] == b[1:3] and _same(a[3], b[3]),
     ("chain", "chain"): lambda a, b: a[1] == b[1] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2])),
     ("tuple", "time"): _is_time, ("time", "tuple"): lambda a, b: _is_time(b, a),
@@ -605,10 +658,16 @@ def _rounded(gold: str, value: Fraction) -> bool:
 
 def _only_words(text: str, value) -> bool:
     """Words as an expected answer: only the same words are right. (A few letters may be a product, too.)"""
-    if _WORDS.fullmatch(text):
+    if _WORDS.fullmatch(text) and text.lower() not in _NAMED:
         return re.search("[A-Za-z]{3}|^(no|No|NO)$", text) is not None
     return value is None and bool(re.search(r"[^\W\d_]{2}|[^\W\d_A-Za-z]", text)) and not re.search(
         r"[\\^_=<>{}|~$]", text)
+
+
+def _spaced(text: str, value, other):
+    """5m where the other is 5 m, and not where it is 5"""
+    match = other and other[0] == "number" and other[2] and _JOINED.fullmatch(text)
+    return _value(f"{match[1]} {match[2]}") if match else value
 
 
 def same_answer(given: str, gold: str) -> bool:
@@ -619,7 +678,8 @@ def same_answer(given: str, gold: str) -> bool:
     if text == wanted:
         return True
     if _only_words(wanted, expected):
-        return text.isascii() == wanted.isascii() and text.lower() == wanted.lower()
+        return text.isascii() == wanted.isascii() and _PLURAL.sub("", text.lower()) == _PLURAL.sub(
+            "", wanted.lower())
     if _LETTER.fullmatch(wanted):
         choice = _CHOICE.fullmatch(text)
         return bool(choice) and choice[1].upper() == wanted.strip("()")
@@ -627,6 +687,9 @@ def same_answer(given: str, gold: str) -> bool:
         value = value[3] if value[0] == "relation" and value[2] == "=" else value
         plain = value[0] == "number" and not value[2] and isinstance(value[1], Fraction)
         return plain and _rounded(wanted, value[1])
+    if text == "{}":  # as an expected answer it is LaTeX for nothing
+        value = _NAMED[r"\{\}"]
+    value, expected = _spaced(text, value, expected), _spaced(wanted, expected, value)
     return value is not None and expected is not None and _same(value, expected)
 
 

@@ -4,9 +4,10 @@
 
 Two expressions are the same if they agree at random points modulo large primes, where square roots of whole
 numbers exist (Schwartz and Zippel); never in floating point. Known exactly: roots of numbers, binomials,
-logarithms of numbers, and sin ... csc of multiples of 15, 18 and 54 degrees. Of other functions it is known
-only that equal arguments give equal values, and of the root of an expression only its square: sqrt(x)^2 = x,
-but sqrt(3 + 2 sqrt(2)) is not recognised as 1 + sqrt(2), since its sign would have to be guessed.
+logarithms of numbers, sin ... csc of multiples of 15, 18 and 54 degrees, their inverses, and tan ... csc by
+sin and cos. Of other functions it is known only that equal arguments give equal values, and of the root of an
+expression only its square: sqrt(x)^2 = x, but sqrt(3 + 2 sqrt(2)) is not recognised as 1 + sqrt(2), since its
+sign would have to be guessed.
 
 A tree is nested tuples: ("n", Fraction), ("v", name), ("+" | "*" | "/" | "^", a, b), ("root", a, degree),
 ("f", name, arguments...).
@@ -123,7 +124,7 @@ def _function(t, token):
         value = _power(t)
         while t.next in _NAMES:  # \sin 2x
             value = ("*", value, _power(t))
-    value = ("f", name, value, *base)
+    value = ("^", ("v", "e"), value) if name == r"\exp" else ("f", name, value, *base)
     return ("^", value, exponent) if exponent else value
 
 
@@ -230,6 +231,8 @@ def _fold(node, roots: list[int]):
         top, bottom = (("n", Fraction(1)) if shift is None else _sine(180 * turns + shift)
             for shift in _RATIOS[node[1]])
         return _fold(("/", top, bottom), roots) if top and bottom else node
+    if node[0] == "f" and node[1] in _INVERSES and not variables((node[2], False)):
+        return _angle(node)
     power = _number_of(node[2]) if node[0] == "^" else None
     if node[1][0] != "n" and (node[0] == "root" or (power and power.denominator > 1)):
         roots.append(1)
@@ -329,6 +332,22 @@ def _sine(degrees: Fraction):
     return text and _fold(("*", ("n", Fraction(sign)), _total(_Tokens(text))), [])
 
 
+# the function and its least and its largest angle
+_INVERSES = {name: (rf"\{f}", low, high) for f, low, high in (("sin", -90, 90), ("cos", 0, 180),
+    ("tan", -89, 89)) for name in (rf"\arc{f}", rf"\{f}^-1")}
+
+
+def _angle(node):
+    """\\arctan 1 as pi / 4; the node itself where no angle of the table has this value."""
+    function, low, high = _INVERSES[node[1]]
+    for degrees in range(low, high + 1):
+        angle = ("*", ("n", Fraction(degrees, 180)), ("v", r"\pi"))
+        if (degrees % 15 == 0 or degrees % 18 == 0) and same((node[2], True), (  # True: roots of unknown sign
+                _fold(("f", function, angle), []), False)):
+            return angle
+    return node
+
+
 # -------------------------------------------------------------------------------------- a tree -> a residue
 
 # p = k * 8 * (3 * 5 * 7 * ... * 97) + 1 is prime for these k: -1 and every prime up to 97 have square roots
@@ -414,6 +433,10 @@ def _of_function(node, p: int, point: int) -> int:
     if name in (r"\ln", r"\log"):
         base = _logarithm(more[0], p, point) if more else 1 if name == r"\ln" else _opaque(p, name)
         return _logarithm(a, p, point) * pow(base, -1, p) % p
+    if name in _RATIOS:  # tan as sin / cos
+        x = _residue(a, p, point)
+        top, bottom = (1 if s is None else _opaque(p, r"\cos" if s else r"\sin", x) for s in _RATIOS[name])
+        return top * pow(bottom, -1, p) % p
     k = _number_of(more[0]) if name == "binom" else None
     if k in range(1, 21):
         n = _residue(a, p, point)
