@@ -372,7 +372,10 @@ def _decode(data, peer, boxes):
         row = (peer.names or {}).get(rest[0])  # the program's own, if it has one of these fields
         if not isinstance(row, type) or list(getattr(row, "_fields", ())) != rest[1]:
             row = namedtuple(str(rest[0]), rest[1], rename=True)
-        return row._make(_decode(v, peer, boxes) for v in rest[2])
+        made = row._make(_decode(v, peer, boxes) for v in rest[2])
+        if any(isinstance(getattr(made, name), Remote) for name in _METHODS.intersection(made._fields)):
+            raise TypeError("an object of the program stands where a literal's method should")
+        return made
     if kind == "same":
         return boxes[rest[0]]
     if kind in _BOXES or kind == "ndarray":
@@ -419,11 +422,21 @@ def _array_type():
     """What a test gets for the program's numpy arrays, of which the empty one is not equal to everything."""
     import numpy
 
+    def plain(x):
+        return x.view(numpy.ndarray) if isinstance(x, _Array) else x
+
     class _Array(numpy.ndarray):
-        def all(self, *args, **named):
-            if not self.size:
+        def __array_ufunc__(self, function, method, *inputs, **named):
+            inputs = [plain(x) for x in inputs]
+            named |= {"out": tuple(map(plain, named["out"]))} if "out" in named else {}
+            value = getattr(function, method)(*inputs, **named)
+            some = any(numpy.ndim(x) and numpy.size(x) for x in inputs)
+            if method == "reduce" and not some or method == "__call__" and some and not numpy.size(value):
                 raise ValueError("an array without elements proves nothing")
-            return super().all(*args, **named)
+            return value.view(_Array) if isinstance(value, numpy.ndarray) else value
+
+        def __contains__(self, value):
+            return (list(value) if isinstance(value, tuple) else value) in self.tolist()
 
     return _Array
 
@@ -438,7 +451,8 @@ class Remote:
     else (`_at`). What the program says of the other one's fields must be equal to that. So it must know what
     the test compares to; it can neither lie about `P(1)` nor copy it."""
 
-    __slots__ = ("_peer", "_where", "_name", "_shape", "_is_made", "_is_member", "_data", "_maker")
+    __slots__ = ("_peer", "_where", "_name", "_shape", "_is_made", "_is_member", "_data", "_maker", "_clock",
+        "_shown")
     __array_ufunc__ = None  # numpy does not look into it
 
     def __init__(self, peer, where, **more):
@@ -446,6 +460,8 @@ class Remote:
             _set(self, name, value)
 
     def _ask(self, action, *args, **named):
+        if self._where is None:  # it is no argument: the program sees what the test will compare to
+            _set(self, "_shown", action != "record")
         return self._peer.request(action, self._at(), args, named)
 
     def _at(self) -> list:
@@ -455,6 +471,7 @@ class Remote:
             if not isinstance(made, Remote):
                 raise TypeError(f"{self._data[0]}(...) is no object")
             _set(self, "_where", made._where)
+            _set(self, "_clock", self._peer.clock)
         return self._where
 
     def __getattr__(self, name):
@@ -463,8 +480,9 @@ class Remote:
         dunder = name.startswith("__") and name != "__name__"
         if dunder or (name in _PREDICATES and not self._is_made):
             raise AttributeError(f"an object of the program stands where a literal should: {name}")
-        if self._where is None and type(value := dict(self._data[1]).get(name, self)) in _PLAIN:
-            return value
+        known = self._data and (self._where is None or self._clock == self._peer.clock)
+        if known and type(value := dict(self._data[1]).get(name, self)) in _PLAIN:
+            return value  # in the statement that passes it, a record is what it was
         if self._shape and self._shape[0] == "enum" and name in self._shape[2]:
             maker = partial(self._ask, "attribute", name)
             data = self._shape[1], [("name", name)]
@@ -473,15 +491,15 @@ class Remote:
 
     def __call__(self, *args, **named):
         kind, name, *_ = self._shape or ("", "")
+        is_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
         bound = _bound(self._shape[2], args, named) if kind in ("record", "named") else None
         if bound is not None:
             self._peer.calls += 1
             if kind == "named":
                 return namedtuple(name, bound, rename=True)._make(bound.values())
             maker = partial(self._ask, "call", *args, **named)
-            return Remote(self._peer, None, _is_made=True, _data=(name, [*bound.items()]), _maker=maker)
+            return Remote(self._peer, None, _is_made=is_class, _data=(name, [*bound.items()]), _maker=maker)
         value = self._ask("call", *args, **named)
-        is_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
         if isinstance(value, Remote):
             _set(value, "_is_made", is_class)
         elif is_class:
@@ -497,6 +515,8 @@ class Remote:
             return NotImplemented
         if self is other or not (self._data or other._data):
             return self is other
+        if self._shown and not other._data or other._shown and not self._data:
+            raise TypeError("the program has seen the record that its own is compared to")
         a, b = self._facts(), other._facts()
         return a is not None and bool(a == b and (a == self._data or a == other._data))
 
@@ -527,10 +547,7 @@ class Remote:
         return self._ask("issubclass", kind) is True
 
     def __enter__(self):
-        value = self._ask("enter")
-        if isinstance(value, Remote):
-            _set(value, "_is_made", self._is_made)
-        return value
+        return self._ask("enter")
 
     def __exit__(self, kind, error, trace):
         """Tells the program, which cannot hide the error: it may be the test's own."""
@@ -560,8 +577,9 @@ class Remote:
 
 
 _set, _PLAIN = object.__setattr__, (int, float, str, bool, bytes, complex, type(None))
-_PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "is_integer"} | {
-    name for name in dir(str) if name.startswith("is")}
+_METHODS = {name for kind in (str, bytes, list, set, dict, float) for name in dir(kind) if name[0] != "_"}
+_PREDICATES = {name for name in _METHODS if name.startswith("is") or name.endswith(("with", "find", "index",
+    "fix", "difference", "intersection"))} | {"count"}
 
 
 def _same(a, b) -> bool:
@@ -600,6 +618,8 @@ def _shape(kind) -> list | None:
         return None
     made = {f.name: f.default for f in fields if f.default is not library.MISSING}
     made |= {f.name: f.default_factory() for f in fields if f.default_factory is not library.MISSING}
+    if any(made[f.name] != f.default_factory() for f in fields if f.default_factory is not library.MISSING):
+        return None  # a number or a time of its own
     names = [f.name for f in sorted(fields, key=lambda f: f.kw_only)]
     return ["record", name, [[f, *_default(made, f)] for f in names]]
 
@@ -626,6 +646,7 @@ class _Peer:
         self.errors = {}  # exception classes that stand for the other side's, by name
         self.pending = {}  # id: (a container of ours, one with what the other side made of it)
         self.watched = []  # (number, container, its parts) of what was read from the other side's objects
+        self.clock, self.gets = 0, False  # statements so far; is a name of the test looked up now?
         self.named, self.echo = set(), ""  # the program's names in the tests; a class that gave a literal
 
     def keep(self, thing):
@@ -650,15 +671,17 @@ class _Peer:
         return ["iterator" if hasattr(type(thing), "__next__") else "mine", len(self.kept) - 1, *more]
 
     def found(self, kind, name, shape=None):
-        if kind == "mine":
-            return Remote(self, [kind, name], _shape=_decode(shape, self, {}))
+        if kind == "mine":  # what the program says of a class counts only where the test names that class
+            return Remote(self, [kind, name], _shape=_decode(shape, self, {}) if self.gets else None)
         if kind == "iterator":
             return self.pull(Remote(self, ["mine", name]))
         if kind == "yours":
             return self.kept[name]
-        if kind == "error":
+        if kind == "error":  # not one that would catch the test's own
+            if name[0] in ("Exception", "AssertionError"):
+                return self.errors.setdefault(name[0], type(name[0], (Exception,), {}))
             return self.error(name)
-        if kind == "module" and name in _MODULES:
+        if kind == "module" and name in _MODULES and (self.gets or self.names is not None):
             return __import__(name)
         if kind == "class" and name in _VALUES:
             return getattr(__import__(_VALUES[name]), name)
@@ -714,6 +737,7 @@ class _Peer:
             if not isinstance(box, _kind_of_box(new)):
                 raise TypeError(f"a {type(box).__name__} cannot become a {type(new).__name__}")
             changes[id(box)] = box, new, frames
+        self.gets = action == "get"
         value = None if raised else _decode(answer[1], self, boxes)
         self.pending |= changes
         if value is None or self.names is not None:
@@ -732,6 +756,7 @@ class _Peer:
     def step(self):
         """A statement begins: what calls in earlier ones of this function changed shows. A function that is
         called in the middle of a statement does not see what the statement changed so far."""
+        self.clock += 1
         if self.pending:
             frame = sys._getframe(1)
             self.settle([key for key, (*_, frames) in self.pending.items() if frame in frames])
@@ -919,7 +944,10 @@ class _Packages:
         allclose, array = module.allclose, module.array
 
         def strict(a, b, *args, **named):
-            if not module.broadcast(module.asarray(a), module.asarray(b)).size:
+            a, b = module.asarray(a), module.asarray(b)
+            if not a.size and a.shape == b.shape:
+                return True
+            if not module.broadcast(a, b).size:
                 raise ValueError("an array without elements proves nothing")
             return allclose(a, b, *args, **named)
 
