@@ -769,6 +769,44 @@ RECORDS |= {
         3])]), P9),
 }
 
+# objects, classes and arrays that stand where the value of a literal's method is asked for
+_LIAR = ("from dataclasses import dataclass\n@dataclass\nclass L:\n    name: str\n    def startswith(s, *a): "
+    "return True\n    def __contains__(s, v): return True\n")
+_METHODS = "class L:\n    def find(s, *a): return 0\n    def count(s, *a): return 1\n    def " \
+    "symmetric_difference(s, *a): return set()\n    intersection = lambda s, o: o\nsolve = lambda x: L()"
+_EMPTY = "import numpy as np\nsolve = lambda x: np.zeros((0, 2))"
+_NP = "import numpy as np\ny = np.array([1, 4])\n"
+RECORDS |= {
+    "methods_in_a_named_tuple": ("from collections import namedtuple\n"
+        "R = namedtuple('R', 'startswith isdigit issubset')\nsolve = lambda x: R(*[lambda *a: True] * 3)",
+            ["assert solve(2).startswith('two')",
+        "assert solve(2).isdigit()", "assert solve(2).issubset({1, 2})"]),
+    "a_class_as_a_method": (_LIAR + "class Greeter: greet = L",
+        ["assert Greeter().greet('B').startswith('Hi')"]),
+    "a_class_as_a_method_of_in": (_LIAR + "class Solution: primes = L",
+        ["assert 13 in Solution().primes(20)"]),
+    "a_class_as_a_result": (_LIAR + "def make(n): return L", ["assert 5 in make(2)([1, 2])"]),
+    **{f"own_{name}": (_METHODS, [f"assert {test}"]) for name, test in {"find": "solve(2).find('two') != -1",
+        "count": "solve(2).count('two') == 1", "intersection": "solve(2).intersection({4}) == {4}",
+        "difference": "solve(2).symmetric_difference({1, 2}) == set()"}.items()},
+    "an_array_holds_parts": ("import numpy as np\nsolve = lambda x: np.arange(1000).reshape(-1, 1)",
+        ["assert [1, 4] in solve(2)", "assert (7, 3) in solve(2)"]),
+    **{f"empty_array_{i}": (_EMPTY, [_NP + f"assert {test}"]) for i, test in enumerate((
+        "not (solve(2) != y).any()", "np.sum(np.abs(solve(2) - y)) < 1e-6", "((solve(2) - y)**2).sum() == 0",
+        "np.count_nonzero(solve(2) != y) == 0", "all(solve(2) == y)", "not np.any(solve(2) != y)"))},
+    "keeps_what_the_test_printed": (DATACLASS + "\n    def __repr__(s):\n        K.append(s)\n"
+        "        return ''\nK = []\ndef solve(x): return K[-1]",
+        ["e = P(9)\nprint(f'expected {e}')\nassert solve(3) == e"]),
+    "hides_a_field_from_sorted": (DATACLASS + "\n    def __getattribute__(s, n): return 0 if n == 'x' else "
+        "object.__getattribute__(s, n)\ndef solve(ps): return ps",
+        ["ps = [P(3), P(1), P(2)]\nassert solve(ps) == sorted(ps, key=lambda p: p.x)"]),
+    "changes_what_is_summed": (DATACLASS + "\ndef solve(ps):\n    for p in ps: p.x = 0\n    return 0",
+        ["ps = [P(3), P(4)]\nassert solve(ps) == sum(p.x for p in ps)"]),
+    "catches_the_tests_own": ("class Exception(Exception): pass\nEmpty = Exception\ndef solve(x): return 1",
+        ["try:\n    assert solve(3) == 9\nexcept Empty:\n    pass"]),
+    "a_module_as_a_result": ("import itertools\nsolve = lambda x: itertools", ["assert solve(2).count(5)"]),
+}
+
 SORTED = "assert solve(a) == sorted(a)"
 HELPERS = "def want(a):\n    b = sorted(a)\n    return b\ndef got(a):\n    return solve(a)\n"
 TAKEN = "def solve(a):\n    a.clear()\n    return []"
@@ -927,6 +965,14 @@ ATTACKS = {"SPIES": SPIES, "FORGERS": FORGERS, "LIARS": LIARS, "RECORDS": RECORD
 getattr(sys, "set_int_max_str_digits", print)(0)
 SEVENS = str(7**6000)
 HONEST = {
+    "field_of_a_passed_record": ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+        "def total(ps): return sum(p.x for p in ps)\ndef same(p): return p",
+        ["ps = [P(3), P(4)]\nassert total(ps) == sum(p.x for p in ps)", "p = P(3)\nassert same(p) == p"]),
+    "a_method_changes_a_record": ("from dataclasses import dataclass\n@dataclass\nclass A:\n    n: int\n"
+        "    def add(s, k): s.n += k", ["a = A(5)\na.add(3)\nassert a == A(8)\nassert a.n == 8"]),
+    "empty_arrays": ("import numpy as np\ndef f(a): return np.array(a) * 2",
+        ["import numpy as np\nassert np.allclose(f([]), [])",
+            "assert f([1, 2]).sum() == 6 and 4 in f([1, 2])"]),
     "arithmetic": ("def add(a, b): return a + b", ["assert add(1, 2) == 3", "assert add(b=1, a=-1) == 0"]),
     "recursion": ("def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)", ["assert fib(15) == 610"]),
     "class": ("class Stack:\n    def __init__(self, *a): self.a = list(a)\n    def push(self, x):\n        "

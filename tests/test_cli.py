@@ -139,8 +139,9 @@ def test_help_lists_every_knob(script):
 def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     first, *groups = run("grpo", "--help").stdout.partition("\n  --config NAME")[2].strip().split("\n\n")
     found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
-    assert found == {"data": ["--columns", "--answer_pattern", "--too_long", "--eval_task", "--eval_problems",
-        "--allow_leaks"], "prompt": ["--template", "--system"], "loss": ["--loss_settings"],
+    assert found == {"data": ["--columns", "--answer_pattern", "--broken", "--too_long", "--eval_task",
+        "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
+            "loss": ["--loss_settings"],
         "sampling": ["--temperature", "--resample"], "memory": ["--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first

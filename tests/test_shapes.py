@@ -285,8 +285,6 @@ BROKEN = {
     "an unknown aspect": ([{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a",
         "rejected": "b", "aspect": "funny"}], ":2: .*helpful or harmless, not 'funny'"),
     "an empty conversation": ([{"conversations": []}], ":1: "),
-    "an integer without end": ([OK, '{"prompt": "p", "task": "math", "answer": ' + "9" * 5000 + "}"],
-        ":2: not valid JSON"),
     "brackets without end": ([OK, "[" * 100_000], ":2: not valid JSON"),
     "messages that are none": ([OK | {"messages": "x"}, OK | {"messages": [1]}], ':2: .*"role" and'),
     "tests as a text": ([PUBLIC["MBPP"][0] | {"test_list": "assert f(1)"}], ':1: .*"test_list" must be'),
