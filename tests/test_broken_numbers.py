@@ -102,8 +102,7 @@ def test_grpo_skips_a_step_and_goes_on(what, device, rank, base, tmp_path):  # n
     assert finite(tmp_path / "a")
 
 
-@pytest.mark.parametrize("what,device,rank", [("logprobs", "cpu:2", 1), ("rewards", "cpu:1", -1),
-    ("weights", "cpu:1", -1), ("weights", "cpu:2", 1)])
+@pytest.mark.parametrize("what,device,rank", [("rewards", "cpu:1", -1), ("weights", "cpu:2", 1)])
 def test_grpo_ends_where_no_step_helps_and_its_last_state_resumes(what, device, rank,
         base, tmp_path):  # noqa: F811
     options = dict(init=base, out=tmp_path / "a", device=device, **WORDS)
@@ -117,8 +116,7 @@ def test_grpo_ends_where_no_step_helps_and_its_last_state_resumes(what, device, 
     assert finite(tmp_path / "a") and [r["step"] for r in rows_of(tmp_path / "a")] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("what,device,rank", [("logprobs", "cpu:1", -1), ("logprobs", "cpu:2", 1),
-    ("weights", "cpu:2", 1), ("pairs", "cpu:1", -1)])
+@pytest.mark.parametrize("what,device,rank", [("logprobs", "cpu:2", 1), ("pairs", "cpu:1", -1)])
 def test_sft_never_saves_a_broken_model(what, device, rank, base, tmp_path):  # noqa: F811
     options = dict(steps=6, batch_size=8, save_every=1, device=device, task=FAST["task"])
     if what == "pairs":
@@ -137,7 +135,7 @@ def test_sft_never_saves_a_broken_model(what, device, rank, base, tmp_path):  # 
     assert again.returncode == 0 and finite(tmp_path / "always"), again.stderr
 
 
-@pytest.mark.parametrize("steps", [1, 2, 6])
+@pytest.mark.parametrize("steps", [2])
 def test_a_learning_rate_that_blows_up_the_weights_saves_no_model(steps, base, tmp_path):  # noqa: F811
     out = run("sft", init=base, out=tmp_path / "s", device="cpu", steps=steps, batch_size=4, lr=1e8, warmup=0)
     assert out.returncode == 2 and "lower --lr" in message(out) and "no state was saved yet" in out.stderr
