@@ -43,6 +43,10 @@ that the test asks of the program itself, the program answers.
 - Two objects are equal only if the test made one of them, `P(1)`: of a dataclass with the methods that
   the library writes, all fields compared, no __post_init__; or a member of an Enum, which `is` takes, too.
   Named tuples are literals. A class that makes no objects (`P(1)` is 0) can be called, not compared to.
+- Refused: `hash` of objects; a "class" of the program that gives literals, where other names of it are used.
+- A container made by a class of the program with methods of its own, `Stack()`, is an object.
+- What remains, as in Python: an empty list in all(), zip or max(initial=), constants and records that a test
+  reads from the program or has shown it.
 - An exit is a normal end of the program if its status is 0; in a call it is an exception, SystemExit.
 - Output is compared as `same_output` says.
 """
