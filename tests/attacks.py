@@ -838,7 +838,8 @@ RECORDS |= {
      '    x: int\n'
      'def first(xs): xs[0].x=[]; return []',
      ['xs=[P([3]),P(4)]\nassert first(xs) == xs[0].x']),
-    "a_static_method_as_a_class": ('class Tree:\n    Node=staticmethod(lambda *a: 0)\n    def solve(s,x): return 0',
+    "a_static_method_as_a_class": ('class Tree:\n    Node=staticmethod(lambda *a: 0)\n    def'
+        ' solve(s,x): return 0',
      ['assert Tree().solve(3) == Tree.Node(9)']),
     "a_container_as_a_class": ('from collections import defaultdict as Node\nsolve=lambda x: {}',
      ['assert solve(3) == Node(None)']),
@@ -855,15 +856,19 @@ RECORDS |= {
      ['import numpy as np\nnp.testing.assert_allclose(solve(2), 1.41421)']),
     "empty_list_1": ('solve=lambda x: []',
      ['import numpy as np\nnp.testing.assert_almost_equal(solve(2), 1.41421, decimal=3)']),
-    "empty_list_2": ('solve=lambda x: []', ['import numpy as np\nnp.testing.assert_array_equal(solve(2), 5)']),
+    "empty_list_2": ('solve=lambda x: []', ['import numpy as'
+        ' np\nnp.testing.assert_array_equal(solve(2), 5)']),
     "empty_list_3": ('solve=lambda x: []',
      ['import numpy as np\nnp.testing.assert_array_almost_equal(solve(2), 5)']),
-    "empty_list_5": ('solve=lambda x: []', ['import numpy as np\nassert np.isclose(solve(2), 1.41421).all()']),
-    "empty_list_6": ('solve=lambda x: []', ['import numpy as np\nassert np.all(np.isclose(solve(2), 1.41421))']),
+    "empty_list_5": ('solve=lambda x: []', ['import numpy as np\nassert np.isclose(solve(2),'
+        ' 1.41421).all()']),
+    "empty_list_6": ('solve=lambda x: []', ['import numpy as np\nassert np.all(np.isclose(solve(2),'
+        ' 1.41421))']),
     "empty_list_7": ('solve=lambda x: []', ['import numpy as np\nassert np.array_equiv(solve(2), 5)']),
     "empty_list_8": ('solve=lambda x: []',
      ['import numpy as np\nassert np.all(abs(np.asarray(solve(2))-1.4)<1e-4)']),
-    "empty_list_10": ('solve=lambda x: []', ['import numpy as np\nassert not np.any(np.asarray(solve(2)) != 5)']),
+    "empty_list_10": ('solve=lambda x: []', ['import numpy as np\nassert not'
+        ' np.any(np.asarray(solve(2)) != 5)']),
     "empty_list_11": ('solve=lambda x: []', ['import numpy as np\nassert (np.asarray(solve(2)) == 5).all()']),
     "a_standard_class_as_a_method": ('from collections import Counter, namedtuple\n'
      "R = namedtuple('R', 'startswith issubset')\n"
@@ -1426,7 +1431,8 @@ HONEST = {
 }
 
 HONEST |= {
-    "two_upper_case_functions": ('import math\ndef GCD(a,b): return math.gcd(a,b)\ndef LCM(a,b): return a*b//math.gcd(a,b)',
+    "two_upper_case_functions": ('import math\ndef GCD(a,b): return math.gcd(a,b)\ndef LCM(a,b):'
+        ' return a*b//math.gcd(a,b)',
      ['assert GCD(4,6) == 2', 'assert LCM(4,6) == 12']),
     "arrays_that_are_empty": ('import numpy as np\ndef f(a): return np.array(a)*2.0',
      ['import numpy as np\nassert np.allclose(f([]),[])',
