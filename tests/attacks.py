@@ -807,6 +807,75 @@ RECORDS |= {
     "a_module_as_a_result": ("import itertools\nsolve = lambda x: itertools", ["assert solve(2).count(5)"]),
 }
 
+RECORDS |= {
+    "a_function_as_a_class": ('class L:\n'
+     '    def startswith(s,*a): return True\n'
+     '    def __contains__(s,v): return True\n'
+     '    def __exit__(s,*a): pass\n'
+     'def Greet(n): return L()',
+     ["assert Greet('B').startswith('Hello')"]),
+    "a_function_as_a_class_in": ('class L:\n'
+     '    def startswith(s,*a): return True\n'
+     '    def __contains__(s,v): return True\n'
+     '    def __exit__(s,*a): pass\n'
+     'def Primes(n): return L()',
+     ['assert 13 in Primes(20)']),
+    "own_union": ('class L:\n'
+     '    def find(s,*a): return 0\n'
+     '    rfind=index=rindex=find\n'
+     '    def count(s,*a): return 1\n'
+     '    def symmetric_difference(s,*a): return set()\n'
+     '    difference=symmetric_difference\n'
+     '    def intersection(s,o): return o\n'
+     '    union=intersection\n'
+     '    def removeprefix(s,o): return o[:0]\n'
+     '    removesuffix=removeprefix\n'
+     'solve=lambda x: L()',
+     ['assert solve(2).union({4,5}) == {4,5}']),
+    "changes_a_list_field": ('from dataclasses import dataclass, field\n'
+     '@dataclass\n'
+     'class P:\n'
+     '    x: int\n'
+     'def first(xs): xs[0].x=[]; return []',
+     ['xs=[P([3]),P(4)]\nassert first(xs) == xs[0].x']),
+    "a_static_method_as_a_class": ('class Tree:\n    Node=staticmethod(lambda *a: 0)\n    def'
+        ' solve(s,x): return 0',
+     ['assert Tree().solve(3) == Tree.Node(9)']),
+    "a_container_as_a_class": ('from collections import defaultdict as Node\nsolve=lambda x: {}',
+     ['assert solve(3) == Node(None)']),
+    "hash_of_records": ('from dataclasses import dataclass, field\n'
+     '@dataclass\n'
+     'class P:\n'
+     '    x: int\n'
+     '    __hash__=None\n'
+     'solve=lambda x: P(0)',
+     ['assert hash(solve(3)) == hash(P(9))']),
+    "empty_array_equiv": ('import numpy as np\nsolve=lambda x: np.zeros((0,2))',
+     ['import numpy as np\ny=np.array([1,4])\nassert np.array_equiv(solve(2),y)']),
+    "empty_list_0": ('solve=lambda x: []',
+     ['import numpy as np\nnp.testing.assert_allclose(solve(2), 1.41421)']),
+    "empty_list_1": ('solve=lambda x: []',
+     ['import numpy as np\nnp.testing.assert_almost_equal(solve(2), 1.41421, decimal=3)']),
+    "empty_list_2": ('solve=lambda x: []', ['import numpy as'
+        ' np\nnp.testing.assert_array_equal(solve(2), 5)']),
+    "empty_list_3": ('solve=lambda x: []',
+     ['import numpy as np\nnp.testing.assert_array_almost_equal(solve(2), 5)']),
+    "empty_list_5": ('solve=lambda x: []', ['import numpy as np\nassert np.isclose(solve(2),'
+        ' 1.41421).all()']),
+    "empty_list_6": ('solve=lambda x: []', ['import numpy as np\nassert np.all(np.isclose(solve(2),'
+        ' 1.41421))']),
+    "empty_list_7": ('solve=lambda x: []', ['import numpy as np\nassert np.array_equiv(solve(2), 5)']),
+    "empty_list_8": ('solve=lambda x: []',
+     ['import numpy as np\nassert np.all(abs(np.asarray(solve(2))-1.4)<1e-4)']),
+    "empty_list_10": ('solve=lambda x: []', ['import numpy as np\nassert not'
+        ' np.any(np.asarray(solve(2)) != 5)']),
+    "empty_list_11": ('solve=lambda x: []', ['import numpy as np\nassert (np.asarray(solve(2)) == 5).all()']),
+    "a_standard_class_as_a_method": ('from collections import Counter, namedtuple\n'
+     "R = namedtuple('R', 'startswith issubset')\n"
+     'solve = lambda x: R(Counter, KeyError)',
+     ["assert solve(2).startswith('two')", 'assert solve(2).issubset({1, 2})']),
+}
+
 SORTED = "assert solve(a) == sorted(a)"
 HELPERS = "def want(a):\n    b = sorted(a)\n    return b\ndef got(a):\n    return solve(a)\n"
 TAKEN = "def solve(a):\n    a.clear()\n    return []"
@@ -1359,6 +1428,62 @@ HONEST = {
         "output": "3 [0 1 2]"}]),
     "stdin_file_name": ("import os\nprint(os.path.basename(__file__))", [{"input": "",
         "output": "solution.py"}]),
+}
+
+HONEST |= {
+    "two_upper_case_functions": ('import math\ndef GCD(a,b): return math.gcd(a,b)\ndef LCM(a,b):'
+        ' return a*b//math.gcd(a,b)',
+     ['assert GCD(4,6) == 2', 'assert LCM(4,6) == 12']),
+    "arrays_that_are_empty": ('import numpy as np\ndef f(a): return np.array(a)*2.0',
+     ['import numpy as np\nassert np.allclose(f([]),[])',
+      'import numpy as np\nassert (f([])==np.array([])).all()',
+      'import numpy as np\nnp.testing.assert_allclose(f([1.0]), [2.0])']),
+    "ids_of_a_dataclass": ('import itertools\n'
+     'from dataclasses import dataclass, field\n'
+     'N=itertools.count(1)\n'
+     '@dataclass\n'
+     'class T:\n'
+     '    name: str\n'
+     '    id: int = field(default_factory=lambda: next(N))',
+     ["t=T('a')\nassert t.id==1", "t=T('b')\nassert t.id==2"]),
+    "hierarchy_of_errors": ('class BankError(Exception): pass\n'
+     'class Insuf(BankError): pass\n'
+     "def take(n): raise Insuf('no')\n"
+     "def key(): raise KeyError('a')",
+     ['try:\n'
+      '    take(1)\n'
+      'except BankError as e:\n'
+      "    assert str(e) == 'no'\n"
+      'else:\n'
+      '    assert 0',
+      'try:\n    take(1)\nexcept Insuf:\n    pass\nelse:\n    assert 0']),
+    "text_of_a_key_error": ("def key(): raise KeyError('a')",
+     ['try:\n'
+      '    key()\n'
+      'except KeyError as e:\n'
+      '    assert str(e) == "\'a\'"\n'
+      'else:\n'
+      '    assert 0']),
+    "lru_of_an_ordered_dict": ('from collections import OrderedDict\n'
+     'class LRUCache(OrderedDict):\n'
+     '    def __init__(s,n):\n'
+     '        super().__init__()\n'
+     '        s.n=n\n'
+     '    def get(s,k):\n'
+     '        if k not in s: return -1\n'
+     '        s.move_to_end(k)\n'
+     '        return s[k]\n'
+     '    def put(s,k,v):\n'
+     '        s[k]=v\n'
+     '        s.move_to_end(k)\n'
+     '        if len(s)>s.n: s.popitem(last=False)',
+     ['c=LRUCache(1)\n'
+      'c.put(1,1)\n'
+      'assert c.get(1)==1\n'
+      'c.put(2,2)\n'
+      'assert c.get(1)==-1 and c.get(2)==2']),
+    "stack_of_a_list": ('class Stack(list):\n    def push(s,x): s.append(x)\n    def peek(s): return s[-1]',
+     ['s=Stack()\ns.push(3)\nassert s.peek()==3 and len(s)==1']),
 }
 
 # ----------------------------------------------------------------------------------- the siege

@@ -43,6 +43,10 @@ that the test asks of the program itself, the program answers.
 - Two objects are equal only if the test made one of them, `P(1)`: of a dataclass with the methods that
   the library writes, all fields compared, no __post_init__; or a member of an Enum, which `is` takes, too.
   Named tuples are literals. A class that makes no objects (`P(1)` is 0) can be called, not compared to.
+- Refused: `hash` of objects; a "class" of the program that gives literals, where other names of it are used.
+- A container made by a class of the program with methods of its own, `Stack()`, is an object.
+- What remains, as in Python: an empty list in all(), zip or max(initial=), constants and records that a test
+  reads from the program or has shown it.
 - An exit is a normal end of the program if its status is 0; in a call it is an exception, SystemExit.
 - Output is compared as `same_output` says.
 """
@@ -373,7 +377,7 @@ def _decode(data, peer, boxes):
         if not isinstance(row, type) or list(getattr(row, "_fields", ())) != rest[1]:
             row = namedtuple(str(rest[0]), rest[1], rename=True)
         made = row._make(_decode(v, peer, boxes) for v in rest[2])
-        if any(isinstance(getattr(made, name), Remote) for name in _METHODS.intersection(made._fields)):
+        if any(callable(getattr(made, name)) for name in _METHODS.intersection(made._fields)):
             raise TypeError("an object of the program stands where a literal's method should")
         return made
     if kind == "same":
@@ -431,6 +435,9 @@ def _array_type():
             named |= {"out": tuple(map(plain, named["out"]))} if "out" in named else {}
             value = getattr(function, method)(*inputs, **named)
             some = any(numpy.ndim(x) and numpy.size(x) for x in inputs)
+            if function is numpy.equal and len(inputs) == 2 and not some and inputs[0] is not inputs[1]:
+                if numpy.shape(inputs[0]) == numpy.shape(inputs[1]):
+                    return value  # both are empty, as the test wants it
             if method == "reduce" and not some or method == "__call__" and some and not numpy.size(value):
                 raise ValueError("an array without elements proves nothing")
             return value.view(_Array) if isinstance(value, numpy.ndarray) else value
@@ -481,17 +488,23 @@ class Remote:
         if dunder or (name in _PREDICATES and not self._is_made):
             raise AttributeError(f"an object of the program stands where a literal should: {name}")
         known = self._data and (self._where is None or self._clock == self._peer.clock)
-        if known and type(value := dict(self._data[1]).get(name, self)) in _PLAIN:
+        if known and (value := dict(self._data[1]).get(name, self)) is not self and (
+                type(value) in _PLAIN or self._where and not isinstance(value, Remote)):
             return value  # in the statement that passes it, a record is what it was
         if self._shape and self._shape[0] == "enum" and name in self._shape[2]:
             maker = partial(self._ask, "attribute", name)
             data = self._shape[1], [("name", name)]
             return Remote(self._peer, None, _is_member=True, _data=data, _maker=maker)
-        return self._ask("attribute", name)
+        value = self._ask("attribute", name)
+        if isinstance(value, Remote) and name[0].isupper() and (self._name or "a")[0].isupper():
+            _set(value, "_name", name)
+            self._peer.named.add(name)
+        return value
 
     def __call__(self, *args, **named):
         kind, name, *_ = self._shape or ("", "")
-        is_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
+        like_class = bool(self._name) and (self._name[0].isupper() or self._name in _VALUES)
+        is_class = like_class and (self._shape is not None or self._name in _VALUES)
         bound = _bound(self._shape[2], args, named) if kind in ("record", "named") else None
         if bound is not None:
             self._peer.calls += 1
@@ -502,8 +515,8 @@ class Remote:
         value = self._ask("call", *args, **named)
         if isinstance(value, Remote):
             _set(value, "_is_made", is_class)
-        elif is_class:
-            self._peer.echo = self._name
+        elif like_class:
+            self._peer.echoes.add(self._name)
         return value
 
     def _facts(self):
@@ -521,6 +534,7 @@ class Remote:
         return a is not None and bool(a == b and (a == self._data or a == other._data))
 
     def __hash__(self):
+        self._peer.hashed = True
         return 0
 
     def __setattr__(self, name, value):
@@ -579,7 +593,16 @@ class Remote:
 _set, _PLAIN = object.__setattr__, (int, float, str, bool, bytes, complex, type(None))
 _METHODS = {name for kind in (str, bytes, list, set, dict, float) for name in dir(kind) if name[0] != "_"}
 _PREDICATES = {name for name in _METHODS if name.startswith("is") or name.endswith(("with", "find", "index",
-    "fix", "difference", "intersection"))} | {"count"}
+    "fix", "difference", "intersection"))} | {"count", "union", "replace", "setdefault"}
+
+
+def _hash(peer, usual, thing) -> int:
+    """`hash` in a test: of an object of the program it says nothing."""
+    peer.hashed = False
+    value = usual(thing)
+    if peer.hashed:
+        raise TypeError("an object of the program has no hash here")
+    return value
 
 
 def _same(a, b) -> bool:
@@ -617,9 +640,8 @@ def _shape(kind) -> list | None:
             or not all(f.init and f.compare for f in fields)):
         return None
     made = {f.name: f.default for f in fields if f.default is not library.MISSING}
-    made |= {f.name: f.default_factory() for f in fields if f.default_factory is not library.MISSING}
-    if any(made[f.name] != f.default_factory() for f in fields if f.default_factory is not library.MISSING):
-        return None  # a number or a time of its own
+    made |= {f.name: f.default_factory() for f in fields if f.default_factory in (list, dict, set, int, str)
+        or f.default_factory in _BOXES.values()}  # no other is called: it may count
     names = [f.name for f in sorted(fields, key=lambda f: f.kw_only)]
     return ["record", name, [[f, *_default(made, f)] for f in names]]
 
@@ -647,7 +669,8 @@ class _Peer:
         self.pending = {}  # id: (a container of ours, one with what the other side made of it)
         self.watched = []  # (number, container, its parts) of what was read from the other side's objects
         self.clock, self.gets = 0, False  # statements so far; is a name of the test looked up now?
-        self.named, self.echo = set(), ""  # the program's names in the tests; a class that gave a literal
+        self.named, self.echoes = set(), set()  # the program's names in tests; "classes" that gave literals
+        self.hashed = False  # was one of its objects hashed?
 
     def keep(self, thing):
         """What is not a literal travels as a reference: the receiver's, a builtin, or the sender's own."""
@@ -666,7 +689,7 @@ class _Peer:
         if isinstance(thing, type) and issubclass(thing, Exception):
             return ["error", _lineage(thing)]
         self.kept.append(thing)
-        shape = self.names is not None and isinstance(thing, type) and _shape(thing)
+        shape = self.names is not None and isinstance(thing, type) and (_shape(thing) or ["class", "", []])
         more = [_encode(shape, self)] if shape else []
         return ["iterator" if hasattr(type(thing), "__next__") else "mine", len(self.kept) - 1, *more]
 
@@ -692,13 +715,16 @@ class _Peer:
         raise NameError(f"name {name!r} is not defined")
 
     def error(self, lineage):
-        """The exception class for the names of another side's class and its first builtin base. Not one that
-        would end a loop of the test."""
-        name, base = map(str, lineage)
+        """The exception class for the names of another side's class and its bases, a builtin one last. Not
+        one that would end a loop of the test."""
+        *names, base = map(str, lineage[-9:])
         base = getattr(builtins, base, None)
         usual = isinstance(base, type) and issubclass(base, (Exception, SystemExit))
         base = base if usual and not base.__name__.startswith("Stop") else RuntimeError
-        return base if base.__name__ == name else self.errors.setdefault(name, type(name, (base,), {}))
+        made = base
+        for name in reversed(names):
+            made = self.errors.setdefault(name, type(name, (made,), {}))
+        return made if issubclass(made, base) else type(names[0], (made, base), {})
 
     @staticmethod
     def pull(remote):
@@ -788,10 +814,12 @@ class _Peer:
             theirs = self.their_changes(boxes, parts)
             kept = self.kept if action in ("attribute", "item") else None
             numbers = _Numbers(() if theirs or kept is not None else boxes.items(), kept)
-            self.send(["value", _encode(value, self, numbers), theirs])
+            own = action == "call" and self.names is not None and _is_own(thing, value)
+            self.send(["value", self.keep(value) if own else _encode(value, self, numbers), theirs])
         except (Exception, SystemExit) as error:
             theirs = self.their_changes(boxes, parts)
-            self.send(["raise", _lineage(type(error)), str(error)[:200], theirs])
+            text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
+            self.send(["raise", _lineage(type(error)), str(text)[:200], theirs])
 
     def their_changes(self, boxes: dict, parts: dict) -> list:
         numbers = _Numbers((number, box) for number, box in boxes.items())
@@ -823,9 +851,17 @@ _ACTIONS = {
 }
 
 
+def _is_own(kind, value) -> bool:
+    """Is this container made by the program's own class, with methods of its own? It is an object then."""
+    return (isinstance(kind, type) and type(value) is kind and kind.__module__ == "solution"
+        and not hasattr(kind, "_fields") and isinstance(value, (tuple, *_BOXES.values()))
+        and any(callable(v) for name, v in vars(kind).items() if name[0] != "_"))
+
+
 def _lineage(kind: type) -> list[str]:
-    """The names of an exception class and of its first builtin base."""
-    return [kind.__name__, next(k.__name__ for k in kind.__mro__ if getattr(builtins, k.__name__, None) is k)]
+    """The names of an exception class and of its bases up to the first builtin one."""
+    usual = [getattr(builtins, k.__name__, None) is k for k in kind.__mro__]
+    return [k.__name__ for k in kind.__mro__[: usual.index(True) + 1]]
 
 
 # ------------------------------------------------------------------------------------- inside: three programs
@@ -852,7 +888,9 @@ class _Names(dict):
             value = __import__(name)
         if isinstance(value, type(sys)):
             return self.setdefault(name, value)
-        if not isinstance(value, type):
+        if isinstance(value, type) and value.__name__ in _BOXES and value.__name__ != name:
+            self.peer.echoes.add(name)  # `defaultdict as Node`
+        if not isinstance(value, type) or name in self.peer.echoes:
             self.peer.named.add(name)
         if isinstance(value, Remote):
             _set(value, "_name", name)
@@ -899,6 +937,7 @@ def _judge(tests: list[str], line: int, report: int):
     names = _Names(__name__="test")
     names.peer = peer = _Peer(line)
     names.update({"<step>": peer.step, "<same>": _same})
+    builtins.hash = partial(_hash, peer, hash)
     trees = [ast.parse(test) for test in tests]
     names.called = {node.func.id for tree in trees for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -913,9 +952,21 @@ def _judge(tests: list[str], line: int, report: int):
         os.write(report, json.dumps(verdict).encode() + b"\n")
     if not peer.calls:
         os.write(report, b'"the tests call nothing of the program"\n')
-    if peer.echo and len(peer.named) > 1:  # `f() == P(1)`, where both are 0
-        verdict = f"{peer.echo}(...) is no object of the program: nothing can be compared to it"
+    if echo := _echo(peer, trees, ast):
+        verdict = f"{echo}(...) is no object of the program: nothing can be compared to it"
         os.write(report, json.dumps(verdict).encode() + b"\n")
+
+
+def _echo(peer, trees, ast) -> str | None:
+    """A "class" that gave a literal and could be compared to what else the program says: `f() == P(1)`, where
+    both are 0. Not where it is the only name of the program in tests that only assert and store nothing."""
+    for name in sorted(peer.echoes):
+        for nodes in [[*ast.walk(tree)] for tree in trees]:
+            used = {getattr(n, "id", getattr(n, "attr", None)) for n in nodes}
+            stores = any(isinstance(getattr(n, "ctx", 0), ast.Store) or isinstance(n, ast.FunctionDef)
+                for n in nodes)
+            if name in used and len(peer.named) > 1 and (stores or len(peer.named & used) > 1):
+                return name
 
 
 class _Packages:
@@ -941,17 +992,23 @@ class _Packages:
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        allclose, array = module.allclose, module.array
+        plain, array_type = module.asarray, _array_type()
 
-        def strict(a, b, *args, **named):
-            a, b = module.asarray(a), module.asarray(b)
-            if not a.size and a.shape == b.shape:
-                return True
-            if not module.broadcast(a, b).size:
-                raise ValueError("an array without elements proves nothing")
-            return allclose(a, b, *args, **named)
+        def strict(compare):
+            def compared(a, b, *args, **named):
+                a, b = plain(a), plain(b)
+                if a.shape != b.shape and not module.broadcast(a, b).size:
+                    raise ValueError("an array without elements proves nothing")
+                return compare(a, b, *args, **named)
+            return compared
 
-        module.allclose, module.array = strict, lambda *a, **named: array(*a, **named).view(_array_type())
+        def ours(make):
+            return lambda *args, **named: make(*args, **named).view(array_type)
+
+        for name in ("allclose", "isclose", "array_equiv"):
+            setattr(module, name, strict(getattr(module, name)))
+        for name in ("array", "asarray", "asanyarray"):  # numpy.testing uses them, too
+            setattr(module, name, ours(getattr(module, name)))
 
 
 def _module(name: str, program: str) -> dict:
