@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import sys
 import traceback
 import typing
@@ -386,13 +387,21 @@ TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (th
 STRICT_FORMAT = ("false: an answer counts in any form: in the last <answer>, else \\boxed{}, else behind the "
     "last ####; the task's own form is paid by itself")
 SYSTEM = "with the chat template: what the system says first"
-# Help of the knobs that say how a file of --task is read (data/shapes.py).
 TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; shapes: docs/data.md)"
-COLUMNS = ("columns of a shape that is not known, ours=theirs: prompt=question,answer=reply,task=math_boxed "
-    "(task: theirs, or a name)")
-ANSWER_PATTERN = "with --columns: a regular expression whose last match is the answer, such as '#### (.*)'"
-BROKEN = "rows of a file that are not of its shape: error, or drop (left out and counted)"
-TOO_LONG = "rows that do not fit into the context: error, or drop (left out and counted)"
+
+
+@dataclass
+class Reading:
+    """What every script asks that reads a file of --task (data/shapes.py, data/rows.py)."""
+
+    columns: str = knob("", "columns of a shape that is not known, ours=theirs: prompt=question,answer=reply,"
+        "task=math_boxed (task: theirs, or a name)", group="data")
+    answer_pattern: str = knob("", "with --columns: a regular expression whose last match is the answer, "
+        "such as '#### (.*)'", group="data")
+    broken: str = knob("error", "rows of a file that are not of its shape: error, or drop (left out and "
+        "counted)", group="data")
+    too_long: str = knob("error", "rows that do not fit into the context: error, or drop (left out and "
+        "counted)", group="data")
 
 
 # The least that a number on the command line may be, in every script; it is finite in any case.
@@ -489,6 +498,12 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
     check_ranges(given)
     return cls(**theirs | given), preset
+
+
+def say(text: str):
+    """Print a line, of several processes once."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
 
 
 def last_words(text: str, code: int, error: BaseException):

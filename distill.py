@@ -21,14 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 from checkpoint import load_model
 from config import (
-    ANSWER_PATTERN,
-    BROKEN,
-    COLUMNS,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    TOO_LONG,
+    Reading,
     UserError,
     knob,
     parse_args,
@@ -36,7 +33,7 @@ from config import (
     run_script,
 )
 from data.r1_data import LONGEST_LINE, why_not, write_jsonl
-from data.shapes import is_file, read_rows
+from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from eval import fitting_prompts
@@ -49,13 +46,9 @@ CHUNK = 64  # prompts between two saves
 
 
 @dataclass
-class Config:
+class Config(Reading):
     from_: str = knob("out/tiny/reasoning", "the teacher's folder")
     task: str = knob("countdown", f"task with its knobs, or {TASK_FILE}")
-    columns: str = knob("", COLUMNS, group="data")
-    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
-    broken: str = knob("error", BROKEN, group="data")
-    too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
     out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
@@ -148,8 +141,7 @@ def prompt_rows(cfg: Config) -> list[dict]:
     """The rows of a file that are not held out, none of a generated task; those that a rule judges are
     checked. Raises UserError."""
     if not is_file(cfg.task):
-        if cfg.columns or cfg.answer_pattern:
-            raise UserError(f"--columns and --answer_pattern read a file; {cfg.task} is none")
+        nothing_to_read(cfg.task, cfg.columns, cfg.answer_pattern)
         return []
     rows = read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken)
     check_rows(ruled := [row for row in rows if has_rule(row["task"])], cfg.task)

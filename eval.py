@@ -18,23 +18,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 from checkpoint import load_model
 from config import (
-    ANSWER_PATTERN,
-    BROKEN,
-    COLUMNS,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    TOO_LONG,
+    Reading,
     UserError,
     knob,
     parse_args,
     presets_of,
     read_json,
     run_script,
+    say,
 )
 from data.rows import fitting
-from data.shapes import is_file, read_rows
+from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import distinct, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
@@ -186,8 +184,7 @@ def held_out(task: str, count: int, seed: int = 0, whole_file: bool = False, pla
     them from all rows of the file, for one that was not trained on. columns: columns and answer_pattern, as
     of `read_rows`. Raises UserError, also for rows that cannot be scored."""
     if not is_file(task):
-        if any(columns.get(k) for k in ("columns", "answer_pattern")):
-            raise UserError(f"--columns and --answer_pattern read a file; {task} is none")
+        nothing_to_read(task, columns.get("columns"), columns.get("answer_pattern"))
         rows = distinct(task, "test", seed, count)
         check_rows(rows[:1], task, plan)
         return rows
@@ -201,8 +198,8 @@ def checked_rows(path: str, plan: Plan = NO_PLAN, **columns: str) -> list[dict]:
     """All rows of a file, after `check_rows`; says how its gold answers are read."""
     rows = read_rows(path, **columns)
     check_rows(rows, path, plan)
-    if (golds := gold_report(rows)) and os.environ.get("RANK", "0") == "0":
-        print(f"{path}: {golds}", flush=True)
+    if golds := gold_report(rows):
+        say(f"{path}: {golds}")
     return rows
 
 
@@ -266,15 +263,11 @@ def summarize(records: list[dict], k: int) -> dict:
 
 
 @dataclass
-class HeldOut:
+class HeldOut(Reading):
     """What every script asks that measures a checkpoint."""
 
     from_: str = knob("out/tiny/grpo", "checkpoint folder")
     task: str = knob("", f"task (countdown:n=3,high=9), or {TASK_FILE}; empty = the run's own")
-    columns: str = knob("", COLUMNS, group="data")
-    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
-    broken: str = knob("error", BROKEN, group="data")
-    too_long: str = knob("error", TOO_LONG, group="data")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
     split: str = knob("", "rows of a file: all, or test = the fifth that grpo.py and distill.py hold "

@@ -41,15 +41,12 @@ from checkpoint import (
     unfinished,
 )
 from config import (
-    ANSWER_PATTERN,
-    BROKEN,
-    COLUMNS,
     PRESETS,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    TOO_LONG,
+    Reading,
     UserError,
     closest,
     knob,
@@ -74,14 +71,10 @@ from sample import generate
 
 
 @dataclass
-class Config:
+class Config(Reading):
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
-    columns: str = knob("", COLUMNS, group="data")
-    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
-    broken: str = knob("error", BROKEN, group="data")
-    too_long: str = knob("error", TOO_LONG, group="data")
     eval_task: str = knob("", "file or task of the held-out problems: an official test split; empty = "
         "a fifth of --task's", group="data")
     eval_problems: int = knob(256, "held-out problems before and after the run; half of them during it",

@@ -28,14 +28,11 @@ from tqdm import tqdm
 
 from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
 from config import (
-    ANSWER_PATTERN,
-    BROKEN,
-    COLUMNS,
     PRESETS,
     SYSTEM,
     TASK_FILE,
-    TOO_LONG,
     ModelConfig,
+    Reading,
     UserError,
     knob,
     parse_args,
@@ -44,7 +41,7 @@ from config import (
     run_script,
 )
 from data.rows import fitting
-from data.shapes import is_file, read_rows
+from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
@@ -57,14 +54,10 @@ from preference import encode_pair, pair_accuracy, pair_backward, with_score_hea
 
 
 @dataclass
-class Config:
+class Config(Reading):
     stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
     init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
-    columns: str = knob("", COLUMNS, group="data")
-    answer_pattern: str = knob("", ANSWER_PATTERN, group="data")
-    broken: str = knob("error", BROKEN, group="data")
-    too_long: str = knob("error", TOO_LONG, group="data")
     out: str = knob("", "output folder; empty = out/<config>/<stage>")
     seed: int = knob(0, "seed of weights and data")
     steps: int = knob(500, "optimizer steps")
@@ -284,8 +277,7 @@ def main():
     pairs = bool(some) and "chosen" in some[0]
     rows = endless(some, cfg.seed) if some else training_rows(cfg.task, cfg.seed)
     if not some:
-        if cfg.columns or cfg.answer_pattern:
-            raise UserError(f"--columns and --answer_pattern read a file; {cfg.task} is none")
+        nothing_to_read(cfg.task, cfg.columns, cfg.answer_pattern)
         chain_for(rows(0), cfg.seed, 0)
     if cfg.epochs:
         cfg.steps = steps_of(cfg, len(some))

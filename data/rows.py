@@ -1,11 +1,10 @@
 """What rows of data have to be before a run begins: columns that rewards can read, prompts that fit, problems
 that are not trained on as well."""
 
-import os
 import re
 from collections.abc import Callable
 
-from config import UserError
+from config import UserError, say
 
 ASPECTS = ("helpful", "harmless")  # of a pair of replies (preference.py)
 NO_TEXT = ("", "nan", "inf", "-inf")  # JSON of Python can hold NaN
@@ -68,8 +67,7 @@ def fitting(rows: list[dict], longest: int, bound: Callable[[dict], float], coun
         raise UserError(f"{what}; --too_long drop leaves them out")
     if len(long) == len(rows):
         raise UserError(f"{what}; no row is left")
-    if os.environ.get("RANK", "0") == "0":
-        print(f"--too_long drop: {what}: left out", flush=True)
+    say(f"--too_long drop: {what}: left out")
     return [row for row in rows if id(row) not in long]
 
 
@@ -87,5 +85,4 @@ def refuse_leaks(train: list[dict], held: list[dict], source: str, allowed: bool
         f"{getattr(leaks[0], 'place', '')} {leaks[0]['prompt'][:60]!r}")
     if not allowed:
         raise UserError(f"{what}: remove them, or --allow_leaks true")
-    if os.environ.get("RANK", "0") == "0":
-        print(f"--allow_leaks: {what}", flush=True)
+    say(f"--allow_leaks: {what}")

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from config import UserError, closest
+from config import UserError, closest, say
 from data.rows import ASPECTS, whole_numbers
 from verify.forms import last_box
 
@@ -42,6 +42,12 @@ def is_file(spec: str) -> bool:
     are."""
     folder = os.path.isdir(spec) and ("/" in spec or (Path(spec) / "state.json").exists())
     return spec.endswith(SUFFIXES) or folder
+
+
+def nothing_to_read(spec: str, columns: str | None, answer_pattern: str | None):
+    """Raises UserError for --columns or --answer_pattern with a task that is no file."""
+    if columns or answer_pattern:
+        raise UserError(f"--columns and --answer_pattern read a file; {spec} is none")
 
 
 # ------------------------------------------------------------------------------------------ files and folders
@@ -469,14 +475,12 @@ def _read(path: str, columns: str, answer_pattern: str, broken: str, changed: fl
     for place, raw in reader(path):
         if not isinstance(raw, dict):
             raise UserError(f"{place}: a row must be an object with columns, not {str(raw)[:40]}")
+        lower = lower or shape is None and shape_of(raw) is None  # AIME has Problem and Answer
+        raw = {str(k).lower(): v for k, v in raw.items()} if lower else raw
         if shape is None:
-            lower = shape_of(raw) is None  # AIME has Problem and Answer
-            raw = {str(k).lower(): v for k, v in raw.items()} if lower else raw
             shape = shape_of(raw) or no_shape(raw, place)
-            says = shape.says.format(**{k: name_of(raw, names) for k, names in
-                (("ask", ASK), ("gold", GOLD), ("reply", REPLY))})
-        elif lower:
-            raw = {str(k).lower(): v for k, v in raw.items()}
+            says = shape.says.format(ask=name_of(raw, ASK), gold=name_of(raw, GOLD),
+                reply=name_of(raw, REPLY))
         read += 1
         try:
             if absent := lacks(raw, shape.columns):
@@ -496,11 +500,11 @@ def _read(path: str, columns: str, answer_pattern: str, broken: str, changed: fl
         left_out += found == []
     if not rows:
         raise UserError(f"{path}: no rows" + (f" that can be read; {errors[0]}" if errors else ""))
-    if os.environ.get("RANK", "0") == "0" and (shape.read is not own or errors):
+    if shape.read is not own or errors:
         more = f", {len(rows):,} made of them" if len(rows) != read - left_out - len(errors) else ""
         more += f"; {left_out:,} {shape.without} are left out" if left_out else ""
         more += f"; --broken drop: {len(errors):,} are left out, such as {errors[0]}" if errors else ""
-        print(f"{path}: {read:,} {shape.name} rows: {says}{more}", flush=True)
+        say(f"{path}: {read:,} {shape.name} rows: {says}{more}")
     return rows
 
 

@@ -37,17 +37,19 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def flags_of(script: Path) -> set[str]:
-    """The options of a script: the fields of its Config and of what that extends in eval.py, or what it
-    compares its words with."""
-    tree, shared = ast.parse(script.read_text()), ast.parse((ROOT / "eval.py").read_text())
-    config = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
-    if not config:
+    """The options of a script: the fields of its Config and of what that extends, here or in eval.py or
+    config.py, or what it compares its words with."""
+    tree = ast.parse(script.read_text())
+    shared = [node for name in ("config.py", "eval.py") for node in ast.parse((ROOT / name).read_text()).body]
+    classes = {node.name: node for node in [*shared, *tree.body] if isinstance(node, ast.ClassDef)}
+    if not any(isinstance(node, ast.ClassDef) and node.name == "Config" for node in tree.body):
         return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
             and str(node.value).startswith("--")}
-    bases = {base.id for base in config[0].bases}
-    config += [node for node in shared.body if isinstance(node, ast.ClassDef) and node.name in bases]
-    fields = [f"--{node.target.id.rstrip('_')}" for each in config for node in each.body
-        if isinstance(node, ast.AnnAssign)]
+    each = [classes["Config"]]
+    for node in each:
+        each += [classes[base.id] for base in node.bases]
+    fields = [f"--{field.target.id.rstrip('_')}" for node in each for field in node.body
+        if isinstance(field, ast.AnnAssign)]
     return {*fields, "--config", "--help", "--unsafe_code_execution"}
 
 

@@ -32,27 +32,29 @@ def _boxed(summary: str) -> str | None:
     _, found, rest = summary.partition(r"\boxed{")
     if not found or r"\boxed" in rest:
         return None
+    return _closed(rest)
+
+
+def _closed(text: str) -> str | None:
+    """What stands before the brace that closes one in front of the text; None if it is never closed."""
     depth = 1
-    for brace in re.finditer(r"[{}]", rest[:20_000]):
+    for brace in re.finditer(r"[{}]", text[:20_000]):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return rest[: brace.start()].strip()
+            return text[: brace.start()].strip()
     return None
 
 
 def last_box(text: str) -> str | None:
     """What the last \\boxed{...} or \\fbox{...} of a text holds, also `\\boxed 5`; None without one, and for
     one that is never closed."""
-    for found in reversed([*re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*", text)][-1:]):
-        rest = text[found.end() : found.end() + 20_000]
-        if not rest.startswith("{"):
-            return re.split(r"[\s$]", rest, maxsplit=1)[0].rstrip(".,") or None
-        depth = 0
-        for brace in re.finditer(r"[{}]", rest):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                return rest[1 : brace.start()].strip()
-    return None
+    *_, found = [None, *re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*", text)]
+    if found is None:
+        return None
+    rest = text[found.end() :]
+    if rest.startswith("{"):
+        return _closed(rest[1:])
+    return re.split(r"[\s$]", rest, maxsplit=1)[0].rstrip(".,") or None
 
 
 def extract_answer(completion: str, boxed: bool = False) -> str | None:
