@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import Diverged, ModelConfig, UserError, read_json
+from config import Diverged, ModelConfig, UserError, base_of, read_json, say
 from data.tokenizer import Tokenizer, save_beside
+from lora import Lora, adapters, attach, fold, linear_layers, merged_state
 from model import Transformer
 from optim import is_finite
 
@@ -26,9 +27,10 @@ EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
 
 
 def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
-    """The model's tensors under Hugging Face's names, experts unstacked. A tied head is not stored."""
+    """The model's tensors under Hugging Face's names, experts unstacked, adapters merged. A tied head is not
+    stored."""
     out = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in merged_state(model).items():
         name = name if name.startswith(("lm_head", "score")) else f"model.{name}"
         if name == "lm_head.weight" and model.cfg.tie_word_embeddings:
             continue
@@ -53,17 +55,22 @@ def save_model(model: Transformer, dir: str | Path):
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    try:
-        save_file(to_hf_tensors(model), dir / "model.safetensors.tmp", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{dir}/model.safetensors cannot be written: {error}") from None
     raw = model.cfg.to_hf() | {"torch_dtype": dtype}
     if hasattr(model, "score"):  # a preference model
         kind = raw["architectures"][0].replace("CausalLM", SCORER)
         raw |= {"architectures": [kind], "id2label": {"0": "score"}}
-    (dir / "config.json.tmp").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    os.chmod(dir / "model.safetensors.tmp", (dir / "config.json.tmp").stat().st_mode)  # safetensors: 0600
-    for name in ("model.safetensors", "config.json"):
+    _write(dir, "model.safetensors", to_hf_tensors(model), "config.json", raw)
+
+
+def _write(dir: Path, weights: str, tensors: dict, config: str, raw: dict):
+    """Both files, the weights' first; each whole or not at all."""
+    try:
+        save_file(tensors, dir / f"{weights}.tmp", metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{dir}/{weights} cannot be written: {error}") from None
+    (dir / f"{config}.tmp").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    os.chmod(dir / f"{weights}.tmp", (dir / f"{config}.tmp").stat().st_mode)  # safetensors: 0600
+    for name in (weights, config):
         os.replace(dir / f"{name}.tmp", dir / name)
 
 
@@ -84,16 +91,24 @@ def _files(dir: Path) -> list[Path]:
     return [dir / n for n in names]
 
 
-def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None,
+        merge: bool = True) -> Transformer:
     """Read a checkpoint of one of config.FAMILIES, ours or transformers', single-file or sharded, tensor by
     tensor, straight to its place on the device; dtype None = as the embedding is stored; FP8 becomes bfloat16
-    first (see `dequantised`).
+    first (see `dequantised`). The folder of a LoRA adapter, ours or peft's, is its model with the adapter
+    merged or, with merge False, beside it.
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
     dir = Path(dir)
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
+    if (base := base_of(dir)) != dir:
+        model = load_model(base, device, dtype)
+        load_adapter(model, dir, str(base))
+        if merge:
+            fold(model)
+        return model
     raw = read_json(dir / "config.json")
     cfg = ModelConfig.from_hf(raw)
     with torch.device("meta"):
@@ -235,6 +250,79 @@ def _place(name: str, cfg: ModelConfig):
     return expert[1] + "gate_up_proj", (int(expert[2]), half)
 
 
+# --------------------------------------------------------------------------------------------------- adapters
+
+PEFT = "base_model.model."  # before the names of its tensors
+# What peft's adapters may also be; of these settings only the values here are supported.
+PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False], "use_dora": [False],
+    "lora_bias": [False], "use_qalora": [False], "rank_pattern": [{}], "alpha_pattern": [{}],
+    "trainable_token_indices": [None], "target_parameters": [None, []], "layer_replication": [None],
+    "alora_invocation_tokens": [None], "init_lora_weights": [True, False, "gaussian", "eva", "orthogonal"],
+    "modules_to_save": [None, [], ["score"], ["classifier", "score"]]}
+
+
+def save_adapter(model: Transformer, dir: Path):
+    """Write a model's adapters (and a preference model's head) as peft does: adapter_config.json and
+    adapter_model.safetensors. Raises Diverged for numbers that are not finite."""
+    if not is_finite(model):
+        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
+    dir.mkdir(parents=True, exist_ok=True)
+    names, scored = [name for name, _ in adapters(model)], hasattr(model, "score")
+    if not model.cfg.is_dense and any(".mlp." in name for name in names):
+        say(f"{dir}: peft and transformers 5 take gate_proj, up_proj and down_proj of a model with experts "
+            "for the experts', and open this adapter wrongly; use the merged model there")
+    tensors = {f"{PEFT}model.{name}.{factor}.weight": getattr(m, factor)
+        for name, m in adapters(model) for factor in ("lora_A", "lora_B")}
+    tensors |= {f"{PEFT}score.weight": model.score.weight} if scored else {}
+    ends = sorted({name.rpartition(".")[2] for name in names})  # if these mean the same layers
+    if [name for name in linear_layers(model) if name.rpartition(".")[2] in ends] != names:
+        ends = [f"model.{name}" for name in names]
+    kind = model.lora
+    raw = {"peft_type": "LORA", "task_type": "SEQ_CLS" if scored else "CAUSAL_LM", "r": kind.rank,
+        "lora_alpha": kind.alpha, "lora_dropout": kind.dropout, "use_rslora": kind.rslora,
+        "target_modules": ends, "modules_to_save": ["score"] if scored else None, "bias": "none",
+        "base_model_name_or_path": str(Path(kind.base).resolve()), "inference_mode": True}
+    raw |= {"think_tags": model.cfg.think_tags} if model.cfg.think_tags else {}
+    _write(dir, "adapter_model.safetensors", {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
+        "adapter_config.json", raw)
+
+
+def load_adapter(model: Transformer, dir: Path, base: str):
+    """Put the adapters of a folder beside the weights of its model, those of the folder `base`. Raises
+    UserError for other kinds than plain LoRA, and for what the model has no place for."""
+    raw, file = read_json(dir / "adapter_config.json"), dir / "adapter_model.safetensors"
+    for key, values in PLAIN_LORA.items():
+        if raw.get(key, values[0]) not in values:
+            raise UserError(f"{dir}: {key}={raw[key]!r} is not supported, only plain LoRA is; merge it with "
+                "peft (merge_and_unload) and give the merged folder")
+    try:
+        kind = Lora(int(raw["r"]), float(raw["lora_alpha"]), 0.0, bool(raw.get("use_rslora")), "", base)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{dir}/adapter_config.json: r or lora_alpha is no number ({error})") from None
+    if not file.exists():
+        raise UserError(f"{dir} has no adapter_model.safetensors")
+    with _opened(file) as f:
+        tensors = {name.removeprefix(PEFT).removeprefix("model.").removesuffix(".weight"): f.get_tensor(name)
+            for name in f.keys()}  # noqa: SIM118
+    if "score" in tensors and not hasattr(model, "score"):
+        model.score = torch.nn.Linear(model.cfg.hidden_size, 1, bias=False, dtype=model.lm_head.weight.dtype,
+            device=model.lm_head.weight.device)
+    names = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
+    if others := sorted(set(names) - set(linear_layers(model))):
+        raise UserError(f"{dir}: {others[0]} is no linear layer of a block; only these can have adapters")
+    attach(model, kind, names=names)
+    model.cfg.think_tags = raw.get("think_tags", model.cfg.think_tags)
+    slots = {f"{name}.{factor}": getattr(m, factor) for name, m in adapters(model)
+        for factor in ("lora_A", "lora_B")}
+    slots |= {"score": model.score.weight} if hasattr(model, "score") else {}
+    for name in sorted(slots.keys() | tensors.keys()):
+        shapes = [tuple(held[name].shape) if name in held else "nothing" for held in (tensors, slots)]
+        if shapes[0] != shapes[1] and (name, shapes[0]) != ("score", "nothing"):
+            raise UserError(f"{dir}: {name} is {shapes[0]}, its config and the model want {shapes[1]}")
+        if name in tensors:
+            slots[name].data.copy_(tensors[name])
+
+
 # ----------------------------------------------------------------------------------------------------- resume
 
 
@@ -265,6 +353,9 @@ def last_good_state(out: Path):
 def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str):
     """A finished run's model, with its tokenizer, and no state any more: the next run starts anew."""
     save_beside(tokenizer, init, out)
+    if model.lora:
+        save_adapter(model, out / "adapter")
+        save_beside(tokenizer, init, out / "adapter")
     save_model(model, out)
     shutil.rmtree(out / "state", ignore_errors=True)
 
@@ -286,12 +377,12 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
 
 
 def save_state(dir: str | Path, model: Transformer, **state):
-    """Write model, the float32 masters of its bfloat16 parameters, and state (optimizers, counters: anything
-    torch.save takes) into dir, whole or not at all."""
+    """Write model (of one with adapters only these), the float32 masters of its bfloat16 parameters, and
+    state (optimizers, counters: anything torch.save takes) into dir, whole or not at all."""
     dir = Path(dir)
     new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
-    save_model(model, new)
+    (save_adapter if model.lora else save_model)(model, new)
     masters = {name: p.master.detach() for name, p in model.named_parameters() if hasattr(p, "master")}
     torch.save(state | {"masters": masters}, new / "state.pt")
     shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ import sys
 import traceback
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -351,6 +352,20 @@ def is_a(value, kind) -> bool:
     return isinstance(value, tuple(kinds)) or float in kinds and isinstance(value, int)
 
 
+def base_of(dir: str | Path) -> Path:
+    """The folder with the config.json of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
+    model that it belongs to. Raises UserError where that is not here."""
+    dir = Path(dir)
+    if (dir / "config.json").exists() or not (dir / "adapter_config.json").exists():
+        return dir
+    named = str(read_json(dir / "adapter_config.json").get("base_model_name_or_path"))
+    for base in (Path(named), dir / named):
+        if (base / "config.json").exists():
+            return base
+    raise UserError(f"{dir} is an adapter of {named}, which is no model's folder here; write that folder "
+        "into its adapter_config.json, as base_model_name_or_path")
+
+
 def closest(word: str, choices) -> str:
     """A hint for an unknown word: '; did you mean X?' or the list of choices."""
     near = difflib.get_close_matches(word, list(choices), n=1)
@@ -404,10 +419,29 @@ class Reading:
         "counted)", group="data")
 
 
+@dataclass
+class Training(Reading):
+    """What every script asks that trains a model."""
+
+    lora_rank: int = knob(0, "r of the LoRA adapters, which are then all that is trained: 1 to 64; 0 = all "
+        "weights are trained", group="memory")
+    lora_alpha: float = knob(32.0, "the adapters' product is multiplied by alpha / r", group="memory")
+    lora_dropout: float = knob(0.0, "of the adapters' inputs, in training", group="memory")
+    lora_rslora: bool = knob(False, "alpha / sqrt(r) instead, for large ranks", group="memory")
+    lora_targets: str = knob("", "regular expression that the names of linear layers with an adapter match; "
+        "empty = attention's, and the MLPs' of a model without experts", group="memory")
+
+    def __post_init__(self):
+        if not self.lora_rank:
+            for f in dataclasses.fields(Training):
+                if f.name.startswith("lora_") and getattr(self, f.name) != f.default:
+                    raise UserError(f"--{f.name} needs --lora_rank")
+
+
 # The least that a number on the command line may be, in every script; it is finite in any case.
 _LEAST = {-math.inf: "bar", 2: "group_size",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
-       "bias_rate kl_coef clip_low clip_high explore longest_line",
+       "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
@@ -422,7 +456,8 @@ def check_ranges(values: dict):
         whole = isinstance(value, int)
         for ok, range in [(whole or math.isfinite(value), "a finite number"),
                 (not whole or value < 2**63, "less than 2**63"), (value >= least, f"at least {least}"),
-                (name != "top_p" or 0 < value <= 1, "above 0 and at most 1")]:
+                (name != "top_p" or 0 < value <= 1, "above 0 and at most 1"),
+                (name != "lora_dropout" or value < 1, "below 1")]:
             if not ok:
                 raise UserError(f"--{name} {value}: must be {range}")
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,8 +47,9 @@ from config import (
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    Reading,
+    Training,
     UserError,
+    base_of,
     closest,
     knob,
     numbers,
@@ -60,10 +62,11 @@ from data.shapes import is_file, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
 from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
+from lora import adapt, as_reference, load_reference, reference_state, renew_reference, seed_dropout
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, trained
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
@@ -71,7 +74,7 @@ from sample import generate
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
@@ -123,6 +126,7 @@ class Config(Reading):
 
     def __post_init__(self):
         """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise UserError(f"--loss {self.loss}{closest(self.loss, LOSSES)}")
         own, settings = LOSSES[self.loss], settings_of(self.loss, self.loss_settings)
@@ -336,8 +340,8 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
         balance=cfg.router == "loss")
     logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
     ref_logprobs = None
-    if reference is not None:
-        with torch.no_grad():
+    if cfg.kl_coef:
+        with as_reference(reference):  # not no_grad: by the same operations equal weights give equal numbers
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
@@ -363,6 +367,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
     """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
     sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
     order = np.random.default_rng([cfg.seed, step]).permutation(len(samples))
+    seed_dropout(model, cfg.seed, step, ranks.rank)
     parts = [[samples[i] for i in part] for part in np.array_split(order, cfg.updates) if len(part)]
     total, mismatches, norms = {}, [], []
     for batch in parts:
@@ -376,7 +381,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
-        norms.append(apply_gradients(ranks, list(model.parameters()), [optimizer], lr_at(step, cfg)))
+        norms.append(apply_gradients(ranks, trained(model), [optimizer], lr_at(step, cfg)))
     skipped = sum(not math.isfinite(norm) for norm in norms)
     if cfg.router == "bias" and skipped < len(parts):
         for router, load in zip(model.routers(), total["load"], strict=True):
@@ -428,13 +433,15 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
-    reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
+    reference = model if model.lora else None  # itself, as it was before its adapters learnt
+    if cfg.kl_coef and not model.lora:
+        reference = copy.deepcopy(model).requires_grad_(False)
     start, cursor, in_a_row = 0, 0, 0
     if state:
         start, cursor = state["step"], state["cursor"]
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
-            reference.load_state_dict(state["reference"])
+            load_reference(reference, state["reference"])
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
@@ -475,8 +482,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         say(progress_line(m, step + 1, cfg.steps, left))
         if "skipped" in m:  # without an update nothing has become better or worse
             in_a_row = count_skipped(model, prompt, ranks, m["skipped"], in_a_row)
-        if reference is not None and cfg.ref_every and (step + 1) % cfg.ref_every == 0:
-            reference.load_state_dict(model.state_dict())
+        if cfg.ref_every and (step + 1) % cfg.ref_every == 0:
+            renew_reference(reference, model)
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if due and step + 1 < cfg.steps:
             recent = [r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :]
@@ -486,7 +493,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if ranks.main and (due or stopped):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
+                       optimizer=optimizer.state_dict(), reference=reference and reference_state(reference))
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
@@ -503,6 +510,7 @@ def check(cfg: Config):
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
+        (cfg.router != "bias" or not cfg.lora_rank, "--router bias: with --lora_rank the router stays"),
         (not cfg.ref_every or cfg.kl_coef > 0,
          "--ref_every needs --kl_coef above 0: without it there is no reference"),
     ]:
@@ -559,7 +567,9 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    model: Transformer = load_model(out / "state" if state else init, ranks.device)
+    model: Transformer = load_model(out / "state" if state else init, ranks.device, merge=not cfg.lora_rank)
+    if cfg.lora_rank:
+        adapt(model, cfg, cfg.seed, str(base_of(init)))
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
@@ -582,9 +592,11 @@ def main():
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
-        before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_SAMPLES,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
-            plan=plan_of_run(cfg, tokenizer))
+        there = model.lora and not cfg.ref_every  # the initial policy, without loading it
+        with as_reference(model) if there else nullcontext(load_model(init, ranks.device)) as policy:
+            before, _ = evaluate(policy, tokenizer, eval_rows, samples=FINAL_SAMPLES,
+                max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+                plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)
     if ranks.main:
         finish(model, tokenizer, before, log, out, init, eval_rows[0]["prompt"])

@@ -46,7 +46,8 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         gx = grad * x
         along = (gx @ weight)[..., None] * r.pow(3) / -x.shape[-1]  # r depends on x, too
-        return (grad * weight).mul_(r).addcmul_(x, along), r.flatten() @ gx.flatten(0, -2), None
+        g_weight = r.flatten() @ gx.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return (grad * weight).mul_(r).addcmul_(x, along), g_weight, None
 
 
 class RMSNorm(nn.Module):
@@ -201,7 +202,9 @@ class _Experts(torch.autograd.Function):
         gate, up = both.chunk(2, dim=-1)
         scaled = F.silu(gate).mul_(up).mul_(share)  # before W_down: F numbers, not D
         y = matmul_segments(scaled, down.transpose(1, 2), counts)  # (N*K, D)
-        ctx.save_for_backward(rows, gate_up, down, share, both, scaled, token, slot, inverse)
+        _, train_up, train_down, *_ = ctx.needs_input_grad  # what is frozen costs neither memory nor products
+        ctx.save_for_backward(rows if train_up else None, gate_up, down, share, both,
+            scaled if train_down else None, token, slot, inverse)
         ctx.counts, ctx.weights = counts, (weights.shape, weights.dtype)
         return sum_pairs(y, inverse)
 
@@ -211,7 +214,7 @@ class _Experts(torch.autograd.Function):
         gate, up = both.chunk(2, dim=-1)
         g_y = grad.index_select(0, token)  # (N*K, D)
         g_scaled = matmul_segments(g_y, down, ctx.counts)  # (N*K, F)
-        g_down = matmul_transposed_segments(g_y, scaled, ctx.counts)
+        g_down = None if scaled is None else matmul_transposed_segments(g_y, scaled, ctx.counts)
         silu = F.silu(gate)  # recomputed: cheaper than keeping it
         g_weights = torch.empty(len(slot), dtype=grad.dtype, device=grad.device)
         g_weights[slot] = torch.linalg.vecdot(g_scaled, silu * up)
@@ -219,7 +222,7 @@ class _Experts(torch.autograd.Function):
         g_both = torch.empty_like(both)
         torch.mul(g_scaled, silu, out=g_both[:, both.shape[1] // 2 :])
         g_both[:, : both.shape[1] // 2] = torch.ops.aten.silu_backward(g_scaled.mul_(up), gate)
-        g_gate_up = matmul_transposed_segments(g_both, rows, ctx.counts)
+        g_gate_up = None if rows is None else matmul_transposed_segments(g_both, rows, ctx.counts)
         g_x = sum_pairs(matmul_segments(g_both, gate_up, ctx.counts), inverse)
         shape, dtype = ctx.weights
         return g_x, g_gate_up, g_down, g_weights.view(shape).to(dtype), None
@@ -273,8 +276,15 @@ class Linear(nn.Linear):
 
     packed = None
 
+    def whole(self) -> torch.Tensor:
+        """The weight as it acts; with an adapter (lora.py) its product is added."""
+        return self.weight
+
     def pack(self):
         self.packed = pack(self.weight)
+
+    def unpack(self):
+        self.packed = None
 
     def forward(self, x):
         if PLAIN:
@@ -314,13 +324,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return matmul(x, weight.T)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        g_weight = linear_packed(padded(grad).T, padded(x).T)  # grad^T x
+        g_weight = None if x is None else linear_packed(padded(grad).T, padded(x).T)  # grad^T x
         return matmul(grad, weight) if ctx.needs_input_grad[0] else None, g_weight
 
 
@@ -335,7 +345,7 @@ def packed_weights(model: nn.Module):
         yield
     finally:
         for m in able:
-            m.packed = None
+            m.unpack()
 
 
 # --------------------------------------------------------------------------------- log-probabilities, entropy
@@ -392,9 +402,9 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         hidden, weight, targets, kept = ctx.saved_tensors
+        trained, in_place = ctx.needs_input_grad[1], gradient_in_place(weight) is not None
         grad_hidden, grad_weight = torch.empty_like(hidden), gradient_in_place(weight)
-        in_place = grad_weight is not None
-        if not in_place:
+        if trained and not in_place:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad = grad / ctx.temperature  # d logprob / d logit = (1[target] - softmax) / temperature
         for start in range(0, targets.numel(), ctx.chunk):
@@ -405,11 +415,14 @@ class _TokenLogprobs(torch.autograd.Function):
                 g = kept * -grad[:, None]
             g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
             grad_hidden[part] = matmul(g, weight)
+            if not trained:
+                continue
             if hidden.dtype == torch.float32:  # else the sum over chunks is kept in float32
                 grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
             else:
                 grad_weight += (g.T @ hidden[part]).float()
-        return grad_hidden, None if in_place else grad_weight.to(weight.dtype), None, None, None
+        g_weight = grad_weight.to(weight.dtype) if trained and not in_place else None
+        return grad_hidden, g_weight, None, None, None
 
 
 def gradient_in_place(weight):

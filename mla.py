@@ -56,7 +56,7 @@ class MLA(nn.Module):
 
     def up_projections(self):
         """W_UK (H, U, C) and W_UV (H, W, C), the two halves of kv_b_proj."""
-        return self.kv_b_proj.weight.view(self.H, -1, self.C).split([self.U, self.W], dim=1)
+        return self.kv_b_proj.whole().view(self.H, -1, self.C).split([self.U, self.W], dim=1)
 
     def attend_naive(self, x, freqs, masked=None):
         """Causal attention as the paper writes it: token t attends to the tokens j <= t. x (B, T, D), freqs

@@ -11,6 +11,8 @@ The legend of letters, for all files; an einsum has the same ones, lower case:
 A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -50,18 +52,18 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing)
 
 
-def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
+def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None, random=False):
     """block(x, freqs, routing, shared), of which only x is kept: the backward pass runs the block again (Chen
     et al., arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report is
-    taken."""
+    taken. random: the block draws random numbers, the same in both runs."""
     rest = routing and routing.rest()
 
     def run(x):
         own = rest and rest.rest()
         return *block(x, freqs, own, shared), own
 
-    # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
-    x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    # reentrant checkpoints would not see the gradient of a balance loss
+    x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=random)
     if own:
         routing.take(own)
     return x, remembered
@@ -80,6 +82,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
+        self.lora = None  # the lora.Lora of its adapters
         self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
@@ -129,7 +132,9 @@ class Transformer(nn.Module):
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
     def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
-        return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
+        if not (self.recompute and torch.is_grad_enabled()):
+            return Block.__call__
+        return partial(recomputed, random=bool(self.lora and self.lora.dropout))
 
     def _run(self, tokens, routing, remember=False):
         self.check_length(tokens.shape[1])

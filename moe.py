@@ -102,6 +102,9 @@ class Experts(nn.Module):
         pairs = [(pack(a), pack(b)) for a, b in zip(self.gate_up_proj, self.down_proj, strict=True)]
         self.packed = pairs if all(p is not None for pair in pairs for p in pair) else None
 
+    def unpack(self):
+        self.packed = None
+
     def forward(self, x, weights, indices):
         """`experts_plain`, by the fast forms of kernels.py."""
         if kernels.PLAIN:

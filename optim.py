@@ -127,6 +127,8 @@ def make_optimizers(model: torch.nn.Module, ranks: Ranks = ALONE, *, name: str =
     masters."""
     matrices, decay, plain = [], [], []
     for path, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         kept = any(word in path for word in ("embed", "lm_head", "score")) or path.endswith("gate.weight")
         kind = plain if p.ndim < 2 else decay if kept or name == "adamw" else matrices
         kind.append(master_of(p))
@@ -161,11 +163,11 @@ def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
 
 
 def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
-    """Give each bfloat16 or float16 parameter a float32 `master`, from a stopped run's state if there is one:
-    bfloat16 alone rounds away an update of less than 1/512 of a weight, and in float16 a squared gradient is
-    often 0. Every micro-batch's gradient is added to the master's, in float32, and freed. Every other
-    parameter gets its gradient's memory now, for kernels that add to it in place. Returns what the optimizers
-    step: `master_of` each parameter."""
+    """Give each trained bfloat16 or float16 parameter a float32 `master`, from a stopped run's state if there
+    is one: bfloat16 alone rounds away an update of less than 1/512 of a weight, and in float16 a squared
+    gradient is often 0. Every micro-batch's gradient is added to the master's, in float32, and freed. Every
+    other trained parameter gets its gradient's memory now, for kernels that add to it in place. Returns what
+    the optimizers step: `master_of` each parameter that is `trained`."""
     saved = (state or {}).get("masters", {})
     for name, p in model.named_parameters():
         if p.dtype in (torch.bfloat16, torch.float16) and p.requires_grad:
@@ -173,7 +175,12 @@ def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torc
             p.register_post_accumulate_grad_hook(_add_to_master)
         elif p.requires_grad and p.grad is None:
             p.grad = torch.zeros_like(p)
-    return [master_of(p) for p in model.parameters()]
+    return [master_of(p) for p in trained(model)]
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that get gradients: all, or those of adapters (lora.py)."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _add_to_master(p: torch.nn.Parameter):
@@ -211,14 +218,14 @@ def is_finite(model: torch.nn.Module) -> bool:
 
 def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
     """Whether a model is worth keeping: `is_finite`, and also the output after these tokens, a prompt or an
-    example of the run, and the gradient of the first norm, which comes through all layers. Finite weights can
-    be so large that what a layer makes of them is not."""
+    example of the run, and the gradient of the first norm (or adapter), which comes through all layers.
+    Finite weights can be so large that what a layer makes of them is not."""
     if not is_finite(model):
         return False
     tokens = tokens[: model.cfg.max_position_embeddings]
     hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
     output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
-    gradient, = torch.autograd.grad(output, model.layers[0].input_layernorm.weight)
+    gradient, = torch.autograd.grad(output, trained(model.layers[0])[0])
     # RMSNorm makes zeros of a state whose square is infinite, and of no other
     return bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
 

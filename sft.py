@@ -32,8 +32,9 @@ from config import (
     SYSTEM,
     TASK_FILE,
     ModelConfig,
-    Reading,
+    Training,
     UserError,
+    base_of,
     knob,
     parse_args,
     presets_of,
@@ -45,16 +46,17 @@ from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
+from lora import adapt, seed_dropout
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
     init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
@@ -75,7 +77,7 @@ class Config(Reading):
     optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
-    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
+    bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 or --lora_rank: none")
     dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
         group="memory")
@@ -142,6 +144,7 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
 def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
     """One optimizer step on examples step * batch_size ...: every rank makes them all, to deal them out by
     length, and trains its share."""
+    seed_dropout(model, cfg.seed, step, ranks.rank)
     examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i)
         for i in range(step * cfg.batch_size, (step + 1) * cfg.batch_size)]
     backward, count = forward_backward, sum(len(tokens) - start for tokens, start in examples)
@@ -153,11 +156,11 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
             tokenizer.pad_id, ranks.device)
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []]))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    norm = apply_gradients(ranks, trained, optimizers, lr_at(step, cfg))
+    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
     loads = [sum(layer) for layer in zip(*(load for _, load in everyone if load), strict=True)]
+    moves = cfg.bias_rate and not cfg.lora_rank and math.isfinite(norm)
     for router, load in zip(model.routers(), loads, strict=True):
-        if cfg.bias_rate and router.cfg.topk_method == "noaux_tc" and math.isfinite(norm):
+        if moves and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
     return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
         "skipped": int(not math.isfinite(norm)),
@@ -203,6 +206,8 @@ def check(cfg: Config):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.dtype not in ("", "float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
+    if cfg.lora_rank and not cfg.init:
+        raise UserError("--lora_rank adapts a model that has learnt something: it needs --init")
     check_tracker(cfg.tracker)
 
 
@@ -210,7 +215,7 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
     """The tokenizer and the shape of the model: those of --init, or ours and the preset's."""
     if cfg.init:
         tokenizer = for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system)
-        return tokenizer, ModelConfig.from_hf(read_json(Path(cfg.init) / "config.json"))
+        return tokenizer, ModelConfig.from_hf(read_json(base_of(cfg.init) / "config.json"))
     if preset not in (*PRESETS, "default"):
         raise UserError(f"--config {preset} is for a released model: it needs --init")
     tokenizer = with_template(shipped(cfg.think_tags), cfg.template, cfg.system)
@@ -220,10 +225,13 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
 
 def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, device: str):
     """The model of the folder `source`, or random weights of that shape if it is empty."""
-    model = load_model(source, device) if source else Transformer(shape).init_weights(cfg.seed)
+    model = (load_model(source, device, merge=not cfg.lora_rank) if source
+        else Transformer(shape).init_weights(cfg.seed))
     model = (with_score_head(model) if pairs else model).to(device)
     for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
         p.data = p.data.to(getattr(torch, cfg.dtype))
+    if cfg.lora_rank:
+        adapt(model, cfg, cfg.seed, str(base_of(cfg.init)))
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
     return model

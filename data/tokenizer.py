@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-from config import closest, read_json
+from config import base_of, closest, read_json
 from data.bpe import (
     Added,
     TokenizerError,
@@ -291,7 +291,12 @@ def for_checkpoint(dir: str | Path, think_tags: str = "", template: str = "", sy
     dir = Path(dir)
     if not dir.is_dir():
         raise TokenizerError(f"checkpoint folder {dir} does not exist")
-    config, saved = _settings(dir, "config.json"), dir / "template.txt"
+    config, saved = _settings(base_of(dir), "config.json"), dir / "template.txt"
+    config |= {k: v for k, v in _settings(dir, "adapter_config.json").items() if k == "think_tags"}
+    if not saved.exists():
+        saved = base_of(dir) / "template.txt"
+    if not any((dir / name).exists() for name in BESIDE):  # an adapter without a tokenizer of its own
+        dir = base_of(dir)
     rows, think_tags = config.get("vocab_size"), think_tags or config.get("think_tags", "")
     if (dir / "tokenizer.json").exists():
         tokenizer = from_tokenizer_json(dir / "tokenizer.json", think_tags)
@@ -339,5 +344,5 @@ def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
         if (Path(source) / name).exists():
             shutil.copy(Path(source) / name, dir)
     text = f"{CHAT}\n{tokenizer.system}" if tokenizer.template == CHAT else tokenizer.template
-    if text != PLAIN:
+    if text != PLAIN or (Path(dir) / "adapter_config.json").exists():  # there a missing one is its model's
         (Path(dir) / "template.txt").write_text(text, encoding="utf-8")

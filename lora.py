@@ -1,0 +1,216 @@
+"""Low-Rank Adaptation (LoRA: Hu et al., arXiv 2106.09685): W stays as it is, and W + (alpha / r) B A is
+trained through the two small factors alone, A (r, in) and B (out, r). Gradients and moments are then those of
+r (in + out) numbers, not of in x out; the reference of a KL is the same model without them.
+
+    python grpo.py --init DIR --lora_rank 16
+
+B starts at zero, so the first step starts from W. The factors are float32 whatever the weights are. Rollouts
+read W + (alpha / r) B A, made once for each (`LoraLinear.pack`). On disk: PEFT's adapter_config.json and
+adapter_model.safetensors (checkpoint.py), which peft and vLLM open.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import Training, UserError
+from kernels import Linear, pack
+
+
+class Lora(NamedTuple):
+    """What an adapter is, beside its numbers."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0  # of the adapter's inputs, in training
+    rslora: bool = False  # alpha / sqrt(r) in place of alpha / r (arXiv 2312.03732): larger ranks learn, too
+    targets: str = ""  # regular expression, see `matching`
+    base: str = ""  # folder of the weights that it belongs to
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class LoraLinear(Linear):
+    """W x + scale B A x, in place of a Linear whose weight it takes and freezes."""
+
+    def __init__(self, base: Linear, kind: Lora, generator: torch.Generator):
+        nn.Module.__init__(self)  # not Linear's, which would make a weight of its own
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        bound = 1 / math.sqrt(base.in_features)  # peft's start: kaiming_uniform_(A, a=sqrt(5)), B = 0
+        A = torch.empty(kind.rank, base.in_features).uniform_(-bound, bound, generator=generator)
+        self.lora_A = nn.Parameter(A.to(self.weight.device))  # (r, in)
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, kind.rank, device=self.weight.device))
+        self.scale, self.dropout = kind.scale, kind.dropout
+        self.reference: tuple | None = None  # its factors: None is no adapter, which B = 0 equals
+        self.as_reference = False
+        self.merged: torch.Tensor | None = None  # `whole`, within `kernels.packed_weights`
+
+    def factors(self) -> tuple | None:
+        return self.reference if self.as_reference else (self.lora_A, self.lora_B)
+
+    def whole(self) -> torch.Tensor:
+        """W + scale B A (out, in), summed in float32, in W's dtype: what W would be after training it."""
+        if self.merged is not None or self.factors() is None:
+            return self.weight if self.merged is None else self.merged
+        A, B = self.factors()
+        whole = torch.addmm(self.weight.float(), B, A, alpha=self.scale).to(self.weight.dtype)
+        if self.packed is not None:  # a rollout of MLA, which reads it at each step
+            self.merged = whole
+        return whole
+
+    def pack(self):
+        """For a rollout, which reads the weights once per token: the sum, packed where that pays."""
+        self.merged = self.whole().detach()
+        self.packed = pack(self.merged)
+        if self.packed is not None:
+            self.merged = None  # one copy is enough
+
+    def unpack(self):
+        self.packed = self.merged = None  # W itself was not touched
+
+    def forward(self, x):
+        if self.packed is not None or self.factors() is None:
+            return super().forward(x)
+        if self.merged is not None:
+            return F.linear(x, self.merged, self.bias)
+        A, B = (factor.to(x.dtype) for factor in self.factors())
+        inputs = F.dropout(x, self.dropout) if self.dropout and self.trains() else x
+        return super().forward(x) + F.linear(F.linear(inputs, A), B) * self.scale
+
+    def trains(self) -> bool:
+        return torch.is_grad_enabled() and not self.as_reference
+
+
+def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """The model's adapted layers by name."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, LoraLinear))
+
+
+def place(model: nn.Module, name: str, layer: Linear):
+    """Put a layer in the place of the one of that name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """What can have an adapter. (The head's weight is read without its module; experts are one tensor.)"""
+    return [name for name, m in model.named_modules() if name.startswith("layers.") and isinstance(m, Linear)]
+
+
+def matching(model: nn.Module, targets: str) -> list[str]:
+    """The linear layers of the blocks whose names the regular expression is found in. Without one those of
+    attention, and of a model without experts the MLPs': in one with experts peft takes every gate_proj,
+    up_proj and down_proj for theirs. Raises UserError if there is none."""
+    able = linear_layers(model)
+    targets = targets or ("" if model.cfg.is_dense else "self_attn")
+    try:
+        chosen = [name for name in able if re.search(targets, name)]
+    except re.error as error:
+        raise UserError(f"--lora_targets {targets}: no regular expression ({error})") from None
+    if not chosen:
+        raise UserError(f"--lora_targets {targets}: no linear layer of a block has such a name; there are "
+            + ", ".join(dict.fromkeys(name.split(".", 2)[2] for name in able)))
+    return chosen
+
+
+def attach(model: nn.Module, kind: Lora, seed: int = 0, names: list[str] | None = None):
+    """Freeze the model, but for a preference model's scalar head, and put adapters beside the layers that
+    match kind.targets, or beside `names`. Raises UserError if there is none."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        p.requires_grad_(name == "score.weight")
+    for name in matching(model, kind.targets) if names is None else names:
+        place(model, name, LoraLinear(model.get_submodule(name), kind, generator))
+    model.lora = kind
+
+
+def adapt(model: nn.Module, cfg: Training, seed: int, base: str):
+    """Prepare a model for training with cfg's settings: --lora_rank adapters on the weights of the folder
+    `base`, or those that it has already (of --init, or of a stopped run), which the reference then has, too.
+    Raises UserError where these are others than the settings say."""
+    kind = Lora(cfg.lora_rank, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_rslora, cfg.lora_targets, base)
+    had, found = model.lora, {name for name, _ in adapters(model)}
+    if had is None:
+        return attach(model, kind, seed)
+    for key, value in dict(rank=had.rank, alpha=had.alpha, rslora=had.rslora).items():
+        if value != getattr(kind, key):
+            raise UserError(f"--lora_{key} {getattr(kind, key)}: the adapter of --init has {value}")
+    if found != set(matching(model, kind.targets)):
+        raise UserError(f"--lora_targets {kind.targets}: the adapter of --init has other layers, one is "
+            + min(found))
+    model.lora = kind
+    for _, m in adapters(model):
+        m.dropout = kind.dropout
+    renew_reference(model, model)
+
+
+def fold(model: nn.Module):
+    """Make the adapters part of the weights, which are trainable again."""
+    for name, m in list(adapters(model)):
+        layer = Linear(m.in_features, m.out_features, bias=m.bias is not None, device="meta")
+        layer.weight, layer.bias = nn.Parameter(m.whole().detach()), m.bias
+        place(model, name, layer)
+    model.requires_grad_(True)
+    model.lora = None
+
+
+def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """model.state_dict() of the model that `fold` would make."""
+    state = model.state_dict()
+    for name, m in adapters(model):
+        del state[f"{name}.lora_A"], state[f"{name}.lora_B"]
+        state[f"{name}.weight"] = m.whole().detach()
+    return state
+
+
+def renew_reference(reference: nn.Module, model: nn.Module):
+    """Make the policy the reference: by its adapters where both are one model, else by its weights."""
+    for _, m in adapters(model):
+        m.reference = m.lora_A.detach().clone(), m.lora_B.detach().clone()
+    if reference is not model:
+        reference.load_state_dict(model.state_dict())
+
+
+def reference_state(reference: nn.Module) -> dict:
+    """What a stopped run needs to have its reference again."""
+    if reference.lora is None:
+        return reference.state_dict()
+    return {name: m.reference for name, m in adapters(reference)}
+
+
+def load_reference(reference: nn.Module, state: dict):
+    """Take back what `reference_state` gave."""
+    if reference.lora is None:
+        reference.load_state_dict(state)
+    for name, m in adapters(reference):
+        factors = state[name]
+        m.reference = factors and tuple(factor.to(m.weight.device) for factor in factors)
+
+
+def seed_dropout(model: nn.Module, *numbers: int):
+    """What dropout draws from now on depends on these numbers alone, also after a resume."""
+    if model.lora and model.lora.dropout:
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+@contextmanager
+def as_reference(model: nn.Module):
+    """Within, the model is the reference: with its adapters off, or as `renew_reference` found them."""
+    layers = [m for _, m in adapters(model)]
+    try:
+        for m in layers:
+            m.as_reference = True
+        yield model
+    finally:
+        for m in layers:
+            m.as_reference = False
