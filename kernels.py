@@ -351,6 +351,7 @@ def packed_weights(model: nn.Module):
 # --------------------------------------------------------------------------------- log-probabilities, entropy
 
 CHUNK_NUMBERS = 1 << 22  # logits held at once: 16 MiB in float32
+CHUNK_NUMBERS_GPU = 1 << 26  # 256 MiB: each chunk adds to a float32 gradient of the whole head
 FEWEST_TOKENS = 128  # but so many tokens: each chunk reads and writes the head's gradient once
 
 
@@ -368,7 +369,8 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
     largest tensor of a training pass."""
     if PLAIN:
         return token_logprobs_plain(hidden, head_weight, targets, temperature)
-    chunk = chunk or max(FEWEST_TOKENS, CHUNK_NUMBERS // head_weight.shape[0])
+    numbers = CHUNK_NUMBERS if hidden.device.type == "cpu" else CHUNK_NUMBERS_GPU
+    chunk = chunk or max(FEWEST_TOKENS, numbers // head_weight.shape[0])
     flat = hidden.reshape(-1, hidden.shape[-1]), head_weight, targets.reshape(-1)
     logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk)
     return logprobs.view_as(targets), entropy.view_as(targets)

@@ -89,7 +89,7 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self, seed: int = 0):
         """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self."""
-        g = torch.Generator().manual_seed(seed)
+        g = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Experts | Router):
                 for name, p in module.named_parameters(recurse=False):

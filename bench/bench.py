@@ -68,6 +68,14 @@ SMALL, LARGE = (dict(PRESETS[name], vocab_size=32_000) for name in ("small", "ba
 SMOLLM2 = dict(model_type="llama", vocab_size=49_152, hidden_size=576, intermediate_size=1536,
     num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, rope_theta=1e5, rms_norm_eps=1e-5,
     max_position_embeddings=8192, tie_word_embeddings=True)  # SmolLM2-135M
+QWEN2_5_1_5B = dict(model_type="qwen2", vocab_size=151_936, hidden_size=1536, intermediate_size=8960,
+    num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, rope_theta=1e6, rms_norm_eps=1e-6,
+    max_position_embeddings=131_072, tie_word_embeddings=True)  # Qwen/Qwen2.5-1.5B, its config.json
+MOONLIGHT = dict(model_type="deepseek_v3", vocab_size=163_840, hidden_size=2048, intermediate_size=11_264,
+    moe_intermediate_size=1408, num_hidden_layers=27, num_attention_heads=16, n_shared_experts=2,
+    n_routed_experts=64, num_experts_per_tok=6, routed_scaling_factor=2.446, kv_lora_rank=512,
+    qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, rope_theta=5e4, rms_norm_eps=1e-5,
+    max_position_embeddings=8192)  # moonshotai/Moonlight-16B-A3B, its config.json
 
 
 class Work(NamedTuple):
@@ -108,18 +116,32 @@ for _size, _shape in GPU.items():
     WORKS |= {f"rollout_{_size}": Work("rollout", _shape, 32, 8, 128, 256, 0, 0),
         f"train_{_size}": Work("train", _shape, 8, 8, 128, 384, 16, 8),
         f"step_{_size}": Work("step", _shape, 8, 8, 128, 384, 16, 8)}
+WORKS |= {"step_qwen1b": Work("step", QWEN2_5_1_5B, 8, 8, 128, 384, 16, 8),
+    "rollout_moonlight": Work("rollout", MOONLIGHT, 32, 8, 128, 256, 0, 0),
+    "step_moonlight": Work("step", MOONLIGHT, 8, 8, 128, 384, 8, 4)}  # on one card with LoRA only
+LARGE_SHAPES = LARGE, SMALL, QWEN2_5_1_5B, MOONLIGHT  # on a GPU in bfloat16
 
 
 # ------------------------------------------------------------------------------------------- the two sides
+
+
+def random_model(shape: dict, device: str, dtype: torch.dtype) -> Transformer:
+    """Random weights, made where they are used: 16 B numbers take minutes on a CPU, and twice the memory in
+    float32."""
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return Transformer(ModelConfig(**shape)).init_weights(0)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, list[list[int]], int | None]:
     """The model, the prompts and the end token: random weights that never stop, or a trained checkpoint on
     its task."""
     if work.shape is not None:
-        model = Transformer(ModelConfig(**work.shape)).init_weights(0)
-        large = work.shape in (LARGE, SMALL)
-        model.to(device, torch.bfloat16 if large and device != "cpu" else torch.float32)
+        large = work.shape in LARGE_SHAPES and device != "cpu"
+        model = random_model(work.shape, device, torch.bfloat16 if large else torch.float32)
         g = torch.Generator().manual_seed(0)
         prompts = torch.randint(10, 500, (work.P, work.S), generator=g).tolist()
         return model, prompts, None
@@ -358,6 +380,8 @@ def measure(cfg: Config) -> dict:
         job = ours(work, model, prompts, eos, ranks, micro)
     else:
         job = theirs(work, model, prompts, eos, micro)
+        for p in model.parameters():  # the peer has a copy: ours would count as its memory
+            p.untyped_storage().resize_(0)
     before = peak_mib(cfg.device)
     job(max(2, ranks.world), 8)
     gather(ranks, None)

@@ -136,3 +136,25 @@ def test_everything_writes_the_page(monkeypatch, tmp_path):
     assert page.count("failed: step_1b") == 1 and "no_graphs" in page
     assert len(calls) == 14 and {micro for *_, micro in calls} == {16}
     assert [graphs for *_, graphs, _ in calls].count(False) == 2
+
+
+def test_random_models_are_made_in_their_dtype_with_the_sizes_of_the_released_ones():
+    model = bench.random_model(PRESETS["tiny"], "cpu", bench.torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {bench.torch.bfloat16}
+    assert bench.torch.get_default_dtype() == bench.torch.float32
+    assert model.lm_head.weight is model.embed_tokens.weight and model.lm_head.weight.std() > 0
+    sizes = [bench.memory_of(s, bench.torch.bfloat16)["parameters"] for s in
+        (bench.QWEN2_5_1_5B, bench.MOONLIGHT)]
+    assert sizes[0] == 1_543_714_304  # of Qwen/Qwen2.5-1.5B
+    assert 15.95e9 < sizes[1] < 15.97e9  # "16B"
+
+
+def test_a_peers_memory_does_not_hold_our_weights(monkeypatch):
+    pytest.importorskip("transformers")
+    kept = []
+    monkeypatch.setitem(bench.WORKS, "train_tiny", bench.Work("train", PRESETS["tiny"], 2, 2, 6, 9, 2, 2))
+    real = bench.build
+    monkeypatch.setattr(bench, "build", lambda *a: kept.append(real(*a)) or kept[0])
+    got = bench.measure(bench.Config(work="train_tiny", once="theirs"))
+    assert got["tokens"] == 2 * 2 * 15 and got["weights_mib"] > 4
+    assert all(p.untyped_storage().size() == 0 for p in kept[0][0].parameters())
