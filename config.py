@@ -404,6 +404,14 @@ class Reading:
         "counted)", group="data")
 
 
+@dataclass
+class Training(Reading):
+    """What grpo.py and sft.py ask of memory."""
+
+    shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
+        "--device cpu:N): each holds 1/N of them", group="memory")
+
+
 # The least that a number on the command line may be, in every script; it is finite in any case.
 _LEAST = {-math.inf: "bar", 2: "group_size",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "

@@ -11,7 +11,6 @@ as in TRL; groups whose rewards are all equal (advantage 0) are left out of the 
 or replaced (DAPO, --resample).
 """
 
-import copy
 import importlib.util
 import inspect
 import json
@@ -32,8 +31,10 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import (
+    has_model,
     last_good_state,
     load_model,
+    load_split,
     load_state,
     new_run_folder,
     save_run,
@@ -46,7 +47,7 @@ from config import (
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    Reading,
+    Training,
     UserError,
     closest,
     knob,
@@ -64,14 +65,29 @@ from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, 
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, check_sound, count_skipped, keep_masters
-from parallel import Ranks, StopSignal, gather, micro_batches, setup
+from parallel import (
+    Ranks,
+    StopSignal,
+    check_shard,
+    copy_weights,
+    frozen_copy,
+    gather,
+    gathered,
+    is_sharded,
+    lockstep,
+    micro_batches,
+    passes,
+    release,
+    setup,
+    weights,
+)
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
 from sample import generate
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
@@ -339,6 +355,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     if reference is not None:
         with torch.no_grad():
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
+        release(reference)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
@@ -370,8 +387,12 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
                       "max_tokens": len(batch) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
         mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens,
                              [(tuple(s.tokens[: s.start]), s.start) for s in batch])
-        sums = [micro_step(model, reference, [batch[i] for i in rows], normalizer, len(batch), cfg,
-                           tokenizer.pad_id, ranks.device) for rows in mine]
+        sums = []
+        for rows, counts in lockstep(ranks, mine, model):
+            with passes(model):
+                m = micro_step(model, reference, [batch[i] for i in rows], normalizer if counts else math.inf,
+                    len(batch) if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
+            sums += [m] if counts else []
         everyone = [m for rank in gather(ranks, sums) for m in rank]
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
@@ -422,19 +443,20 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state")
+    split = ranks if is_sharded(model) else None
+    stop, state = StopSignal(), load_state(out / "state", split, ("optimizer", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
-    reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
+    reference = frozen_copy(model) if cfg.kl_coef else None
     start, cursor, in_a_row = 0, 0, 0
     if state:
         start, cursor = state["step"], state["cursor"]
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
-            reference.load_state_dict(state["reference"])
+            copy_weights(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
@@ -445,8 +467,10 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 
     def look(step, rows, samples):
         cfg.step = step
-        m, records = evaluate(model, tokenizer, rows, samples=samples, max_new_tokens=cfg.max_new_tokens,
-            ranks=ranks, seed=cfg.seed, plan=plan_of_run(cfg, tokenizer))
+        with gathered(model) as sampler:
+            m, records = evaluate(sampler, tokenizer, rows, samples=samples,
+                max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+                plan=plan_of_run(cfg, tokenizer))
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -461,7 +485,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         clock, cfg.step = [time.perf_counter()], step
-        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
+        with gathered(model) as sampler:
+            groups, cursor = collect(sampler, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
@@ -476,17 +501,17 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if "skipped" in m:  # without an update nothing has become better or worse
             in_a_row = count_skipped(model, prompt, ranks, m["skipped"], in_a_row)
         if reference is not None and cfg.ref_every and (step + 1) % cfg.ref_every == 0:
-            reference.load_state_dict(model.state_dict())
+            copy_weights(reference, weights(model))
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if due and step + 1 < cfg.steps:
             recent = [r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :]
             for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
-        if ranks.main and (due or stopped):
+        if (due or stopped) and (ranks.main or split):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizer=optimizer.state_dict(), reference=reference and reference.state_dict())
+                       optimizer=optimizer.state_dict(), reference=reference and weights(reference))
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
@@ -508,6 +533,8 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
+    if cfg.shard:
+        check_shard(cfg.device)
     check_tracker(cfg.tracker)
 
 
@@ -520,7 +547,7 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
     if preset not in PRESETS:
         raise UserError(f"--config {preset} is for a released model: it needs --init")
     base = Path(f"out/{preset}/cold_start")
-    if (base / "model.safetensors").exists():
+    if has_model(base):
         return str(base)
     if "WORLD_SIZE" in os.environ:
         raise UserError(f"no base checkpoint in {base}: run sft.py --config {preset} first, or give --init")
@@ -559,7 +586,8 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    model: Transformer = load_model(out / "state" if state else init, ranks.device)
+    source = out / "state" if state else init
+    model: Transformer = load_split(source, ranks) if cfg.shard else load_model(source, ranks.device)
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
@@ -586,13 +614,13 @@ def main():
             max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
             plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)
+    save_run(out, model, tokenizer, init, ranks)
     if ranks.main:
-        finish(model, tokenizer, before, log, out, init, eval_rows[0]["prompt"])
+        finish(before, log, out, eval_rows[0]["prompt"])
 
 
-def finish(model, tokenizer, before: dict, log: Log, out: Path, init: str, prompt: str):
-    """Save the policy, print the before/after table, draw the plots."""
-    save_run(out, model, tokenizer, init)
+def finish(before: dict, log: Log, out: Path, prompt: str):
+    """Print the before/after table, draw the plots."""
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": before, "after": evals[-1]}))

@@ -84,13 +84,21 @@ class Transformer(nn.Module):
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0):
-        """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self."""
+    def init_weights(self, seed: int = 0, put=torch.Tensor.copy_):
+        """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self.
+        put(parameter, values) sets a matrix."""
         g = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Experts | Router):
                 for name, p in module.named_parameters(recurse=False):
-                    p.zero_() if name == "bias" else p.normal_(0, self.cfg.initializer_range, generator=g)
+                    if name == "bias":
+                        p.zero_()
+                    else:
+                        put(p, torch.empty(p.shape).normal_(0, self.cfg.initializer_range, generator=g))
+            if isinstance(module, RMSNorm):
+                module.weight.fill_(1)
+            for buffer in module.buffers(recurse=False):  # routing biases
+                buffer.zero_()
         return self
 
     def freqs(self, positions: torch.Tensor) -> torch.Tensor:
