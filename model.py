@@ -50,18 +50,21 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing)
 
 
-def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None):
-    """block(x, freqs, routing, shared), of which only x is kept: the backward pass runs the block again (Chen
-    et al., arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report is
-    taken."""
+def run_block(block: Block, x, freqs, routing: Routing | None, shared=None, recompute=False):
+    """block(x, freqs, routing, shared). recompute: only x is kept, and the backward pass runs the block again
+    (Chen et al., arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report
+    is taken. (Of a split model's block torch copies arguments that hold a balance loss of an earlier one.)"""
     rest = routing and routing.rest()
 
     def run(x):
         own = rest and rest.rest()
         return *block(x, freqs, own, shared), own
 
-    # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
-    x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    if recompute:
+        # reentrant checkpoints would not see the gradient of a balance loss; a block draws no random numbers
+        x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    else:
+        x, remembered, own = run(x)
     if own:
         routing.take(own)
     return x, remembered
@@ -80,7 +83,7 @@ class Transformer(nn.Module):
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
-        self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
+        self.recompute = False  # in training, run each block again in the backward pass: `run_block`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
@@ -131,20 +134,20 @@ class Transformer(nn.Module):
         if routing is not None:
             routing.rows = shared.rows  # a balance loss is of whole sequences
         for layer in self.layers:
-            x, _ = self._block()(layer, x, freqs, routing, shared)
+            x, _ = run_block(layer, x, freqs, routing, shared, self._recomputes())
         on_prompts, on_completions = shared.split(self.norm(x))
         last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]  # predict first tokens
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
-    def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
-        return recomputed if self.recompute and torch.is_grad_enabled() else Block.__call__
+    def _recomputes(self) -> bool:  # without gradients there is nothing to keep, so nothing to recompute
+        return self.recompute and torch.is_grad_enabled()
 
     def _run(self, tokens, routing, remember=False):
         self.check_length(tokens.shape[1])
         x, remembered = embed(tokens, self.embed_tokens.weight), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
-            x, parts = self._block()(layer, x, freqs, routing)
+            x, parts = run_block(layer, x, freqs, routing, None, self._recomputes())
             remembered += [parts] if remember else []
         return self.norm(x), remembered
 
