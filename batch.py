@@ -11,7 +11,7 @@ from attention import LONGEST_BLOCKED
 from config import ModelConfig
 from kernels import token_logprobs
 from model import Transformer
-from parallel import Ranks, free_bytes
+from parallel import Ranks, free_bytes, is_sharded, local
 
 
 class Sample(NamedTuple):
@@ -100,13 +100,14 @@ def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
 
 
 def weight_bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    """On this rank, if the model is split."""
+    return sum(local(p).nbytes for p in model.parameters())
 
 
 def training_bytes(model: nn.Module) -> int:
-    """What training adds to the weights: gradient and AdamW's two moments in float32, and the float32 master
-    of each bfloat16 parameter."""
-    return sum(p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
+    """What training adds to the weights on this rank: gradient and AdamW's two moments in float32, and the
+    float32 master of each bfloat16 parameter."""
+    return sum(len(local(p).flatten()) * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
 
 
 def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
@@ -143,5 +144,6 @@ def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: R
     more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
     needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
     kept = length if ranks.device == "cpu" and length <= LONGEST_BLOCKED else 0
-    activations = activation_bytes(model.cfg, tokens, model.lm_head.weight.element_size(), kept)
+    computed = model.shards.plain if is_sharded(model) else model  # a split model's own weights are float32
+    activations = activation_bytes(model.cfg, tokens, computed.lm_head.weight.element_size(), kept)
     return needed + 1.25 * activations <= free_bytes(ranks)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +17,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import Diverged, ModelConfig, UserError, base_of, read_json, say
+from config import Diverged, ModelConfig, Training, UserError, base_of, read_json, say
 from data.tokenizer import Tokenizer, save_beside
-from lora import Lora, adapters, attach, fold, linear_layers, merged_state
+from lora import Lora, adapt, adapters, attach, fold, linear_layers
 from model import Transformer
 from optim import is_finite
+from parallel import (
+    Ranks,
+    copy_weights,
+    gather,
+    is_sharded,
+    is_split,
+    local,
+    mesh_of,
+    own_rows,
+    shard_model,
+    together,
+    weights,
+    whole,
+)
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
 EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
@@ -29,58 +44,118 @@ EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
 def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
     """The model's tensors under Hugging Face's names, experts unstacked, adapters merged. A tied head is not
     stored."""
-    out = {}
-    for name, tensor in merged_state(model).items():
-        name = name if name.startswith(("lm_head", "score")) else f"model.{name}"
-        if name == "lm_head.weight" and model.cfg.tie_word_embeddings:
-            continue
-        if name.endswith("experts.gate_up_proj"):
-            for e, both in enumerate(tensor):
-                gate, up = both.chunk(2)
-                base = name.removesuffix("gate_up_proj")
-                out[f"{base}{e}.gate_proj.weight"], out[f"{base}{e}.up_proj.weight"] = gate, up
-        elif name.endswith("experts.down_proj"):
-            for e, down in enumerate(tensor):
-                out[f"{name.removesuffix('down_proj')}{e}.down_proj.weight"] = down
-        else:
-            out[name] = tensor
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in out.items()}
+    named = [pair for name, tensor in merged_weights(model) for pair in hf_parts(name, tensor)]
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named}
+
+
+def merged_weights(model: Transformer) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each weight of a model by name, whole and with its adapter, one after the other; in the dtype that it
+    is computed in."""
+    kinds = {name: t.dtype for name, t in weights(model.shards.plain if is_sharded(model) else model).items()}
+    adapted = {f"{name}.weight": m for name, m in adapters(model)}
+    for name, tensor in weights(model).items():
+        if not name.endswith((".lora_A", ".lora_B")):
+            full = whole(tensor, kinds[name])
+            yield name, adapted[name].merge(full) if name in adapted else full
+
+
+def hf_parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """What a file holds of one tensor of the model: its name there and the tensor, or those of each
+    expert."""
+    name = name if name.startswith(("lm_head", "score")) else f"model.{name}"
+    if name.endswith("experts.gate_up_proj"):
+        base = name.removesuffix("gate_up_proj")
+        return [(f"{base}{e}.{half}_proj.weight", part) for e, both in enumerate(tensor)
+            for half, part in zip(("gate", "up"), both.chunk(2), strict=True)]
+    if name.endswith("experts.down_proj"):
+        base = name.removesuffix("down_proj")
+        return [(f"{base}{e}.down_proj.weight", down) for e, down in enumerate(tensor)]
+    return [(name, tensor)]
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def has_model(dir: Path) -> bool:
+    """Whether a finished run's weights lie in dir, in one file or in several."""
+    return (dir / WEIGHTS).exists() or (dir / INDEX).exists()
 
 
 def save_model(model: Transformer, dir: str | Path):
     """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old
-    files. Raises Diverged for weights that are not finite."""
+    files. Of a split model all ranks write, each a file of its own, and an index. Raises Diverged for weights
+    that are not finite."""
     if not is_finite(model):
         raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
-    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    if is_sharded(model):
+        return _save_parts(model, dir)
+    _write(dir / f"{WEIGHTS}.tmp", to_hf_tensors(model))
+    _write_json(dir / "config.json.tmp", _config_of(model))
+    for name in (WEIGHTS, "config.json"):
+        os.replace(dir / f"{name}.tmp", dir / name)
+
+
+def _write(file: Path, tensors: dict[str, torch.Tensor]):
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from None
+    os.chmod(file, file.parent.stat().st_mode & 0o666)  # safetensors: 0600
+
+
+def _write_json(file: Path, raw: dict):
+    file.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _config_of(model: Transformer) -> dict:
+    """What config.json says."""
+    computed = model.shards.plain if is_sharded(model) else model
+    dtype = str(computed.embed_tokens.weight.dtype).removeprefix("torch.")
     raw = model.cfg.to_hf() | {"torch_dtype": dtype}
     if hasattr(model, "score"):  # a preference model
         kind = raw["architectures"][0].replace("CausalLM", SCORER)
         raw |= {"architectures": [kind], "id2label": {"0": "score"}}
-    _write(dir, "model.safetensors", to_hf_tensors(model), "config.json", raw)
+    return raw
 
 
-def _write(dir: Path, weights: str, tensors: dict, config: str, raw: dict):
-    """Both files, the weights' first; each whole or not at all."""
-    try:
-        save_file(tensors, dir / f"{weights}.tmp", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{dir}/{weights} cannot be written: {error}") from None
-    (dir / f"{config}.tmp").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    os.chmod(dir / f"{weights}.tmp", (dir / f"{config}.tmp").stat().st_mode)  # safetensors: 0600
-    for name in (weights, config):
-        os.replace(dir / f"{name}.tmp", dir / name)
+def _save_parts(model: Transformer, dir: Path):
+    """`save_model` by all ranks. Each tensor is gathered, and kept by the one rank whose file it goes into:
+    in the model's order, files of about equal size. The index is there last: without it, there is no
+    model."""
+    ranks = model.shards.ranks
+    total, at, mine, where = sum(t.numel() for t in weights(model).values()), 0, {}, {}
+    for name, full in merged_weights(model):
+        owner = min(at * ranks.world // total, ranks.world - 1)
+        at += full.numel()
+        for hf_name, part in hf_parts(name, full):
+            where[hf_name] = owner
+            if owner == ranks.rank:
+                mine[hf_name] = part.cpu().contiguous().clone()
+    owners = sorted(set(where.values()))  # a model of a few tensors may have fewer than there are ranks
+    names = {owner: f"model-{i:05}-of-{len(owners):05}.safetensors" for i, owner in enumerate(owners, 1)}
+    if mine:
+        _write(dir / f"{names[ranks.rank]}.tmp", mine)
+    size = sum(gather(ranks, sum(t.nbytes for t in mine.values())))  # and all files are there
+    if ranks.main:
+        _write_json(dir / "config.json.tmp", _config_of(model))
+        index = {"metadata": {"total_size": size}, "weight_map": {k: names[o] for k, o in where.items()}}
+        _write_json(dir / f"{INDEX}.tmp", index)
+        for old in [dir / INDEX, dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")]:
+            old.unlink(missing_ok=True)
+        for name in (*names.values(), "config.json", INDEX):
+            os.replace(dir / f"{name}.tmp", dir / name)
+    gather(ranks, None)
 
 
 def _files(dir: Path) -> list[Path]:
     """The safetensors files of a checkpoint: one, or the shards that the index names."""
-    if (dir / "model.safetensors").exists():
-        return [dir / "model.safetensors"]
-    index = dir / "model.safetensors.index.json"
+    if (dir / WEIGHTS).exists():
+        return [dir / WEIGHTS]
+    index = dir / INDEX
     if not index.exists():
-        raise UserError(f"{dir} has no model.safetensors and no model.safetensors.index.json")
+        raise UserError(f"{dir} has no {WEIGHTS} and no {INDEX}")
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict):
         raise UserError(f"{index} has no weight_map")
@@ -101,65 +176,129 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
     dir = Path(dir)
-    if not dir.is_dir():
-        raise UserError(f"checkpoint folder {dir} does not exist")
     if (base := base_of(dir)) != dir:
         model = load_model(base, device, dtype)
         load_adapter(model, dir, str(base))
         if merge:
             fold(model)
         return model
+    model, raw = _on_meta(dir)
+    filled: dict[str, torch.Tensor] = {}
+
+    def place(target, wanted, stored):
+        if target not in filled:  # the routing bias stays float32: it decides between close experts
+            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
+            filled[target] = torch.empty(wanted.shape, dtype=kind, device=device)
+        return filled[target], slice(0, len(wanted))
+
+    _fill(dir, model.cfg, raw, weights(model), device, place)
+    kind = filled["embed_tokens.weight"].dtype  # a product needs one dtype; routers make theirs in float32
+    filled = {n: t if ".mlp.gate." in n else t.to(kind) for n, t in filled.items()}
+    if model.cfg.tie_word_embeddings:
+        filled["lm_head.weight"] = filled["embed_tokens.weight"]
+    model.load_state_dict(filled, assign=True)
+    if model.cfg.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.requires_grad_(True)
+
+
+def load_split(dir: str | Path, ranks: Ranks, dtype: torch.dtype | None = None,
+        prepare=lambda model: model) -> Transformer:
+    """`load_model` of a model that is split (parallel.shard_model): each rank holds its rows, and beside them
+    one tensor of a file at most. dir may also be the state of a split model, see `save_state`. prepare: what
+    is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
+    dir, folder = base_of(dir), Path(dir)
+    model, raw = _on_meta(dir)
+    state = (dir / "state.pt").exists()
+    if dtype is None and state:
+        dtype = getattr(torch, raw["torch_dtype"])
+    elif dtype is None:
+        name, tensor, scale = next(t for t in _stored_tensors(dir) if t[0].endswith("embed_tokens.weight"))
+        dtype = tensor.dtype if scale is None else torch.bfloat16
+    for p in model.parameters():
+        p.data = p.data.to(dtype)
+    wanted = weights(model)
+    if folder != dir:
+        load_adapter(model, folder, str(dir), ranks.device)
+    slots = weights(shard_model(prepare(model), ranks))
+    for name in slots.keys() - wanted.keys() if model.lora is None else ():  # a new head starts at zero
+        local(slots[name]).zero_()
+    if state:
+        copy_weights(model, load_state(dir, ranks, ("model",))["model"])
+    else:
+        _fill(dir, model.cfg, raw, wanted, ranks.device,
+            lambda target, wanted, stored: (local(slots[target]), own_rows(slots[target])))
+    return model
+
+
+def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
+        dtype: torch.dtype | None = None, prepare=lambda model: model) -> Transformer:
+    """The model that a run with cfg's settings trains, of the folder dir (its own state, or init): prepared
+    (with a scalar head), with adapters (--lora_rank), split over the ranks (--shard). Raises UserError."""
+
+    def ready(model):
+        model = prepare(model)
+        if cfg.lora_rank:
+            adapt(model, cfg, cfg.seed, str(base_of(init)), ranks.device)
+        return model
+
+    if cfg.shard:
+        if base_of(dir) != Path(dir) and not cfg.lora_rank:
+            raise UserError(f"--shard true: {dir} is an adapter; train it further with --lora_rank, or give "
+                "the folder of the merged model")
+        return load_split(dir, ranks, dtype, ready)
+    return ready(load_model(dir, ranks.device, dtype, merge=not cfg.lora_rank)).to(ranks.device)
+
+
+def _on_meta(dir: Path) -> tuple[Transformer, dict]:
+    """The checkpoint's model without memory, and its config.json."""
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
     raw = read_json(dir / "config.json")
     cfg = ModelConfig.from_hf(raw)
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
             model.score = torch.nn.Linear(cfg.hidden_size, 1, bias=False)
-    wanted = dict(model.state_dict())
-    if cfg.tie_word_embeddings:
-        del wanted["lm_head.weight"]
-    filled: dict[str, torch.Tensor] = {}
+    return model, raw
+
+
+def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor], device: str, place):
+    """Copy every stored tensor of a checkpoint to where place(our name, the wanted tensor, dtype) says:
+    (tensor, which rows of the wanted one it holds)."""
     seen, unknown, left_out = dict.fromkeys(wanted, 0), [], set()  # numbers filled in, per tensor
     for name, tensor, scale in _stored_tensors(dir):
         if layer := _past_the_last(name, cfg):
             left_out.add(layer)
         if layer or _not_ours(name, cfg) or not tensor.numel():
             continue
-        target, where = _place(name, cfg)
+        target, expert, part = _place(name, cfg)
         if target not in wanted:
             unknown.append(name)
             continue
         if scale is None and tensor.dtype not in READABLE:
             raise UserError(f"{dir}: {name} holds {tensor.dtype} numbers; only float32, bfloat16, float16 "
                 "and FP8 (e4m3, with scales) are supported")
-        if target not in filled:  # the routing bias stays float32: it decides between close experts
-            stored = tensor.dtype if scale is None else torch.bfloat16
-            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
-            filled[target] = torch.empty(wanted[target].shape, dtype=kind, device=device)
-        slot = filled[target][where]
-        if slot.shape != tensor.shape:
-            raise UserError(
-                f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(slot.shape)}"
-            )
-        if scale is None:
-            slot.copy_(tensor)
-        else:
-            for rows, part in dequantised(name, tensor, scale, raw, device):
-                slot[rows] = part
+        slot, own = place(target, wanted[target], tensor.dtype if scale is None else torch.bfloat16)
+        shape = (wanted[target] if expert is None else wanted[target][expert])[part].shape
+        if shape != tensor.shape:
+            raise UserError(f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(shape)}")
         seen[target] += tensor.numel()
+        if expert is not None:  # a stack's rows are its experts
+            if not own.start <= expert < own.stop:
+                continue
+            slot, own = slot[expert - own.start][part], slice(0, len(tensor))
+        pieces = [(slice(0, len(tensor)), tensor)] if scale is None else dequantised(name, tensor, scale, raw,
+            device)
+        for rows, piece in pieces:
+            first, last = max(rows.start, own.start), min(rows.start + len(piece), own.stop)
+            if first < last:
+                slot[first - own.start : last - own.start] = piece[first - rows.start : last - rows.start]
     missing = [n for n, t in wanted.items() if seen[n] != t.numel()]
     if missing or unknown:
         raise UserError(f"{dir} does not fit its config.json: missing {missing[:3]}, unknown {unknown[:3]}")
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"{dir}: left out {', '.join(sorted(left_out))}: multi-token prediction, not part of the model")
-    kind = filled["embed_tokens.weight"].dtype  # a product needs one dtype; routers make theirs in float32
-    filled = {n: t if ".mlp.gate." in n else t.to(kind) for n, t in filled.items()}
-    if cfg.tie_word_embeddings:
-        filled["lm_head.weight"] = filled["embed_tokens.weight"]
-    model.load_state_dict(filled, assign=True)
-    if cfg.tie_word_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    return model.requires_grad_(True)
 
 
 READABLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
@@ -236,18 +375,18 @@ def _not_ours(name: str, cfg: ModelConfig) -> bool:
 
 
 def _place(name: str, cfg: ModelConfig):
-    """Where a stored tensor goes: (our name, index into our tensor). Experts go into their slice of the
-    stack."""
+    """Where a stored tensor goes: (our name, the expert whose place in a stack it has or None, rows in
+    there)."""
     target, width = name.removeprefix("model."), cfg.moe_intermediate_size
     expert = EXPERT.match(target)
     if not expert:
-        return target, slice(None)
+        return target, None, slice(None)
     if int(expert[2]) >= cfg.n_routed_experts:
         raise UserError(f"{name}: the config has only {cfg.n_routed_experts} experts")
     if expert[3] == "down":
-        return expert[1] + "down_proj", int(expert[2])
+        return expert[1] + "down_proj", int(expert[2]), slice(None)
     half = slice(0, width) if expert[3] == "gate" else slice(width, None)
-    return expert[1] + "gate_up_proj", (int(expert[2]), half)
+    return expert[1] + "gate_up_proj", int(expert[2]), half
 
 
 # --------------------------------------------------------------------------------------------------- adapters
@@ -264,8 +403,6 @@ PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False]
 def save_adapter(model: Transformer, dir: Path):
     """Write a model's adapters (and a preference model's head) as peft does: adapter_config.json and
     adapter_model.safetensors. Raises Diverged for numbers that are not finite."""
-    if not is_finite(model):
-        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
     dir.mkdir(parents=True, exist_ok=True)
     names, scored = [name for name, _ in adapters(model)], hasattr(model, "score")
     if not model.cfg.is_dense and any(".mlp." in name for name in names):
@@ -274,6 +411,8 @@ def save_adapter(model: Transformer, dir: Path):
     tensors = {f"{PEFT}model.{name}.{factor}.weight": getattr(m, factor)
         for name, m in adapters(model) for factor in ("lora_A", "lora_B")}
     tensors |= {f"{PEFT}score.weight": model.score.weight} if scored else {}
+    if not all(t.isfinite().all() for t in tensors.values()):
+        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
     ends = sorted({name.rpartition(".")[2] for name in names})  # if these mean the same layers
     if [name for name in linear_layers(model) if name.rpartition(".")[2] in ends] != names:
         ends = [f"model.{name}" for name in names]
@@ -283,13 +422,16 @@ def save_adapter(model: Transformer, dir: Path):
         "target_modules": ends, "modules_to_save": ["score"] if scored else None, "bias": "none",
         "base_model_name_or_path": str(Path(kind.base).resolve()), "inference_mode": True}
     raw |= {"think_tags": model.cfg.think_tags} if model.cfg.think_tags else {}
-    _write(dir, "adapter_model.safetensors", {k: t.detach().cpu().contiguous() for k, t in tensors.items()},
-        "adapter_config.json", raw)
+    _write(dir / "adapter_model.safetensors.tmp", {k: t.detach().cpu() for k, t in tensors.items()})
+    _write_json(dir / "adapter_config.json.tmp", raw)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        os.replace(dir / f"{name}.tmp", dir / name)
 
 
-def load_adapter(model: Transformer, dir: Path, base: str):
-    """Put the adapters of a folder beside the weights of its model, those of the folder `base`. Raises
-    UserError for other kinds than plain LoRA, and for what the model has no place for."""
+def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = None):
+    """Put the adapters of a folder beside the weights of its model, those of the folder `base`. device: where
+    they go if the weights are not there yet. Raises UserError for other kinds than plain LoRA, and for what
+    the model has no place for."""
     raw, file = read_json(dir / "adapter_config.json"), dir / "adapter_model.safetensors"
     for key, values in PLAIN_LORA.items():
         if raw.get(key, values[0]) not in values:
@@ -305,12 +447,13 @@ def load_adapter(model: Transformer, dir: Path, base: str):
         tensors = {name.removeprefix(PEFT).removeprefix("model.").removesuffix(".weight"): f.get_tensor(name)
             for name in f.keys()}  # noqa: SIM118
     if "score" in tensors and not hasattr(model, "score"):
-        model.score = torch.nn.Linear(model.cfg.hidden_size, 1, bias=False, dtype=model.lm_head.weight.dtype,
-            device=model.lm_head.weight.device)
+        weight = model.lm_head.weight
+        model.score = torch.nn.Linear(model.cfg.hidden_size, 1, bias=False, dtype=weight.dtype,
+            device=device or weight.device)
     names = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
     if others := sorted(set(names) - set(linear_layers(model))):
         raise UserError(f"{dir}: {others[0]} is no linear layer of a block; only these can have adapters")
-    attach(model, kind, names=names)
+    attach(model, kind, names=names, device=device)
     model.cfg.think_tags = raw.get("think_tags", model.cfg.think_tags)
     slots = {f"{name}.{factor}": getattr(m, factor) for name, m in adapters(model)
         for factor in ("lora_A", "lora_B")}
@@ -350,14 +493,18 @@ def last_good_state(out: Path):
             + (f"the last good state stays in {out}/state" if kept else "no state was saved yet")) from None
 
 
-def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str):
-    """A finished run's model, with its tokenizer, and no state any more: the next run starts anew."""
-    save_beside(tokenizer, init, out)
-    if model.lora:
-        save_adapter(model, out / "adapter")
-        save_beside(tokenizer, init, out / "adapter")
-    save_model(model, out)
-    shutil.rmtree(out / "state", ignore_errors=True)
+def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str, ranks: Ranks):
+    """A finished run's model, with its tokenizer, and no state any more: the next run starts anew. Called on
+    all ranks; of a model that is not split the first one writes."""
+    if ranks.main:
+        save_beside(tokenizer, init, out)
+        if model.lora:
+            save_adapter(model, out / "adapter")
+            save_beside(tokenizer, init, out / "adapter")
+    if ranks.main or is_sharded(model):
+        save_model(model, out)
+    if ranks.main:
+        shutil.rmtree(out / "state", ignore_errors=True)
 
 
 def new_run_folder(dir: str | Path, init: str | Path = ""):
@@ -366,7 +513,7 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
     dir = Path(dir)
     if init and dir.resolve() == Path(init).resolve():
         raise UserError(f"--init {init} is also where this run writes; give another --out")
-    if not (dir / "model.safetensors").exists():  # ended before its first save: nothing to keep
+    if not has_model(dir):  # ended before its first save: nothing to keep
         for name in ("metrics.jsonl", "samples.jsonl"):
             (dir / name).unlink(missing_ok=True)
     if (dir / "metrics.jsonl").exists():
@@ -378,23 +525,96 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
 
 def save_state(dir: str | Path, model: Transformer, **state):
     """Write model (of one with adapters only these), the float32 masters of its bfloat16 parameters, and
-    state (optimizers, counters: anything torch.save takes) into dir, whole or not at all."""
+    state (optimizers, counters: anything torch.save takes) into dir, whole or not at all. Of a split model
+    all ranks write, each what it holds (by torch.distributed.checkpoint)."""
     dir = Path(dir)
     new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
-    shutil.rmtree(new, ignore_errors=True)
-    (save_adapter if model.lora else save_model)(model, new)
-    masters = {name: p.master.detach() for name, p in model.named_parameters() if hasattr(p, "master")}
-    torch.save(state | {"masters": masters}, new / "state.pt")
-    shutil.rmtree(old, ignore_errors=True)
-    if dir.exists():
-        dir.rename(old)
-    new.rename(dir)
-    shutil.rmtree(old, ignore_errors=True)
+    main = not is_sharded(model) or model.shards.ranks.main
+    if main:
+        shutil.rmtree(new, ignore_errors=True)
+    if is_sharded(model) and not model.lora:
+        state = _save_rows(new, model, state | {"model": weights(model)})
+    elif main:
+        (save_adapter if model.lora else save_model)(model, new)
+        masters = {name: p.master.detach() for name, p in model.named_parameters() if hasattr(p, "master")}
+        state |= {"masters": masters}
+    if main:
+        torch.save(state, new / "state.pt")
+        shutil.rmtree(old, ignore_errors=True)
+        if dir.exists():
+            dir.rename(old)
+        new.rename(dir)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(dir: str | Path) -> dict | None:
+ROWS = "rows of all ranks: "  # in state.pt, in place of a tensor that is split
+
+
+def _save_rows(dir: Path, model: Transformer, state: dict) -> dict:
+    """Write each rank's rows of the split tensors in a nested state, and config.json. Returns the state with
+    their names in their places."""
+    import torch.distributed.checkpoint as dcp
+
+    ranks, split = model.shards.ranks, {}
+
+    def named(value, path):
+        if isinstance(value, dict):
+            return {k: named(v, f"{path}/{k}") for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [named(v, f"{path}/{i}") for i, v in enumerate(value)]
+        if isinstance(value, torch.Tensor) and is_split(value):
+            split[path[1:]] = value.detach()
+            return ROWS + path[1:]
+        return value
+
+    state = named(state, "")
+    if ranks.main:
+        dir.mkdir(parents=True)
+        _write_json(dir / "config.json", _config_of(model))
+    gather(ranks, None)  # the folder is new
+    try:
+        with together():
+            dcp.save(split, checkpoint_id=dir)
+    except dcp.api.CheckpointException as error:
+        raise OSError(f"{dir} cannot be written: {next(iter(error.failures.values()))[0]}") from None
+    return state
+
+
+def _load_rows(dir: Path, ranks: Ranks, state: dict) -> dict:
+    """The state with this rank's rows of the split tensors, whatever the number of ranks that wrote them."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed import tensor
+
+    stored = dcp.FileSystemReader(dir).read_metadata().state_dict_metadata
+    split = {}
+
+    def find(value):
+        if isinstance(value, dict | list):
+            for v in value.values() if isinstance(value, dict) else value:
+                find(v)
+        elif isinstance(value, str) and value.startswith(ROWS):
+            name = value.removeprefix(ROWS)
+            split[name] = tensor.zeros(stored[name].size, dtype=stored[name].properties.dtype,
+                device_mesh=mesh_of(ranks), placements=[tensor.Shard(0)])
+
+    def put(value):
+        if isinstance(value, dict):
+            return {k: put(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [put(v) for v in value]
+        rows = isinstance(value, str) and value.startswith(ROWS)
+        return split[value.removeprefix(ROWS)] if rows else value
+
+    find(state)
+    with together():
+        dcp.load(split, checkpoint_id=dir)
+    return put(state)
+
+
+def load_state(dir: str | Path, ranks: Ranks | None = None, keys: tuple = ()) -> dict | None:
     """The state that `save_state` wrote, or None if there is none. The model lies beside it:
-    load_model(dir)."""
+    load_model(dir). With ranks, that of a split model: of the tensors, and of `keys` only, this rank's
+    rows."""
     dir = Path(dir)
     if not (dir / "state.pt").exists():
         old = dir.with_name(dir.name + ".old")
@@ -402,6 +622,9 @@ def load_state(dir: str | Path) -> dict | None:
             return None
         old.rename(dir)  # the save was interrupted between its two renames
     try:
-        return torch.load(dir / "state.pt", map_location="cpu", weights_only=True)
+        state = torch.load(dir / "state.pt", map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError) as error:
         raise UserError(f"{dir}/state.pt is damaged ({error}); remove {dir} to start again") from None
+    if ranks is None:
+        return state
+    return state | _load_rows(dir, ranks, {k: v for k, v in state.items() if k in keys})

@@ -421,7 +421,7 @@ class Reading:
 
 @dataclass
 class Training(Reading):
-    """What every script asks that trains a model."""
+    """What every script asks that trains a model (lora.py, parallel.shard_model)."""
 
     lora_rank: int = knob(0, "r of the LoRA adapters, which are then all that is trained: 1 to 64; 0 = all "
         "weights are trained", group="memory")
@@ -430,6 +430,8 @@ class Training(Reading):
     lora_rslora: bool = knob(False, "alpha / sqrt(r) instead, for large ranks", group="memory")
     lora_targets: str = knob("", "regular expression that the names of linear layers with an adapter match; "
         "empty = attention's, and the MLPs' of a model without experts", group="memory")
+    shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
+        "--device cpu:N): each holds 1/N of them", group="memory")
 
     def __post_init__(self):
         if not self.lora_rank:

@@ -11,7 +11,6 @@ as in TRL; groups whose rewards are all equal (advantage 0) are left out of the 
 or replaced (DAPO, --resample).
 """
 
-import copy
 import importlib.util
 import inspect
 import json
@@ -33,9 +32,11 @@ import torch
 
 from batch import Sample, collate, completion_logprobs, fits, routing_of
 from checkpoint import (
+    has_model,
     last_good_state,
     load_model,
     load_state,
+    load_trained,
     new_run_folder,
     save_run,
     save_state,
@@ -49,7 +50,6 @@ from config import (
     TEMPLATE,
     Training,
     UserError,
-    base_of,
     closest,
     knob,
     numbers,
@@ -62,12 +62,25 @@ from data.shapes import is_file, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
 from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
-from lora import adapt, as_reference, load_reference, reference_state, renew_reference, seed_dropout
+from lora import as_reference, load_reference, reference_state, renew_reference, seed_dropout
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, check_sound, count_skipped, keep_masters, trained
-from parallel import Ranks, StopSignal, gather, micro_batches, setup
+from parallel import (
+    Ranks,
+    StopSignal,
+    check_shard,
+    frozen_copy,
+    gather,
+    gathered,
+    is_sharded,
+    lockstep,
+    micro_batches,
+    passes,
+    release,
+    setup,
+)
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
 from sample import generate
@@ -338,11 +351,12 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     sampled, counts, old = routing_of(samples, batch), batch.inputs(), batch.old_logprobs
     routing = Routing(replay=sampled if cfg.router == "replay" else None, mask=counts,
         balance=cfg.router == "loss")
-    logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
     ref_logprobs = None
     if cfg.kl_coef:
         with as_reference(reference):  # not no_grad: by the same operations equal weights give equal numbers
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
+        release(reference)
+    logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
@@ -375,8 +389,12 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
                       "max_tokens": len(batch) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
         mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens,
                              [(tuple(s.tokens[: s.start]), s.start) for s in batch])
-        sums = [micro_step(model, reference, [batch[i] for i in rows], normalizer, len(batch), cfg,
-                           tokenizer.pad_id, ranks.device) for rows in mine]
+        sums = []
+        for rows, counts in lockstep(ranks, mine, model):
+            with passes(model):
+                m = micro_step(model, reference, [batch[i] for i in rows], normalizer if counts else math.inf,
+                    len(batch) if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
+            sums += [m] if counts else []
         everyone = [m for rank in gather(ranks, sums) for m in rank]
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
@@ -427,7 +445,9 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state")
+    split = is_sharded(model)
+    stop, rows_of = StopSignal(), ranks if split and not model.lora else None
+    state = load_state(out / "state", rows_of, ("optimizer", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
     longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
     model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
@@ -435,13 +455,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         fused=True)
     reference = model if model.lora else None  # itself, as it was before its adapters learnt
     if cfg.kl_coef and not model.lora:
-        reference = copy.deepcopy(model).requires_grad_(False)
+        reference = frozen_copy(model)
     start, cursor, in_a_row = 0, 0, 0
     if state:
         start, cursor = state["step"], state["cursor"]
         optimizer.load_state_dict(state["optimizer"])
         if reference is not None:
-            load_reference(reference, state["reference"])
+            load_reference(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
@@ -452,8 +472,10 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 
     def look(step, rows, samples):
         cfg.step = step
-        m, records = evaluate(model, tokenizer, rows, samples=samples, max_new_tokens=cfg.max_new_tokens,
-            ranks=ranks, seed=cfg.seed, plan=plan_of_run(cfg, tokenizer))
+        with gathered(model) as sampler:
+            m, records = evaluate(sampler, tokenizer, rows, samples=samples,
+                max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+                plan=plan_of_run(cfg, tokenizer))
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -468,7 +490,8 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         clock, cfg.step = [time.perf_counter()], step
-        groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
+        with gathered(model) as sampler:
+            groups, cursor = collect(sampler, tokenizer, rows, cursor, cfg, ranks)
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
@@ -490,7 +513,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
-        if ranks.main and (due or stopped):
+        if (due or stopped) and (ranks.main or split):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
                        optimizer=optimizer.state_dict(), reference=reference and reference_state(reference))
@@ -516,6 +539,8 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
+    if cfg.shard:
+        check_shard(cfg.device)
     check_tracker(cfg.tracker)
 
 
@@ -528,7 +553,7 @@ def base_checkpoint(cfg: Config, preset: str) -> str:
     if preset not in PRESETS:
         raise UserError(f"--config {preset} is for a released model: it needs --init")
     base = Path(f"out/{preset}/cold_start")
-    if (base / "model.safetensors").exists():
+    if has_model(base):
         return str(base)
     if "WORLD_SIZE" in os.environ:
         raise UserError(f"no base checkpoint in {base}: run sft.py --config {preset} first, or give --init")
@@ -567,9 +592,8 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    model: Transformer = load_model(out / "state" if state else init, ranks.device, merge=not cfg.lora_rank)
-    if cfg.lora_rank:
-        adapt(model, cfg, cfg.seed, str(base_of(init)))
+    source = out / "state" if state else init
+    model: Transformer = load_trained(source, ranks, cfg, init)
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
@@ -592,19 +616,19 @@ def main():
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
-        there = model.lora and not cfg.ref_every  # the initial policy, without loading it
+        there = model.lora and not cfg.ref_every and not cfg.shard  # the initial policy, without loading it
         with as_reference(model) if there else nullcontext(load_model(init, ranks.device)) as policy:
             before, _ = evaluate(policy, tokenizer, eval_rows, samples=FINAL_SAMPLES,
                 max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
                 plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)
+    save_run(out, model, tokenizer, init, ranks)
     if ranks.main:
-        finish(model, tokenizer, before, log, out, init, eval_rows[0]["prompt"])
+        finish(before, log, out, eval_rows[0]["prompt"])
 
 
-def finish(model, tokenizer, before: dict, log: Log, out: Path, init: str, prompt: str):
-    """Save the policy, print the before/after table, draw the plots."""
-    save_run(out, model, tokenizer, init)
+def finish(before: dict, log: Log, out: Path, prompt: str):
+    """Print the before/after table, draw the plots."""
     evals = [r for r in log.rows if r["kind"] == "eval"]
     print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
         + table({"before": before, "after": evals[-1]}))

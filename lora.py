@@ -22,6 +22,7 @@ from torch import nn
 
 from config import Training, UserError
 from kernels import Linear, pack
+from parallel import copy_weights, weights
 
 
 class Lora(NamedTuple):
@@ -42,14 +43,14 @@ class Lora(NamedTuple):
 class LoraLinear(Linear):
     """W x + scale B A x, in place of a Linear whose weight it takes and freezes."""
 
-    def __init__(self, base: Linear, kind: Lora, generator: torch.Generator):
+    def __init__(self, base: Linear, kind: Lora, generator: torch.Generator, device):
         nn.Module.__init__(self)  # not Linear's, which would make a weight of its own
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         bound = 1 / math.sqrt(base.in_features)  # peft's start: kaiming_uniform_(A, a=sqrt(5)), B = 0
         A = torch.empty(kind.rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(A.to(self.weight.device))  # (r, in)
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, kind.rank, device=self.weight.device))
+        self.lora_A = nn.Parameter(A.to(device))  # (r, in)
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, kind.rank, device=device))
         self.scale, self.dropout = kind.scale, kind.dropout
         self.reference: tuple | None = None  # its factors: None is no adapter, which B = 0 equals
         self.as_reference = False
@@ -60,13 +61,18 @@ class LoraLinear(Linear):
 
     def whole(self) -> torch.Tensor:
         """W + scale B A (out, in), summed in float32, in W's dtype: what W would be after training it."""
-        if self.merged is not None or self.factors() is None:
-            return self.weight if self.merged is None else self.merged
-        A, B = self.factors()
-        whole = torch.addmm(self.weight.float(), B, A, alpha=self.scale).to(self.weight.dtype)
+        if self.merged is not None:
+            return self.merged
+        whole = self.merge(self.weight)
         if self.packed is not None:  # a rollout of MLA, which reads it at each step
             self.merged = whole
         return whole
+
+    def merge(self, weight):
+        if self.factors() is None:
+            return weight
+        A, B = self.factors()
+        return torch.addmm(weight.float(), B, A, alpha=self.scale).to(weight.dtype)
 
     def pack(self):
         """For a rollout, which reads the weights once per token: the sum, packed where that pays."""
@@ -123,25 +129,29 @@ def matching(model: nn.Module, targets: str) -> list[str]:
     return chosen
 
 
-def attach(model: nn.Module, kind: Lora, seed: int = 0, names: list[str] | None = None):
+def attach(model: nn.Module, kind: Lora, seed: int = 0, names: list[str] | None = None, device=None):
     """Freeze the model, but for a preference model's scalar head, and put adapters beside the layers that
-    match kind.targets, or beside `names`. Raises UserError if there is none."""
+    match kind.targets, or beside `names`. device: where adapters go, None = to the weights. Raises UserError
+    if no layer matches."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         p.requires_grad_(name == "score.weight")
     for name in matching(model, kind.targets) if names is None else names:
-        place(model, name, LoraLinear(model.get_submodule(name), kind, generator))
+        base = model.get_submodule(name)
+        place(model, name, LoraLinear(base, kind, generator, device or base.weight.device))
     model.lora = kind
+    if hasattr(model, "score") and model.score.weight.is_meta:  # to be split, but for what is trained
+        model.score.to_empty(device=device).weight.data.zero_()
 
 
-def adapt(model: nn.Module, cfg: Training, seed: int, base: str):
+def adapt(model: nn.Module, cfg: Training, seed: int, base: str, device: str | None = None):
     """Prepare a model for training with cfg's settings: --lora_rank adapters on the weights of the folder
     `base`, or those that it has already (of --init, or of a stopped run), which the reference then has, too.
     Raises UserError where these are others than the settings say."""
     kind = Lora(cfg.lora_rank, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_rslora, cfg.lora_targets, base)
     had, found = model.lora, {name for name, _ in adapters(model)}
     if had is None:
-        return attach(model, kind, seed)
+        return attach(model, kind, seed, device=device)
     for key, value in dict(rank=had.rank, alpha=had.alpha, rslora=had.rslora).items():
         if value != getattr(kind, key):
             raise UserError(f"--lora_{key} {getattr(kind, key)}: the adapter of --init has {value}")
@@ -164,34 +174,25 @@ def fold(model: nn.Module):
     model.lora = None
 
 
-def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """model.state_dict() of the model that `fold` would make."""
-    state = model.state_dict()
-    for name, m in adapters(model):
-        del state[f"{name}.lora_A"], state[f"{name}.lora_B"]
-        state[f"{name}.weight"] = m.whole().detach()
-    return state
-
-
 def renew_reference(reference: nn.Module, model: nn.Module):
     """Make the policy the reference: by its adapters where both are one model, else by its weights."""
     for _, m in adapters(model):
         m.reference = m.lora_A.detach().clone(), m.lora_B.detach().clone()
     if reference is not model:
-        reference.load_state_dict(model.state_dict())
+        copy_weights(reference, weights(model))
 
 
 def reference_state(reference: nn.Module) -> dict:
     """What a stopped run needs to have its reference again."""
     if reference.lora is None:
-        return reference.state_dict()
+        return weights(reference)
     return {name: m.reference for name, m in adapters(reference)}
 
 
 def load_reference(reference: nn.Module, state: dict):
     """Take back what `reference_state` gave."""
     if reference.lora is None:
-        reference.load_state_dict(state)
+        copy_weights(reference, state)
     for name, m in adapters(reference):
         factors = state[name]
         m.reference = factors and tuple(factor.to(m.weight.device) for factor in factors)

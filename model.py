@@ -11,8 +11,6 @@ The legend of letters, for all files; an einsum has the same ones, lower case:
 A sequence is right-padded: attention is causal, so padding never reaches a real token and no mask is needed.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -52,18 +50,22 @@ class Block(nn.Module):
         return self.feed_forward(x + attended, routing)
 
 
-def recomputed(block: Block, x, freqs, routing: Routing | None, shared=None, random=False):
-    """block(x, freqs, routing, shared), of which only x is kept: the backward pass runs the block again (Chen
-    et al., arXiv 1604.06174). Each run reports to a Routing of its own, and only the first one's report is
-    taken. random: the block draws random numbers, the same in both runs."""
+def run_block(block: Block, x, freqs, routing: Routing | None, shared=None, recompute=False, random=False):
+    """block(x, freqs, routing, shared). recompute: only x is kept, and the backward pass runs the block again
+    (Chen et al., arXiv 1604.06174), with the same random numbers if it draws any. Each run reports to a
+    Routing of its own, and only the first one's report is taken. (Of a split model's block torch copies
+    arguments that hold a balance loss of an earlier one.)"""
     rest = routing and routing.rest()
 
     def run(x):
         own = rest and rest.rest()
         return *block(x, freqs, own, shared), own
 
-    # reentrant checkpoints would not see the gradient of a balance loss
-    x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=random)
+    if recompute:
+        # reentrant checkpoints would not see the gradient of a balance loss
+        x, remembered, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=random)
+    else:
+        x, remembered, own = run(x)
     if own:
         routing.take(own)
     return x, remembered
@@ -83,17 +85,25 @@ class Transformer(nn.Module):
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
         self.lora = None  # the lora.Lora of its adapters
-        self.recompute = False  # in training, run each block again in the backward pass: `recomputed`
+        self.recompute = False  # in training, run each block again in the backward pass: `run_block`
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0):
-        """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self."""
+    def init_weights(self, seed: int = 0, put=torch.Tensor.copy_):
+        """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self.
+        put(parameter, values) sets a matrix."""
         g = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Experts | Router):
                 for name, p in module.named_parameters(recurse=False):
-                    p.zero_() if name == "bias" else p.normal_(0, self.cfg.initializer_range, generator=g)
+                    if name == "bias":
+                        p.zero_()
+                    else:
+                        put(p, torch.empty(p.shape).normal_(0, self.cfg.initializer_range, generator=g))
+            if isinstance(module, RMSNorm):
+                module.weight.fill_(1)
+            for buffer in module.buffers(recurse=False):  # routing biases
+                buffer.zero_()
         return self
 
     def freqs(self, positions: torch.Tensor) -> torch.Tensor:
@@ -126,22 +136,22 @@ class Transformer(nn.Module):
         if routing is not None:
             routing.rows = shared.rows  # a balance loss is of whole sequences
         for layer in self.layers:
-            x, _ = self._block()(layer, x, freqs, routing, shared)
+            x, _ = run_block(layer, x, freqs, routing, shared, **self._recompute())
         on_prompts, on_completions = shared.split(self.norm(x))
         last = on_prompts[torch.arange(len(lengths), device=x.device), lengths - 1]  # predict first tokens
         return torch.cat([last.index_select(0, owner)[:, None], on_completions], dim=1)
 
-    def _block(self):  # without gradients there is nothing to keep, so nothing to recompute
-        if not (self.recompute and torch.is_grad_enabled()):
-            return Block.__call__
-        return partial(recomputed, random=bool(self.lora and self.lora.dropout))
+    def _recompute(self) -> dict:
+        """How `run_block` runs: without gradients there is nothing to keep, so nothing to recompute."""
+        again = self.recompute and torch.is_grad_enabled()
+        return dict(recompute=again, random=again and bool(self.lora and self.lora.dropout))
 
     def _run(self, tokens, routing, remember=False):
         self.check_length(tokens.shape[1])
         x, remembered = embed(tokens, self.embed_tokens.weight), []  # (B, T, D)
         freqs = self.freqs(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
-            x, parts = self._block()(layer, x, freqs, routing)
+            x, parts = run_block(layer, x, freqs, routing, None, **self._recompute())
             remembered += [parts] if remember else []
         return self.norm(x), remembered
 

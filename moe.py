@@ -170,7 +170,7 @@ class Routing:
 
     def rest(self) -> "Routing":
         """An empty report with the orders of the layers that have not reported yet: for a pass that may run
-        twice, see model.recomputed."""
+        twice, see model.run_block."""
         replay = self.replay and self.replay[len(self.indices) :]
         return replace(self, replay=replay, indices=[], load=[], balance_losses=[])
 

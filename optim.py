@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from config import Diverged
-from parallel import Ranks, gather, together
+from parallel import Ranks, gather, is_sharded, is_split, local, own_rows, passes, together, whole
 
 ALONE = Ranks(0, 1, "cpu")
 
@@ -45,7 +45,10 @@ class Muon(torch.optim.Optimizer):
     A parameter is a matrix (rows, columns), or a stack of them (E, rows, columns), each a matrix of its own:
     the experts. Matrices of one shape are one batched product, and each rank does its share of them; who does
     a matrix does not change its update. The same numbers as torch.optim.Muon, adjust_lr_fn="match_rms_adamw",
-    which takes one matrix at a time, all of them on every rank, and always in bfloat16."""
+    which takes one matrix at a time, all of them on every rank, and always in bfloat16.
+
+    Of a parameter that is split each rank has the momentum of its rows; the direction is gathered, for only a
+    whole matrix can be orthogonalised, and of the update each rank adds its rows."""
 
     def __init__(self, params, lr: float, weight_decay: float = 0.1, momentum: float = 0.95,
             ranks: Ranks = ALONE):
@@ -58,17 +61,20 @@ class Muon(torch.optim.Optimizer):
             for bucket in buckets([p for p in group["params"] if p.grad is not None]):
                 updates = self._orthogonalized([wide(self._direction(p, group["momentum"])) for p in bucket])
                 for p, update in zip(bucket, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    tall = p.shape[-2] > p.shape[-1]
+                    update = (update.mT if tall else update).view(p.shape)[own_rows(p)]
                     scale = 0.2 * max(p.shape[-2:]) ** 0.5  # the size of AdamW's update, about 0.2
-                    wide(p).add_(update, alpha=-group["lr"] * scale)
+                    rows = local(p).mul_(1 - group["lr"] * group["weight_decay"])
+                    rows.add_(update, alpha=-group["lr"] * scale)
 
     def _direction(self, p, momentum: float):
         """Nesterov's: the gradient, moved towards the running mean that already holds it."""
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p.grad)
-        mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(mean, momentum)
+        mean, grad = state["momentum_buffer"], p.grad
+        local(mean).lerp_(local(grad), 1 - momentum)
+        return whole(grad.lerp(mean, momentum), grad.dtype)
 
     def _orthogonalized(self, stacks: list[torch.Tensor]) -> list[torch.Tensor]:
         """Stacks (n, rows, columns), sorted by shape, in one flat buffer: each rank fills its share, and the
@@ -97,7 +103,7 @@ def buckets(params: list) -> list[list]:
     """The parameters sorted by the `wide` shape of their matrices, at most BUCKET numbers together (or one
     larger parameter)."""
     out: list[list] = []
-    for p in sorted(params, key=lambda p: wide(p).shape[1:]):
+    for p in sorted(params, key=lambda p: sorted(p.shape[-2:])):
         if not out or sum(q.numel() for q in out[-1]) + p.numel() > BUCKET:
             out.append([])
         out[-1].append(p)
@@ -188,14 +194,28 @@ def _add_to_master(p: torch.nn.Parameter):
     p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
 
 
+def clip_split(parameters: list, max_norm: float) -> float:
+    """`clip_grad_norm_` where each rank has some rows of every gradient: the norm is that of all rows."""
+    grads = [local(p.grad) for p in parameters]
+    square = torch.nn.utils.get_total_norm(grads).square()
+    with together():
+        dist.all_reduce(square)
+    norm = square.sqrt()
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
+
+
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
     which the parameters then follow. No step where the norm, that of all ranks, is not finite: one NaN would
     be in every weight. Returns the norm."""
     masters = [master_of(p) for p in parameters]
-    sum_gradients(ranks, masters)
-    norm = float(torch.nn.utils.clip_grad_norm_(masters, max_norm))
+    if any(map(is_split, masters)):  # the backward pass has summed
+        norm = clip_split(masters, max_norm)
+    else:
+        sum_gradients(ranks, masters)
+        norm = float(torch.nn.utils.clip_grad_norm_(masters, max_norm))
     for optimizer in optimizers if math.isfinite(norm) else ():
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -212,22 +232,35 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
 
 
 def is_finite(model: torch.nn.Module) -> bool:
-    """Whether all weights are numbers, not NaN or infinite."""
-    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+    """Whether all weights are numbers, not NaN or infinite; of a split model all ranks ask, for all rows."""
+    finite = all(bool(local(tensor).isfinite().all()) for tensor in model.state_dict().values())
+    return all(gather(model.shards.ranks, finite)) if is_sharded(model) else finite
 
 
 def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
     """Whether a model is worth keeping: `is_finite`, and also the output after these tokens, a prompt or an
     example of the run, and the gradient of the first norm (or adapter), which comes through all layers.
-    Finite weights can be so large that what a layer makes of them is not."""
+    Finite weights can be so large that what a layer makes of them is not. All ranks ask of a split model."""
     if not is_finite(model):
         return False
     tokens = tokens[: model.cfg.max_position_embeddings]
-    hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
-    output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
-    gradient, = torch.autograd.grad(output, trained(model.layers[0])[0])
+    with passes(model):
+        hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
+        output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
+        first = trained(model.layers[0])[0]
+        if is_split(first):  # its gradient exists on the way only: the pass ends in those of all weights
+            output.backward()
+            gradient = local(first.grad)
+        else:
+            gradient, = torch.autograd.grad(output, first)
     # RMSNorm makes zeros of a state whose square is infinite, and of no other
-    return bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
+    sound = bool(output.isfinite() & gradient.isfinite().all() & hidden.any())
+    if is_sharded(model):
+        sound = all(gather(model.shards.ranks, sound))
+        for p in model.parameters():
+            if p.grad is not None:
+                local(p.grad).zero_()
+    return sound
 
 
 def check_sound(model: torch.nn.Module, tokens: list[int]):

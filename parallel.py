@@ -9,6 +9,7 @@ rollout, and the micro-batches are dealt out (see `share`).
 Whichever process fails, the run says why, once, and ends within seconds (see `last_words`)."""
 
 import atexit
+import copy
 import ctypes
 import math
 import os
@@ -16,12 +17,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 import config
 from config import UserError
@@ -116,6 +120,18 @@ def together():
     try:
         yield
     except RuntimeError as error:  # torch has no type of its own for it
+        raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
+
+
+@contextmanager
+def passes(model: nn.Module):
+    """`together` around passes through a model, where they are collectives: if it is split. Other errors of
+    theirs, such as too little memory, stay what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_sharded(model) or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
         raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
 
 
@@ -266,6 +282,169 @@ def micro_batches(ranks: Ranks, lengths: list[int], budget: int,
         return cut(deals[0][ranks.rank])[1]
     plans = [[cut(rows) for rows in deal] for deal in deals]
     return min(plans, key=lambda plan: max(plan)[0])[ranks.rank][1]
+
+
+def lockstep(ranks: Ranks, batches: list[list[int]], model: nn.Module) -> list[tuple[list[int], bool]]:
+    """The micro-batches that this rank passes through the model, each with whether it counts. Of a split
+    model every pass needs all ranks: one with fewer micro-batches than another runs row 0 again, and divides
+    its loss by infinity."""
+    passes = max(gather(ranks, len(batches))) if is_sharded(model) else len(batches)
+    return [(rows, True) for rows in batches] + [([0], False)] * (passes - len(batches))
+
+
+# ---------------------------------------------------------------------------- one model, split over the ranks
+
+
+class Shards(NamedTuple):
+    """What a split model has beside it, as `model.shards`."""
+
+    ranks: Ranks
+    plain: nn.Module  # the model as it was, on the meta device: its parameters have shapes and dtypes only
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return hasattr(model, "shards")
+
+
+def check_shard(device: str):
+    """Raises UserError where --shard has one process only: nothing would be split."""
+    kind, _, count = device.partition(":")
+    if int(os.environ.get("WORLD_SIZE", count if kind == "cpu" and count.isdecimal() else 1)) < 2:
+        raise UserError("--shard true splits the model over several processes, and this run has one: start "
+            "it by torchrun --nproc_per_node N, or with --device cpu:N")
+
+
+@cache
+def mesh_of(ranks: Ranks):
+    """All ranks in a row, as torch's split tensors want it."""
+    return dist.init_device_mesh(ranks.device.partition(":")[0], (ranks.world,))
+
+
+def shard_model(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Split a model that lies on the meta device, in place: of every parameter each rank gets an equal share
+    of the rows (dimension 0), without values yet. A pass gathers a block's weights where it needs them, and
+    adds up the ranks' gradients (torch's FSDP2: Zhao et al., arXiv 2304.11277).
+
+    What is trained is float32: the rows are their own masters, and products are in the embedding's dtype. The
+    routers' are in float32, whatever that is. Buffers are whole on each rank, and so are adapters and what
+    else is trained beside them: their gradients are added up as those of a model that is not split."""
+    # here, for half a second that a script without --shard need not wait
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # none is written to
+    for router in model.routers():
+        router.float()
+    own = {p for p in model.parameters() if p.requires_grad} if model.lora else set()  # few, so not split
+    plain = copy.deepcopy(model, {id(model.cfg): model.cfg})
+    exact, mixed = (MixedPrecisionPolicy(kind, torch.float32, cast_forward_inputs=False)
+        for kind in (torch.float32, model.embed_tokens.weight.dtype))
+    for p in model.parameters():
+        if p.requires_grad and p not in own:
+            p.data = p.data.float()
+    for module in (*model.routers(), *model.layers, model):
+        policy = exact if module in model.routers() else mixed
+        fully_shard(module, mesh=mesh_of(ranks), mp_policy=policy, ignored_params=own)
+        module.set_gradient_divide_factor(1.0)  # losses are divided by global counts: a sum, no mean
+        module.set_force_sum_reduction_for_comms(True)
+    for method in ("hidden", "hidden_shared"):
+        register_fsdp_forward_method(model, method)
+    made = {id(p): nn.Parameter(torch.empty_like(p, device=ranks.device), p.requires_grad)
+        for p in model.parameters() if p not in own} | {id(p): p for p in own}
+    for module in model.modules():  # not to_empty(), which would make two of tied weights
+        module._parameters |= {k: made[id(p)] for k, p in module._parameters.items() if p is not None}
+        module._buffers |= {k: torch.empty_like(b, device=ranks.device) for k, b in module._buffers.items()}
+    model.shards = Shards(ranks, plain)
+    return model
+
+
+def is_split(t: torch.Tensor) -> bool:
+    """Whether a tensor is torch's DTensor: each rank has some of its rows."""
+    return hasattr(t, "device_mesh")
+
+
+@torch.no_grad()
+def local(t: torch.Tensor) -> torch.Tensor:
+    """This rank's rows of a tensor that is split, to be read or written; any other tensor itself."""
+    return t.to_local() if is_split(t) else t
+
+
+def own_rows(t: torch.Tensor) -> slice:
+    """Which rows of the whole tensor `local` has."""
+    if not is_split(t):
+        return slice(0, len(t))
+    each = -(-len(t) // t.device_mesh.size())
+    first = min(len(t), each * t.device_mesh.get_local_rank())
+    return slice(first, min(len(t), first + each))
+
+
+@torch.no_grad()
+def put_rows(p: torch.Tensor, values: torch.Tensor):
+    """Set a parameter to these values, of which this rank copies its rows."""
+    local(p).copy_(values[own_rows(p)])
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, tied ones once."""
+    return {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, values: dict[str, torch.Tensor]):
+    """Set the model's weights to these, whole or split as its own are."""
+    for name, t in weights(model).items():
+        local(t).copy_(local(values[name]))
+
+
+@torch.no_grad()
+def whole(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that is split, gathered on every rank in `dtype`."""
+    if not is_split(t):
+        return t.to(dtype)
+    with together():
+        return t.detach().to(dtype).full_tensor()
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A model as a split one was, on the meta device; both have the same config object."""
+    plain = model.shards.plain
+    return copy.deepcopy(plain, {id(plain.cfg): plain.cfg})
+
+
+@contextmanager
+def gathered(model: nn.Module):
+    """Within, an ordinary model with the weights of a split one, to sample from, on every rank; freed at the
+    end. A model that is not split is yielded itself."""
+    if not is_sharded(model):
+        yield model
+        return
+    out = plain_copy(model).requires_grad_(False)
+    made = {}
+    for p, q in zip(model.parameters(), out.parameters(), strict=True):
+        made[id(q)] = nn.Parameter(whole(p, q.dtype), requires_grad=False)
+    for split, module in zip(model.modules(), out.modules(), strict=True):
+        module._parameters |= {k: made[id(q)] for k, q in module._parameters.items() if q is not None}
+        module._buffers |= split._buffers
+    del made
+    try:
+        yield out
+    finally:
+        out.to("meta")  # whoever still has it has no weights
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A second model with the same weights, which is not trained; split as the first one is."""
+    if not is_sharded(model):
+        return copy.deepcopy(model).requires_grad_(False)
+    out = shard_model(plain_copy(model).requires_grad_(False), model.shards.ranks)
+    copy_weights(out, weights(model))
+    return out
+
+
+def release(model: nn.Module):
+    """Free what a pass without gradients has gathered; the next one then gathers what the weights are by
+    then. (A backward pass does so itself.)"""
+    if is_sharded(model):
+        model.reshard()
 
 
 class StopSignal:

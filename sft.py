@@ -26,7 +26,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
+from checkpoint import (
+    last_good_state,
+    load_state,
+    load_trained,
+    new_run_folder,
+    save_run,
+    save_state,
+    unfinished,
+)
 from config import (
     PRESETS,
     SYSTEM,
@@ -40,18 +48,32 @@ from config import (
     presets_of,
     read_json,
     run_script,
+    say,
 )
 from data.rows import fitting
 from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
-from lora import adapt, seed_dropout
+from lora import seed_dropout
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
-from parallel import Ranks, StopSignal, gather, micro_batches, setup
+from parallel import (
+    Ranks,
+    StopSignal,
+    check_shard,
+    gather,
+    gathered,
+    is_sharded,
+    lockstep,
+    micro_batches,
+    passes,
+    put_rows,
+    setup,
+    shard_model,
+)
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
 
@@ -151,9 +173,13 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
     if hasattr(model, "score"):
         backward, count = pair_backward, cfg.batch_size
     nll, loads = 0.0, None
-    for part in micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens):
-        value, load = backward(model, [examples[i] for i in part], count, cfg.batch_size, cfg,
-            tokenizer.pad_id, ranks.device)
+    mine = micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens)
+    for part, counts in lockstep(ranks, mine, model):
+        with passes(model):
+            value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
+                cfg.batch_size if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
+        if not counts:
+            continue
         nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
     everyone = gather(ranks, (nll, [x.cpu() for x in loads or []]))
     norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
@@ -208,6 +234,8 @@ def check(cfg: Config):
         raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if cfg.lora_rank and not cfg.init:
         raise UserError("--lora_rank adapts a model that has learnt something: it needs --init")
+    if cfg.shard:
+        check_shard(cfg.device)
     check_tracker(cfg.tracker)
 
 
@@ -223,15 +251,23 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
         eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
 
 
-def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, device: str):
+def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, ranks: Ranks):
     """The model of the folder `source`, or random weights of that shape if it is empty."""
-    model = (load_model(source, device, merge=not cfg.lora_rank) if source
-        else Transformer(shape).init_weights(cfg.seed))
-    model = (with_score_head(model) if pairs else model).to(device)
-    for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
-        p.data = p.data.to(getattr(torch, cfg.dtype))
-    if cfg.lora_rank:
-        adapt(model, cfg, cfg.seed, str(base_of(cfg.init)))
+    dtype = getattr(torch, cfg.dtype) if cfg.dtype else None
+
+    def prepare(model):
+        for p in model.parameters() if dtype and not source else ():  # no buffer: the routing bias
+            p.data = p.data.to(dtype)
+        return with_score_head(model) if pairs else model
+
+    if source:
+        model = load_trained(source, ranks, cfg, cfg.init, dtype, prepare)
+    elif cfg.shard:
+        with torch.device("meta"):
+            model = Transformer(shape)
+        model = shard_model(prepare(model), ranks).init_weights(cfg.seed, put_rows)
+    else:
+        model = prepare(Transformer(shape).init_weights(cfg.seed)).to(ranks.device)
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
     return model
@@ -244,6 +280,8 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     example, _ = encode_row(model, tokenizer, rows(0), cfg.seed, 0)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
     if state:
+        if is_sharded(model) and not model.lora:
+            state = load_state(out / "state", ranks, ("optimizers",))
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -263,7 +301,8 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
             in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
             more = step + 1 < cfg.steps
             stopped = stop.reached(ranks) and more  # after the last step it only has to be saved
-            if ranks.main and more and (stopped or (step + 1) % cfg.save_every == 0):
+            due = more and (stopped or (step + 1) % cfg.save_every == 0)
+            if due and (ranks.main or is_sharded(model)):
                 check_sound(model, example)
                 save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
                     optimizers=[o.state_dict() for o in optimizers])
@@ -291,27 +330,27 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    model = start_model(cfg, shape, out / "state" if state else cfg.init, state, pairs, ranks.device)
+    model = start_model(cfg, shape, out / "state" if state else cfg.init, state, pairs, ranks)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
     with last_good_state(out):
         log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
-    if not ranks.main:
-        return
     if pairs:
         held = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken),
             cfg.task)["test"]
-        found = pair_accuracy(model, tokenizer, held)
+        with gathered(model) as scorer:
+            found = pair_accuracy(scorer, tokenizer, held) if ranks.main else {}
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
-        print(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
+        say(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
     settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
-    (out / "run.json").write_text(settings + "\n", encoding="utf-8")
-    save_run(out, model, tokenizer, cfg.init)
+    if ranks.main:
+        (out / "run.json").write_text(settings + "\n", encoding="utf-8")
+    save_run(out, model, tokenizer, cfg.init, ranks)
     seconds = time.perf_counter() - begin
     skipped = sum(row.get("skipped", 0) for row in log.rows)
-    print(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"
+    say(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"
         + (f"; {skipped} steps were skipped, their gradients were not finite" if skipped else ""))
 
 

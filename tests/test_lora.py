@@ -220,6 +220,22 @@ def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path, more):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.parametrize("device", ["cpu:2", "cpu:2 --shard true", "cpu:2 --shard true --lora_dropout 0.2"])
+def test_the_number_of_processes_and_splitting_the_weights_change_only_rounding(tmp_path, device):
+    base = saved_base(tmp_path)
+    run(grpo_run(base, tmp_path / "one"))
+    run(grpo_run(base, tmp_path / "two", "--device", *device.split()))
+    one, two = (metrics_of(tmp_path / out) for out in ("one", "two"))
+    if "dropout" in device:  # each process draws its own
+        return
+    for a, b in zip(one, two, strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-5 and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    assert two[0]["kl"] == 0.0
+    a, b = (load_model(tmp_path / out / "adapter") for out in ("one", "two"))
+    torch.testing.assert_close(a(tokens_of()), b(tokens_of()), rtol=0, atol=1e-3)
+    torch.testing.assert_close(load_model(tmp_path / "two")(tokens_of()), b(tokens_of()), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_supervised_training_of_adapters_learns_and_freezes_the_rest(tmp_path, optimizer):
     base = saved_base(tmp_path)
