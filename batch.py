@@ -105,8 +105,9 @@ def weight_bytes(model: nn.Module) -> int:
 
 def training_bytes(model: nn.Module) -> int:
     """What training adds to the weights: gradient and AdamW's two moments in float32, and the float32 master
-    of each bfloat16 parameter."""
-    return sum(p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
+    of each bfloat16 parameter that has none yet."""
+    return sum(p.numel() * (12 if p.dtype == torch.float32 or hasattr(p, "master") else 16)
+        for p in model.parameters())
 
 
 def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 
 from config import Diverged, ModelConfig, UserError, read_json
 from data.tokenizer import Tokenizer, save_beside
+from kernels import Head
 from model import Transformer
-from optim import is_finite
+from optim import is_finite, is_router, rounded
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
 EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
@@ -84,10 +85,11 @@ def _files(dir: Path) -> list[Path]:
     return [dir / n for n in names]
 
 
-def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+def load_model(dir: str | Path, device: str = "cpu", dtype: str = "") -> Transformer:
     """Read a checkpoint of one of config.FAMILIES, ours or transformers', single-file or sharded, tensor by
-    tensor, straight to its place on the device; dtype None = as the embedding is stored; FP8 becomes bfloat16
-    first (see `dequantised`).
+    tensor, straight to its place on the device; dtype: a script's --dtype, "" = as the embedding is stored;
+    FP8 becomes bfloat16 first (see `dequantised`). Routers are float32 in any case: they decide between close
+    experts.
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
@@ -99,7 +101,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
-            model.score = torch.nn.Linear(cfg.hidden_size, 1, bias=False)
+            model.score = Head(cfg.hidden_size, 1, bias=False)
     wanted = dict(model.state_dict())
     if cfg.tie_word_embeddings:
         del wanted["lm_head.weight"]
@@ -117,9 +119,9 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
         if scale is None and tensor.dtype not in READABLE:
             raise UserError(f"{dir}: {name} holds {tensor.dtype} numbers; only float32, bfloat16, float16 "
                 "and FP8 (e4m3, with scales) are supported")
-        if target not in filled:  # the routing bias stays float32: it decides between close experts
+        if target not in filled:
             stored = tensor.dtype if scale is None else torch.bfloat16
-            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
+            kind = torch.float32 if is_router(target) else getattr(torch, dtype) if dtype else stored
             filled[target] = torch.empty(wanted[target].shape, dtype=kind, device=device)
         slot = filled[target][where]
         if slot.shape != tensor.shape:
@@ -138,13 +140,19 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"{dir}: left out {', '.join(sorted(left_out))}: multi-token prediction, not part of the model")
     kind = filled["embed_tokens.weight"].dtype  # a product needs one dtype; routers make theirs in float32
-    filled = {n: t if ".mlp.gate." in n else t.to(kind) for n, t in filled.items()}
+    filled = {n: t if is_router(n) else t.to(kind) for n, t in filled.items()}
     if cfg.tie_word_embeddings:
         filled["lm_head.weight"] = filled["embed_tokens.weight"]
     model.load_state_dict(filled, assign=True)
     if cfg.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.requires_grad_(True)
+
+
+def load_to_train(dir: str | Path, device: str, dtype: str) -> Transformer:
+    """`load_model`; but with dtype "bfloat16", the masters that `optim.keep_masters` makes will be the stored
+    numbers, not rounded ones."""
+    return rounded(load_model(dir, device, "float32" if dtype else ""), dtype)
 
 
 READABLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64}

@@ -387,6 +387,9 @@ TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (th
 STRICT_FORMAT = ("false: an answer counts in any form: in the last <answer>, else \\boxed{}, else behind the "
     "last ####; the task's own form is paid by itself")
 SYSTEM = "with the chat template: what the system says first"
+DTYPE = ("of the weights: float32 or bfloat16 (its routers and logits stay float32); empty = the "
+    "checkpoint's")
+DTYPES = ("", "float32", "bfloat16")
 TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; shapes: docs/data.md)"
 
 
@@ -402,6 +405,14 @@ class Reading:
         "counted)", group="data")
     too_long: str = knob("error", "rows that do not fit into the context: error, or drop (left out and "
         "counted)", group="data")
+
+
+@dataclass
+class Training(Reading):
+    """What both scripts ask that train: how the numbers of a model lie in memory."""
+
+    dtype: str = knob("", f"{DTYPE}, float32 for random weights. bfloat16 is trained with float32 masters, "
+        "and saved as bfloat16: what was sampled and measured", group="memory")
 
 
 # The least that a number on the command line may be, in every script; it is finite in any case.
@@ -497,6 +508,8 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     of = {f.name: f.metadata["of"] for f in fields.values()}
     theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
     check_ranges(given)
+    if given.get("dtype", "") not in DTYPES:
+        raise UserError(f"--dtype {given['dtype']}: expected float32 or bfloat16")
     return cls(**theirs | given), preset
 
 

@@ -35,6 +35,7 @@ from checkpoint import (
     last_good_state,
     load_model,
     load_state,
+    load_to_train,
     new_run_folder,
     save_run,
     save_state,
@@ -46,7 +47,7 @@ from config import (
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    Reading,
+    Training,
     UserError,
     closest,
     knob,
@@ -71,7 +72,7 @@ from sample import generate
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     init: str = knob("",
         "checkpoint folder to start from; empty = out/<config>/cold_start, trained if it is missing")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
@@ -559,7 +560,7 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    model: Transformer = load_model(out / "state" if state else init, ranks.device)
+    model: Transformer = load_to_train(out / "state" if state else init, ranks.device, cfg.dtype)
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
@@ -582,8 +583,8 @@ def main():
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
-        before, _ = evaluate(load_model(init, ranks.device), tokenizer, eval_rows, samples=FINAL_SAMPLES,
-            max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
+        before, _ = evaluate(load_model(init, ranks.device, cfg.dtype), tokenizer, eval_rows,
+            samples=FINAL_SAMPLES, max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
             plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)
     if ranks.main:

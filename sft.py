@@ -26,13 +26,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
+from checkpoint import last_good_state, load_to_train, new_run_folder, save_run, save_state, unfinished
 from config import (
     PRESETS,
     SYSTEM,
     TASK_FILE,
     ModelConfig,
-    Reading,
+    Training,
     UserError,
     knob,
     parse_args,
@@ -48,13 +48,13 @@ from kernels import token_logprobs
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, rounded
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     stage: str = knob("cold_start", "name of the stage: the folder out/<config>/<stage> gets the result")
     init: str = knob("", "checkpoint folder to start from; empty = random weights of the preset's shape")
     task: str = knob("countdown", f"task with its knobs (countdown:n=3,high=9), or {TASK_FILE}")
@@ -76,7 +76,6 @@ class Config(Reading):
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 = frozen")
-    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
         group="memory")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
@@ -201,8 +200,6 @@ def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
-    if cfg.dtype not in ("", "float32", "bfloat16"):
-        raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     check_tracker(cfg.tracker)
 
 
@@ -220,10 +217,9 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
 
 def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, device: str):
     """The model of the folder `source`, or random weights of that shape if it is empty."""
-    model = load_model(source, device) if source else Transformer(shape).init_weights(cfg.seed)
+    model = (load_to_train(source, device, cfg.dtype) if source
+        else rounded(Transformer(shape).init_weights(cfg.seed), cfg.dtype))
     model = (with_score_head(model) if pairs else model).to(device)
-    for p in model.parameters() if cfg.dtype else ():  # not model.to(dtype): the routing bias stays float32
-        p.data = p.data.to(getattr(torch, cfg.dtype))
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
     return model
