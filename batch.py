@@ -106,8 +106,9 @@ def weight_bytes(model: nn.Module) -> int:
 
 def training_bytes(model: nn.Module) -> int:
     """What training adds to the weights on this rank: gradient and AdamW's two moments in float32, and the
-    float32 master of each bfloat16 parameter."""
-    return sum(len(local(p).flatten()) * (12 if p.dtype == torch.float32 else 16) for p in model.parameters())
+    float32 master of each bfloat16 parameter that has none yet."""
+    return sum(len(local(p).flatten()) * (12 if p.dtype == torch.float32 or hasattr(p, "master") else 16)
+        for p in model.parameters())
 
 
 def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,

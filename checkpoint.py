@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 
 from config import Diverged, ModelConfig, Training, UserError, base_of, read_json, say
 from data.tokenizer import Tokenizer, save_beside
+from kernels import Head
 from lora import Lora, adapt, adapters, attach, fold, linear_layers
 from model import Transformer
-from optim import is_finite
+from optim import is_finite, is_router, rounded
 from parallel import (
     Ranks,
     copy_weights,
@@ -166,12 +167,13 @@ def _files(dir: Path) -> list[Path]:
     return [dir / n for n in names]
 
 
-def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None = None,
+def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | None = None,
         merge: bool = True) -> Transformer:
     """Read a checkpoint of one of config.FAMILIES, ours or transformers', single-file or sharded, tensor by
-    tensor, straight to its place on the device; dtype None = as the embedding is stored; FP8 becomes bfloat16
-    first (see `dequantised`). The folder of a LoRA adapter, ours or peft's, is its model with the adapter
-    merged or, with merge False, beside it.
+    tensor, straight to its place on the device; dtype: also a script's --dtype, None or "" = as the embedding
+    is stored; FP8 becomes bfloat16 first (see `dequantised`). Routers are float32 in any case: they decide
+    between close experts. The folder of a LoRA adapter, ours or peft's, is its model with the adapter merged
+    or, with merge False, beside it.
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
@@ -183,17 +185,18 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
             fold(model)
         return model
     model, raw = _on_meta(dir)
+    chosen = getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype
     filled: dict[str, torch.Tensor] = {}
 
     def place(target, wanted, stored):
-        if target not in filled:  # the routing bias stays float32: it decides between close experts
-            kind = torch.float32 if target.endswith("e_score_correction_bias") else dtype or stored
+        if target not in filled:
+            kind = torch.float32 if is_router(target) else chosen or stored
             filled[target] = torch.empty(wanted.shape, dtype=kind, device=device)
         return filled[target], slice(0, len(wanted))
 
     _fill(dir, model.cfg, raw, weights(model), device, place)
     kind = filled["embed_tokens.weight"].dtype  # a product needs one dtype; routers make theirs in float32
-    filled = {n: t if ".mlp.gate." in n else t.to(kind) for n, t in filled.items()}
+    filled = {n: t if is_router(n) else t.to(kind) for n, t in filled.items()}
     if model.cfg.tie_word_embeddings:
         filled["lm_head.weight"] = filled["embed_tokens.weight"]
     model.load_state_dict(filled, assign=True)
@@ -202,7 +205,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     return model.requires_grad_(True)
 
 
-def load_split(dir: str | Path, ranks: Ranks, dtype: torch.dtype | None = None,
+def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
         prepare=lambda model: model) -> Transformer:
     """`load_model` of a model that is split (parallel.shard_model): each rank holds its rows, and beside them
     one tensor of a file at most. dir may also be the state of a split model, see `save_state`. prepare: what
@@ -210,13 +213,12 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: torch.dtype | None = None,
     dir, folder = base_of(dir), Path(dir)
     model, raw = _on_meta(dir)
     state = (dir / "state.pt").exists()
-    if dtype is None and state:
-        dtype = getattr(torch, raw["torch_dtype"])
-    elif dtype is None:
+    kind = getattr(torch, dtype or raw.get("torch_dtype", "") if dtype or state else "", None)
+    if kind is None:
         name, tensor, scale = next(t for t in _stored_tensors(dir) if t[0].endswith("embed_tokens.weight"))
-        dtype = tensor.dtype if scale is None else torch.bfloat16
+        kind = tensor.dtype if scale is None else torch.bfloat16
     for p in model.parameters():
-        p.data = p.data.to(dtype)
+        p.data = p.data.to(kind)
     wanted = weights(model)
     if folder != dir:
         load_adapter(model, folder, str(dir), ranks.device)
@@ -232,7 +234,7 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: torch.dtype | None = None,
 
 
 def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
-        dtype: torch.dtype | None = None, prepare=lambda model: model) -> Transformer:
+        prepare=lambda model: model) -> Transformer:
     """The model that a run with cfg's settings trains, of the folder dir (its own state, or init): prepared
     (with a scalar head), with adapters (--lora_rank), split over the ranks (--shard). Raises UserError."""
 
@@ -246,8 +248,11 @@ def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
         if base_of(dir) != Path(dir) and not cfg.lora_rank:
             raise UserError(f"--shard true: {dir} is an adapter; train it further with --lora_rank, or give "
                 "the folder of the merged model")
-        return load_split(dir, ranks, dtype, ready)
-    return ready(load_model(dir, ranks.device, dtype, merge=not cfg.lora_rank)).to(ranks.device)
+        return load_split(dir, ranks, cfg.dtype, ready)
+    if cfg.lora_rank:
+        return ready(load_model(dir, ranks.device, cfg.dtype, merge=False))
+    # the masters that `optim.keep_masters` makes are then the stored numbers, not rounded ones
+    return ready(rounded(load_model(dir, ranks.device, "float32" if cfg.dtype else ""), cfg.dtype))
 
 
 def _on_meta(dir: Path) -> tuple[Transformer, dict]:
@@ -259,7 +264,7 @@ def _on_meta(dir: Path) -> tuple[Transformer, dict]:
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
-            model.score = torch.nn.Linear(cfg.hidden_size, 1, bias=False)
+            model.score = Head(cfg.hidden_size, 1, bias=False)
     return model, raw
 
 
@@ -448,7 +453,7 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
             for name in f.keys()}  # noqa: SIM118
     if "score" in tensors and not hasattr(model, "score"):
         weight = model.lm_head.weight
-        model.score = torch.nn.Linear(model.cfg.hidden_size, 1, bias=False, dtype=weight.dtype,
+        model.score = Head(model.cfg.hidden_size, 1, bias=False, dtype=weight.dtype,
             device=device or weight.device)
     names = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
     if others := sorted(set(names) - set(linear_layers(model))):

@@ -402,6 +402,9 @@ TEMPLATE = ("how a prompt is put to the model: plain, zero (R1-Zero's), chat (th
 STRICT_FORMAT = ("false: an answer counts in any form: in the last <answer>, else \\boxed{}, else behind the "
     "last ####; the task's own form is paid by itself")
 SYSTEM = "with the chat template: what the system says first"
+DTYPE = ("of the weights: float32 or bfloat16 (its routers and logits stay float32); empty = the "
+    "checkpoint's")
+DTYPES = ("", "float32", "bfloat16")
 TASK_FILE = "a file of rows (.jsonl, .json, .gz, .parquet, a datasets folder; shapes: docs/data.md)"
 
 
@@ -423,6 +426,8 @@ class Reading:
 class Training(Reading):
     """What every script asks that trains a model (lora.py, parallel.shard_model)."""
 
+    dtype: str = knob("", f"{DTYPE}, float32 for random weights. bfloat16 is trained with float32 masters, "
+        "and saved as bfloat16: what was sampled and measured", group="memory")
     lora_rank: int = knob(0, "r of the LoRA adapters, which are then all that is trained: 1 to 64; 0 = all "
         "weights are trained", group="memory")
     lora_alpha: float = knob(32.0, "the adapters' product is multiplied by alpha / r", group="memory")
@@ -534,6 +539,8 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
     of = {f.name: f.metadata["of"] for f in fields.values()}
     theirs = {k: v for k, v in presets[preset].items() if of[k] not in other}
     check_ranges(given)
+    if given.get("dtype", "") not in DTYPES:
+        raise UserError(f"--dtype {given['dtype']}: expected float32 or bfloat16")
     return cls(**theirs | given), preset
 
 

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 from checkpoint import load_model
 from config import (
+    DTYPE,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
@@ -64,6 +65,7 @@ class Config(Reading):
         "characters of a paragraph; completions with a longer one are dropped; 0 = none is")
     add: str = knob("", "a file of further rows with completions (general data), mixed in as they are")
     seed: int = knob(0, "seed of the prompts and of the sampling")
+    dtype: str = knob("", DTYPE)
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
@@ -176,7 +178,7 @@ def main():
     chunks = finished_chunks(part, settings)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
-    model = load_model(cfg.from_, ranks.device)
+    model = load_model(cfg.from_, ranks.device, cfg.dtype)
     if some:
         rows = endless(fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long), cfg.seed)
     if ranks.main:

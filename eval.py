@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 
 from checkpoint import load_model
 from config import (
+    DTYPE,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
@@ -282,6 +283,7 @@ class HeldOut(Reading):
         "preference:FOLDER")
     strict_format: bool = knob(True, STRICT_FORMAT)
     json: str = knob("", "write settings and metrics to this .json file")
+    dtype: str = knob("", DTYPE)
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
 
@@ -308,7 +310,7 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
     rows = held_out(task, cfg.problems, cfg.seed, whole_file=whole, plan=plan, **columns)
     check(tokenizer, rows, plan)
     ranks = setup(cfg.device)
-    model = load_model(cfg.from_, ranks.device)
+    model = load_model(cfg.from_, ranks.device, cfg.dtype)
     rows = fitting_prompts(model, tokenizer, rows, cfg.max_new_tokens, cfg.too_long)
     return model, tokenizer, rows, task, plan, ranks
 

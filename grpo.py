@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -617,8 +616,9 @@ def main():
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
         there = model.lora and not cfg.ref_every and not cfg.shard  # the initial policy, without loading it
-        with as_reference(model) if there else nullcontext(load_model(init, ranks.device)) as policy:
-            before, _ = evaluate(policy, tokenizer, eval_rows, samples=FINAL_SAMPLES,
+        first = model if there else load_model(init, ranks.device, cfg.dtype)
+        with as_reference(first):
+            before, _ = evaluate(first, tokenizer, eval_rows, samples=FINAL_SAMPLES,
                 max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
                 plan=plan_of_run(cfg, tokenizer))
         log.write("before", cfg.steps, **before)

@@ -348,11 +348,55 @@ def packed_weights(model: nn.Module):
             m.unpack()
 
 
-# --------------------------------------------------------------------------------- log-probabilities, entropy
+# ------------------------------------------------------------------------- logits, log-probabilities, entropy
 
 CHUNK_NUMBERS = 1 << 22  # logits held at once: 16 MiB in float32
 CHUNK_NUMBERS_GPU = 1 << 26  # 256 MiB: each chunk adds to a float32 gradient of the whole head
 FEWEST_TOKENS = 128  # but so many tokens: each chunk reads and writes the head's gradient once
+
+
+def logits_plain(hidden, head_weight):
+    """hidden (..., D), head_weight (V, D) -> logits (..., V), float32 in every model: 8 bits of a bfloat16
+    logit of 20 would leave the sampler's probability and the trainer's 6% apart."""
+    return F.linear(hidden.float(), head_weight.float())
+
+
+def product(a, b):
+    """a (n, k) @ b (k, m) as float32 numbers that were never rounded: products of bfloat16 numbers are exact
+    in float32. On CUDA b's dtype, a bfloat16 model's, is the operands'; elsewhere both become float32."""
+    if a.is_cuda and b.dtype != torch.float32:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return matmul(a.float(), b.float())
+
+
+class _Logits(torch.autograd.Function):
+    """`logits_plain` of a model that is not float32, by `product`: hidden (N, D), weight (V, D) -> (N, V)."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight):
+        ctx.save_for_backward(hidden, weight)
+        return product(hidden, weight.T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight = ctx.saved_tensors
+        trained = ctx.needs_input_grad[1]
+        return (product(grad, weight).to(hidden.dtype),
+            product(grad.T, hidden).to(weight.dtype) if trained else None)
+
+
+class Head(Linear):
+    """`logits_plain` of its weight."""
+
+    def pack(self):  # one float32 copy for the whole rollout
+        self.packed = pack(self.weight.float()) if self.weight.device.type == "cpu" else None
+
+    def forward(self, x):
+        if PLAIN:
+            return logits_plain(x, self.weight)
+        if self.packed is not None or self.weight.dtype == torch.float32:
+            return super().forward(x.float())
+        return _Logits.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
 
 
 def token_logprobs_plain(hidden, head_weight, targets, temperature: float = 1.0):
@@ -360,7 +404,7 @@ def token_logprobs_plain(hidden, head_weight, targets, temperature: float = 1.0)
 
     hidden (..., D), head_weight (V, D), targets (...) -> logprobs (...), entropy (...), float32, in nats. The
     entropy is the exact one over V, not the sampled -logprob, and has no gradient."""
-    logp = F.log_softmax((hidden @ head_weight.T).float() / temperature, dim=-1)
+    logp = F.log_softmax(logits_plain(hidden, head_weight) / temperature, dim=-1)
     return logp.gather(-1, targets[..., None]).squeeze(-1), -(logp.exp() * logp).sum(-1).detach()
 
 
@@ -377,21 +421,23 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
 
 
 def _logits(hidden, weight, temperature: float):
-    logits = matmul(hidden, weight.T).float()  # a softmax sums V numbers: bfloat16 would lose most of them
+    logits = product(hidden, weight.T)
     return logits if temperature == 1 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """`token_logprobs_plain`, chunk by chunk, with the gradient by hand. The backward pass keeps the
-    probabilities if they are one chunk, else it recomputes each chunk's."""
+    probabilities if they are one chunk, else it recomputes each chunk's. On CUDA a bfloat16 model's products
+    are of bfloat16 operands, elsewhere of float32 copies of them; all sums are float32."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, chunk):
         logprobs = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
         entropy, kept = torch.empty_like(logprobs), None
+        h, w = operands(hidden, weight)
         for start in range(0, targets.numel(), chunk):
             part = slice(start, start + chunk)
-            logp = F.log_softmax(_logits(hidden[part], weight, temperature), dim=-1)  # (chunk, V)
+            logp = F.log_softmax(_logits(h[part], w, temperature), dim=-1)  # (chunk, V)
             logprobs[part] = logp.gather(1, targets[part, None]).squeeze(1)
             p = logp.exp()
             entropy[part] = -torch.linalg.vecdot(p, logp)
@@ -408,30 +454,38 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden, grad_weight = torch.empty_like(hidden), gradient_in_place(weight)
         if trained and not in_place:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        h, w = operands(hidden, weight)
         grad = grad / ctx.temperature  # d logprob / d logit = (1[target] - softmax) / temperature
         for start in range(0, targets.numel(), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             if kept is None:
-                g = F.softmax(_logits(hidden[part], weight, ctx.temperature), dim=-1).mul_(-grad[part, None])
+                g = F.softmax(_logits(h[part], w, ctx.temperature), dim=-1).mul_(-grad[part, None])
             else:
                 g = kept * -grad[:, None]
-            g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(hidden.dtype)
-            grad_hidden[part] = matmul(g, weight)
+            g = g.scatter_add_(1, targets[part, None], grad[part, None])
+            grad_hidden[part] = product(g, w)
             if not trained:
                 continue
-            if hidden.dtype == torch.float32:  # else the sum over chunks is kept in float32
-                grad_weight.addmm_(g.T, hidden[part])  # no second (V, D)
+            if h.dtype == torch.float32:
+                grad_weight.addmm_(g.T, h[part])  # no second (V, D)
             else:
-                grad_weight += (g.T @ hidden[part]).float()
+                grad_weight += product(g.T, h[part])
         g_weight = grad_weight.to(weight.dtype) if trained and not in_place else None
         return grad_hidden, g_weight, None, None, None
 
 
+def operands(hidden, weight):
+    """What the head's products read: themselves on CUDA and in a float32 model, else float32 copies."""
+    return (hidden, weight) if hidden.is_cuda else (hidden.float(), weight.float())
+
+
 def gradient_in_place(weight):
-    """The .grad that a float32 leaf already has, to add to directly, or None. A vocabulary's gradient (V, D)
-    is often the largest tensor of a training pass: autograd would make a new one each time, and add it. For
-    `backward()` only: hooks on the leaf do not see it, and `torch.autograd.grad` would get None."""
-    return weight.grad if weight.is_leaf and weight.dtype == torch.float32 else None
+    """The .grad that a float32 leaf, or the master of a bfloat16 one, already has, to add to directly, or
+    None. A vocabulary's gradient (V, D) is often the largest tensor of a training pass: autograd would make a
+    new one each time, and add it. For `backward()` only: hooks on the leaf do not see it, and
+    `torch.autograd.grad` would get None."""
+    whole = getattr(weight, "master", weight)
+    return whole.grad if weight.is_leaf and whole.dtype == torch.float32 else None
 
 
 class _Embedding(torch.autograd.Function):
@@ -448,8 +502,12 @@ class _Embedding(torch.autograd.Function):
         total = gradient_in_place(weight)
         if total is None or grad.numel() > weight.numel() // 8:  # many tokens: one dense sum is faster
             dense = torch.ops.aten.embedding_dense_backward
-            return None, dense(grad.contiguous(), tokens, len(weight), -1, False)
-        total.index_add_(0, tokens.flatten(), grad.flatten(0, -2))
+            whole = dense(grad.contiguous().float(), tokens, len(weight), -1, False)
+            if total is None:
+                return None, whole.to(weight.dtype)
+            total.add_(whole)
+        else:
+            total.index_add_(0, tokens.flatten(), grad.flatten(0, -2).to(total.dtype))
         return None, None
 
 

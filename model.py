@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from attention import Cohort, SharedPrompts, rope_frequencies
 from config import ModelConfig, UserError
 from gqa import GQA
-from kernels import Linear, RMSNorm, embed
+from kernels import Head, RMSNorm, embed
 from mla import MLA
 from moe import MLP, Experts, MoE, Router, Routing
 
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_hidden_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        self.lm_head = Head(cfg.hidden_size, cfg.vocab_size, bias=False)
         if cfg.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # one matrix for both
         self.lora = None  # the lora.Lora of its adapters
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
         return self.norm(x), remembered
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens (B, T) -> logits (B, T, V)."""
+        """tokens (B, T) -> logits (B, T, V), float32."""
         return self.lm_head(self.hidden(tokens))
 
     def prefill(self, tokens, lengths, samples: int, routing=None):

@@ -168,16 +168,32 @@ def master_of(p: torch.nn.Parameter) -> torch.nn.Parameter:
     return getattr(p, "master", p)
 
 
+def is_router(name: str) -> bool:
+    """Whether a tensor of the model is a router's: its weight or its bias, float32 in every model."""
+    return ".mlp.gate." in name
+
+
+def rounded(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """A float32 model with this --dtype: "bfloat16" rounds its parameters, but no router's, and keeps what
+    they were as their `master`. Any other model, and any other dtype: nothing is done."""
+    for name, p in model.named_parameters():
+        if dtype == "bfloat16" and p.dtype == torch.float32 and not is_router(name):
+            p.master, p.data = torch.nn.Parameter(p.detach()), p.detach().bfloat16()
+    return model
+
+
 def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torch.nn.Parameter]:
-    """Give each trained bfloat16 or float16 parameter a float32 `master`, from a stopped run's state if there
-    is one: bfloat16 alone rounds away an update of less than 1/512 of a weight, and in float16 a squared
-    gradient is often 0. Every micro-batch's gradient is added to the master's, in float32, and freed. Every
-    other trained parameter gets its gradient's memory now, for kernels that add to it in place. Returns what
-    the optimizers step: `master_of` each parameter that is `trained`."""
+    """Give each trained bfloat16 or float16 parameter a float32 `master`: a stopped run's, or that of
+    `rounded`, or its own numbers. bfloat16 alone rounds away an update of less than 1/512 of a weight, and in
+    float16 a squared gradient is often 0. Every micro-batch's gradient is added to the master's, in float32,
+    and freed. Gradients get their memory now, for kernels that add to them in place. Returns what the
+    optimizers step: `master_of` each parameter that is `trained`."""
     saved = (state or {}).get("masters", {})
     for name, p in model.named_parameters():
         if p.dtype in (torch.bfloat16, torch.float16) and p.requires_grad:
-            p.master = torch.nn.Parameter(saved.get(name, p.detach()).to(p.device, torch.float32))
+            whole = saved.get(name, master_of(p).detach())
+            p.master = torch.nn.Parameter(whole.to(p.device, torch.float32))
+            p.master.grad = torch.zeros_like(p.master)
             p.register_post_accumulate_grad_hook(_add_to_master)
         elif p.requires_grad and p.grad is None:
             p.grad = torch.zeros_like(p)
@@ -190,8 +206,9 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def _add_to_master(p: torch.nn.Parameter):
-    grad, p.grad = p.grad, None
-    p.master.grad = grad.float() if p.master.grad is None else p.master.grad.add_(grad)
+    if p.grad is not None:  # where kernels.gradient_in_place has not put it there
+        p.master.grad.add_(p.grad)
+        p.grad = None
 
 
 def clip_split(parameters: list, max_norm: float) -> float:
@@ -246,7 +263,7 @@ def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
     tokens = tokens[: model.cfg.max_position_embeddings]
     with passes(model):
         hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
-        output = getattr(model, "score", model.lm_head)(hidden).float().logsumexp(-1).sum()
+        output = getattr(model, "score", model.lm_head)(hidden).logsumexp(-1).sum()
         first = trained(model.layers[0])[0]
         if is_split(first):  # its gradient exists on the way only: the pass ends in those of all weights
             output.backward()

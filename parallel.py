@@ -352,7 +352,7 @@ def shard_model(model: nn.Module, ranks: Ranks) -> nn.Module:
         for p in model.parameters() if p not in own} | {id(p): p for p in own}
     for module in model.modules():  # not to_empty(), which would make two of tied weights
         module._parameters |= {k: made[id(p)] for k, p in module._parameters.items() if p is not None}
-        module._buffers |= {k: torch.empty_like(b, device=ranks.device) for k, b in module._buffers.items()}
+        module._buffers |= {k: torch.zeros_like(b, device=ranks.device) for k, b in module._buffers.items()}
     model.shards = Shards(ranks, plain)
     return model
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import nn
 from torch.nn.functional import logsigmoid
 
 import rewards
@@ -18,6 +17,7 @@ from checkpoint import load_model
 from config import UserError
 from data.rows import ASPECTS
 from data.tokenizer import Tokenizer, for_checkpoint
+from kernels import Head
 from model import Transformer
 from moe import Routing
 from rewards import Plan
@@ -30,7 +30,7 @@ def with_score_head(model: Transformer) -> Transformer:
     """The model with a scalar head that starts at zero, `score.weight` as in transformers' classes for
     sequence classification; the head over the vocabulary rests."""
     if not hasattr(model, "score"):
-        model.score = nn.Linear(model.cfg.hidden_size, 1, bias=False)
+        model.score = Head(model.cfg.hidden_size, 1, bias=False)
         model.score.to(model.embed_tokens.weight).weight.data.zero_()
     if not model.cfg.tie_word_embeddings:
         model.lm_head.requires_grad_(False)
@@ -71,7 +71,7 @@ def last_scores(model, sequences: list[list[int]], pad_id: int, device: str, rou
     if routing is not None:
         routing.mask = torch.arange(T, device=device) < lengths[:, None]
     hidden = model.hidden(tokens, routing)  # (B, T, D)
-    return model.score(hidden[torch.arange(len(sequences), device=device), lengths - 1]).squeeze(-1).float()
+    return model.score(hidden[torch.arange(len(sequences), device=device), lengths - 1]).squeeze(-1)
 
 
 def pair_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:

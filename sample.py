@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import kernels
 from checkpoint import load_model
-from config import SYSTEM, TEMPLATE, Diverged, UserError, check_ranges, knob, parse_args, run_script
+from config import DTYPE, SYSTEM, TEMPLATE, Diverged, UserError, check_ranges, knob, parse_args, run_script
 from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights
 from model import Transformer
@@ -362,6 +362,7 @@ class Config:
     top_p: float = knob(1.0, "nucleus sampling")
     seed: int | None = knob(None, "None = different each time")
     show_thinking: bool = knob(True, "false: only what stands outside of the thinking is printed")
+    dtype: str = knob("", DTYPE)
     device: str = knob("cpu", "cpu, cuda or mps")
 
 
@@ -408,7 +409,7 @@ def main():
     if cfg.chat and cfg.template not in ("", "chat"):
         raise UserError(f"--chat true speaks in the chat template, not in --template {cfg.template}")
     tokenizer = for_checkpoint(cfg.from_, template="chat" if cfg.chat else cfg.template, system=cfg.system)
-    model, messages = load_model(cfg.from_, setup(cfg.device).device), []
+    model, messages = load_model(cfg.from_, setup(cfg.device).device, cfg.dtype), []
     context, length = model.cfg.max_position_embeddings, cfg.max_new_tokens
     asked = [cfg.prompt] if cfg.prompt else []
     for question in chain(asked, map(str.strip, sys.stdin) if cfg.chat or not asked else ()):

@@ -59,7 +59,15 @@ from lora import seed_dropout
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
+from optim import (
+    apply_gradients,
+    check_sound,
+    count_skipped,
+    keep_masters,
+    make_optimizers,
+    rounded,
+    trained,
+)
 from parallel import (
     Ranks,
     StopSignal,
@@ -100,7 +108,6 @@ class Config(Training):
     weight_decay: float = knob(0.01, "decoupled weight decay of the matrices")
     balance_coef: float = knob(1e-4, "alpha of the sequence-wise balance loss (V3 eq. 17)")
     bias_rate: float = knob(1e-3, "gamma of the routing bias update (V3 sec. 2.1.2); 0 or --lora_rank: none")
-    dtype: str = knob("", "float32, or bfloat16 with float32 masters; empty = the checkpoint's, or float32")
     recompute: bool = knob(False, "run each block again in the backward pass: less memory, more time",
         group="memory")
     save_every: int = knob(200, "steps between saves of the state that resumes the run")
@@ -230,8 +237,6 @@ def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     if cfg.optimizer not in ("muon", "adamw"):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
-    if cfg.dtype not in ("", "float32", "bfloat16"):
-        raise UserError(f"--dtype {cfg.dtype}: expected float32 or bfloat16")
     if cfg.lora_rank and not cfg.init:
         raise UserError("--lora_rank adapts a model that has learnt something: it needs --init")
     if cfg.shard:
@@ -253,21 +258,15 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
 
 def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pairs: bool, ranks: Ranks):
     """The model of the folder `source`, or random weights of that shape if it is empty."""
-    dtype = getattr(torch, cfg.dtype) if cfg.dtype else None
-
-    def prepare(model):
-        for p in model.parameters() if dtype and not source else ():  # no buffer: the routing bias
-            p.data = p.data.to(dtype)
-        return with_score_head(model) if pairs else model
-
+    prepare = with_score_head if pairs else lambda model: model
     if source:
-        model = load_trained(source, ranks, cfg, cfg.init, dtype, prepare)
+        model = load_trained(source, ranks, cfg, cfg.init, prepare)
     elif cfg.shard:
         with torch.device("meta"):
-            model = Transformer(shape)
-        model = shard_model(prepare(model), ranks).init_weights(cfg.seed, put_rows)
+            model = prepare(Transformer(shape).to(getattr(torch, cfg.dtype or "float32")))
+        model = shard_model(model, ranks).init_weights(cfg.seed, put_rows)
     else:
-        model = prepare(Transformer(shape).init_weights(cfg.seed)).to(ranks.device)
+        model = prepare(rounded(Transformer(shape).init_weights(cfg.seed), cfg.dtype)).to(ranks.device)
     keep_masters(model, state)
     model.recompute, model.cfg.think_tags = cfg.recompute, cfg.think_tags or model.cfg.think_tags
     return model

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import grpo
 import sft
@@ -23,7 +24,7 @@ from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
 from moe import Routing
-from optim import make_optimizers
+from optim import is_router, make_optimizers
 from parallel import Ranks
 from sample import row_noise
 
@@ -142,7 +143,7 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     assert found == {"data": ["--columns", "--answer_pattern", "--broken", "--too_long", "--eval_task",
         "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
             "loss": ["--loss_settings"],
-        "sampling": ["--temperature", "--resample"], "memory": ["--micro_tokens"],
+        "sampling": ["--temperature", "--resample"], "memory": ["--dtype", "--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
@@ -294,10 +295,10 @@ def test_two_processes_train_as_one_does(finished, base, tmp_path):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
 
 
-def interrupt_and_go_on(sig, init, dir):
+def interrupt_and_go_on(sig, init, dir, **more):
     """Ctrl-C after the first step, or kill -9 after a save; then the same command again."""
     command = [sys.executable, str(ROOT / "grpo.py"), "--init", str(init), "--out", str(dir), "--device",
-        "cpu:1", *(w for k, v in FAST.items() for w in (f"--{k}", str(v)))]
+        "cpu:1", *(w for k, v in (FAST | more).items() for w in (f"--{k}", str(v)))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     wait_for = "step    1/4" if sig == signal.SIGINT else "step    3/4"
     for line in process.stdout:
@@ -329,19 +330,53 @@ def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished
     assert torch.equal(weights(tmp_path / "a"), weights(finished[0]))
 
 
+def dtypes(dir):
+    """(of the routers, of all other tensors) in a checkpoint's file."""
+    tensors = load_file(dir / "model.safetensors")
+    return tuple({t.dtype for n, t in tensors.items() if is_router(n) == router} for router in (True, False))
+
+
+MIXED = ({torch.float32}, {torch.bfloat16})
+
+
 def test_a_bfloat16_run_is_saved_in_bfloat16_and_goes_on_exactly(base, tmp_path):
-    """sft.py turns the float32 checkpoint into a bfloat16 one, which grpo.py trains with float32 masters."""
-    out = run("sft", init=base, dtype="bfloat16", out=tmp_path / "base", steps=1, batch_size=2,
-        device="cpu:1", recompute=True)
-    assert out.returncode == 0, out.stderr
-    assert run("grpo", init=tmp_path / "base", out=tmp_path / "a", device="cpu:1", **FAST).returncode == 0
-    interrupt_and_go_on(signal.SIGINT, tmp_path / "base", tmp_path / "b")
+    """From the float32 checkpoint by --dtype; stopped and resumed; and again from what it has saved."""
+    options = dict(device="cpu:1", dtype="bfloat16")
+    assert run("grpo", init=base, out=tmp_path / "a", **options, **FAST).returncode == 0
+    interrupt_and_go_on(signal.SIGINT, base, tmp_path / "b", dtype="bfloat16")
     assert train_rows(tmp_path / "b") == train_rows(tmp_path / "a")
-    ends = [weights(tmp_path / name) for name in ("a", "b", "base")]
+    assert run("grpo", init=tmp_path / "a", out=tmp_path / "c", device="cpu:1", **FAST).returncode == 0
+    ends = [weights(tmp_path / name) for name in ("a", "b", "c")]
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
-    assert all(w.dtype == torch.bfloat16 for w in ends)
-    wrong = run("sft", dtype="float16", out=tmp_path / "c")
-    assert wrong.returncode == 2 and wrong.stderr == "error: --dtype float16: expected float32 or bfloat16\n"
+    assert all(dtypes(tmp_path / name) == MIXED for name in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("script", ["grpo", "sft", "distill", "eval", "sample", "experiments.search"])
+def test_another_dtype_is_refused_by_every_script(script):
+    with pytest.raises(UserError, match="--dtype float16: expected float32 or bfloat16"):
+        parse_args(importlib.import_module(script).Config, {"default": {}}, "", ["--dtype", "float16"])
+
+
+def test_every_script_runs_in_bfloat16(base, tmp_path):
+    pairs = "".join(json.dumps({"prompt": f"p{i}", "chosen": "<answer>1</answer>", "rejected": "no"}) + "\n"
+        for i in range(10))
+    (tmp_path / "more.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    few = dict(device="cpu:1", dtype="bfloat16", max_new_tokens=8)
+    task = dict(task=FAST["task"])
+    learn = dict(steps=1, batch_size=2, device="cpu:1", dtype="bfloat16")
+    for script, options in [("sft", dict(init=base, out=tmp_path / "s", recompute=True, **learn, **task)),
+            ("sft", dict(config="tiny", out=tmp_path / "random", **learn, **task)),
+            ("sft", dict(init=base, out=tmp_path / "pairs", task=rows_file(tmp_path, pairs), **learn)),
+            ("distill", {"from": base, "prompts": 2, "samples": 2, "out": tmp_path / "d.jsonl", **few, **task,
+                "add": tmp_path / "more.jsonl"}),
+            ("eval", {"from": base, "problems": 2, "samples": 2, **few, **task}),
+            ("experiments/search", {"from": base, "problems": 2, "samples": 2, "budgets": "0,4", **few,
+                **task}),
+            ("sample", {"from": base, "prompt": "Use 1 2 3.", **few})]:
+        out = run(script, **options)
+        assert out.returncode == 0, out.stderr
+    assert dtypes(tmp_path / "s") == dtypes(tmp_path / "random") == dtypes(tmp_path / "pairs") == MIXED
+    assert load_model(tmp_path / "pairs").score.weight.dtype == torch.bfloat16
 
 
 def test_an_unfinished_run_with_other_settings_is_not_overwritten(base, tmp_path):

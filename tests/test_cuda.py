@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import kernels
 from attention import gqa_attention
 from checkpoint import save_model
 from config import PRESETS, ModelConfig
@@ -61,6 +62,29 @@ def test_rollout_logprobs_are_those_of_the_training_pass(dtype, most, shape):
         hidden = model.hidden(tokens[:, :-1])[:, len(PROMPTS[i // 4]) - 1 :]
         logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, len(PROMPTS[i // 4]) :])
         assert (logprobs[0].cpu() - torch.tensor(out.logprobs[i])).abs().mean() < most
+
+
+def test_a_bfloat16_models_logits_are_float32_sums_of_exact_products():
+    """Those of Head and those of token_logprobs; their gradients rounded once, or not at all."""
+    g = torch.Generator().manual_seed(0)
+    head, states = torch.randn(320, 256, generator=g).bfloat16(), torch.randn(21, 256, generator=g).bfloat16()
+    exact, targets = states.double() @ head.double().T, torch.arange(21, device="cuda")
+    layer = kernels.Head(256, 320, bias=False, dtype=torch.bfloat16, device="cuda")
+    layer.weight.data.copy_(head)
+    x = states.cuda().requires_grad_()
+    logits = layer(x)
+    assert logits.dtype == torch.float32
+    assert (logits.cpu() - exact).abs().max() < 1e-5 * exact.abs().max()
+    upstream = torch.randn(21, 320, generator=g).bfloat16()  # where float32 would be rounded to
+    got = torch.autograd.grad((logits * upstream.cuda()).sum(), (x, layer.weight))
+    wide = upstream.double()
+    for a, b in zip(got, (wide @ head.double(), wide.T @ states.double()), strict=True):
+        torch.testing.assert_close(a.cpu().double(), b, rtol=5e-3, atol=1e-3)
+    found, _ = token_logprobs(x, layer.weight, targets, 4.0, 5)
+    want = (exact / 4).log_softmax(-1).gather(1, targets.cpu()[:, None]).squeeze(1)
+    torch.testing.assert_close(found.cpu().double(), want, rtol=1e-5, atol=1e-5)
+    found.sum().backward()
+    assert x.grad.isfinite().all() and layer.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype,off", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])

@@ -16,6 +16,8 @@ from kernels import (
     token_logprobs_plain,
 )
 from moe import experts_plain
+from optim import _add_to_master
+from sample import sample_tokens
 
 
 def grads(output, inputs, weight):
@@ -35,6 +37,65 @@ def test_token_logprobs_equal_plain_values_and_gradients(shape, V, chunk, temper
     for a, b in zip(grads(fast, (hidden, head), upstream), grads(plain, (hidden, head), upstream),
             strict=True):
         torch.testing.assert_close(a, b)
+
+
+def bf16_head(V=320, D=256):
+    """A head whose weight is packed in a rollout, states, and their logits in float64."""
+    g = torch.Generator().manual_seed(0)
+    head = kernels.Head(D, V, bias=False, dtype=torch.bfloat16)
+    head.weight.data.normal_(generator=g)
+    hidden = torch.randn(3, 7, D, generator=g).bfloat16().requires_grad_()
+    return head, hidden, (hidden.double() @ head.weight.double().T).detach()
+
+
+@pytest.mark.parametrize("way", ["training", "packed", "plain"])
+def test_a_bfloat16_models_logits_are_never_rounded_to_bfloat16(way, monkeypatch):
+    head, hidden, exact = bf16_head()
+    monkeypatch.setattr(kernels, "PLAIN", way == "plain")
+    with torch.set_grad_enabled(way != "packed"):
+        if way == "packed":
+            head.pack()
+            assert (head.packed is not None) == torch.backends.mkldnn.is_available()
+        logits = head(hidden)
+    assert logits.dtype == torch.float32 and (logits - exact).abs().max() < 1e-5 * exact.abs().max()
+    if way != "packed":
+        upstream = torch.randn_like(logits)
+        for got, want in zip(grads(logits, (hidden, head.weight), upstream),
+                (upstream.double() @ head.weight.double(), torch.einsum("btv,btd->vd", upstream.double(),
+                hidden.double())), strict=True):
+            torch.testing.assert_close(got.double(), want, rtol=5e-3, atol=1e-3)  # rounded once, to bfloat16
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+def test_a_bfloat16_models_sampler_and_trainer_compute_the_same_logprobs(chunk):
+    head, hidden, exact = bf16_head()
+    with torch.no_grad():
+        tokens, sampled = sample_tokens(head(hidden.flatten(0, 1)), torch.rand(21), 4.0)
+    logprobs, _ = token_logprobs(hidden, head.weight, tokens.view(3, 7), 4.0, chunk)
+    want = (exact / 4).log_softmax(-1).flatten(0, 1).gather(1, tokens[:, None]).view(3, 7)
+    for found in (sampled.view(3, 7), logprobs):
+        torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [4, 200])
+def test_a_bfloat16_models_vocabulary_gets_its_gradient_in_float32(tokens):
+    """Of the head, and of the embedding of few and of many tokens, tied: added in the master's gradient."""
+    head, hidden, _ = bf16_head()
+    weight, g = head.weight, torch.Generator().manual_seed(1)
+    ids, upstream = torch.randint(320, (2, tokens), generator=g), torch.randn(2, tokens, generator=g)
+    weight.master = torch.nn.Parameter(weight.detach().float())
+    weight.master.grad = torch.zeros_like(weight.master)
+    weight.register_post_accumulate_grad_hook(_add_to_master)
+    (token_logprobs(kernels.embed(ids, weight), weight, ids, 4.0, 5)[0] * upstream).sum().backward()
+    states = torch.nn.functional.embedding(ids, weight.detach()).double().requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    logp = (states @ exact.T / 4).log_softmax(-1).gather(2, ids[..., None]).squeeze(2)
+    (logp * upstream).sum().backward()
+    by_state = torch.zeros_like(exact).index_add_(0, ids.flatten(),
+        states.grad.flatten(0, 1).bfloat16().double())  # the states' gradient is bfloat16, as they are
+    want = exact.grad + by_state
+    off = (weight.master.grad - want).norm() / want.norm()
+    assert weight.grad is None and off < 3e-4, off  # rounded to bfloat16 at the end: 1e-3
 
 
 def test_token_logprobs_temperature_scales_the_logits():

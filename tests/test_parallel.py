@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoint import load_model, load_state, save_state
-from config import ModelConfig
+from checkpoint import load_model, load_state, load_trained, save_model, save_state
+from config import ModelConfig, Training
 from model import Transformer
-from optim import apply_gradients, keep_masters, master_of
+from optim import apply_gradients, is_router, keep_masters, master_of
 from parallel import Ranks
 
 ALONE = Ranks(0, 1, "cpu")
@@ -92,13 +92,13 @@ run_script(main)
 
 
 def bf16():
-    """A tiny bfloat16 model; its routing bias stays float32, as load_model leaves it."""
+    """A tiny bfloat16 model; its routers stay float32, as load_model leaves them."""
     cfg = ModelConfig(vocab_size=64, hidden_size=32, num_attention_heads=2, num_hidden_layers=2,
         kv_lora_rank=12, intermediate_size=48, moe_intermediate_size=16, qk_nope_head_dim=8,
         qk_rope_head_dim=4, v_head_dim=8, initializer_range=0.2)
     model = Transformer(cfg).init_weights()
-    for p in model.parameters():
-        p.data = p.data.bfloat16()
+    for name, p in model.named_parameters():
+        p.data = p.data if is_router(name) else p.data.bfloat16()
     return model
 
 
@@ -115,10 +115,12 @@ def test_updates_too_small_for_bfloat16_add_up_in_the_masters():
         optimizer = torch.optim.AdamW(keep_masters(model) if keep else model.parameters(), weight_decay=0.0)
         for _ in range(200):
             step(model, optimizer, 1e-5)
-        big = [(p, b, b.abs() > 0.1) for p, b in zip(model.parameters(), before, strict=True)]
+        big = [(p, b, b.abs() > 0.1) for p, b in zip(model.parameters(), before, strict=True)
+            if p.dtype == torch.bfloat16]
         moved = sum(int((p != b)[large].sum()) for p, b, large in big)
         assert moved > 1000 if keep else moved == 0
-        assert all(p.dtype == torch.bfloat16 and p.grad is None for p in model.parameters() if keep)
+        assert all(p.dtype == torch.bfloat16 and p.grad is None or is_router(name)
+            for name, p in model.named_parameters() if keep)
 
 
 def test_a_float16_model_has_masters_too():
@@ -144,10 +146,14 @@ def test_gradients_of_micro_batches_add_up_in_float32():
             (-logp.sum() / tokens.numel()).backward()
         return torch.cat([master_of(p).grad.double().flatten() for p in model.parameters()])
 
-    exact, kept, plain = sum(gradient(bf16(), [part]) for part in tokens.split(1)), bf16(), bf16()
-    assert all(m.dtype == torch.float32 for m in keep_masters(kept))
+    def kept():
+        model = bf16()
+        assert all(m.dtype == torch.float32 for m in keep_masters(model))
+        return model
+
+    exact = sum(gradient(kept(), [part]) for part in tokens.split(1))
     with_masters, without = ((gradient(model, tokens.split(1)) - exact).norm() / exact.norm()
-        for model in (kept, plain))
+        for model in (kept(), bf16()))
     assert with_masters < 1e-6 and without > 1e-3, (with_masters, without)
 
 
@@ -157,6 +163,24 @@ def test_a_float32_model_is_its_own_master_and_a_reference_has_none():
     policy = bf16()
     keep_masters(policy)
     assert not any(hasattr(p, "master") for p in copy.deepcopy(policy).parameters())
+
+
+def test_a_float32_checkpoint_is_trained_in_bfloat16_from_its_own_numbers(tmp_path):
+    """Not from rounded ones; its routers are not rounded at all, nor where the model is only sampled."""
+    whole = bf16().float().init_weights(1)
+    whole.layers[1].mlp.gate.e_score_correction_bias += 0.1
+    save_model(whole, tmp_path)
+    trained = load_trained(tmp_path, ALONE, Training(dtype="bfloat16"), tmp_path)
+    sampled = load_model(tmp_path, dtype="bfloat16")
+    keep_masters(trained)
+    assert all(torch.equal(master_of(p), w)
+        for p, w in zip(trained.parameters(), whole.parameters(), strict=True))
+    for name, tensor in whole.state_dict().items():
+        kind = torch.float32 if is_router(name) else torch.bfloat16
+        for model in (trained, sampled):
+            assert (found := model.state_dict()[name]).dtype == kind and torch.equal(found, tensor.to(kind))
+    plain = load_trained(tmp_path, ALONE, Training(dtype="float32"), tmp_path)
+    assert not any(hasattr(p, "master") for p in plain.parameters())
 
 
 def test_masters_come_back_exactly_from_a_saved_state(tmp_path):
@@ -171,7 +195,8 @@ def test_masters_come_back_exactly_from_a_saved_state(tmp_path):
         step(m, o, 1e-5)
         ends.append([master_of(p) for p in m.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-    assert all(not torch.equal(p.float(), m) for p, m in zip(again.parameters(), ends[1], strict=True))
+    assert all(torch.equal(p.float(), m) == is_router(name)
+        for (name, p), m in zip(again.named_parameters(), ends[1], strict=True))
 
 
 def test_a_rank_without_examples_trains_as_one_process_does(tmp_path):
