@@ -147,6 +147,22 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | None =
     return model.requires_grad_(True)
 
 
+def stored_shape(dir: str | Path) -> tuple[ModelConfig, torch.dtype]:
+    """What `load_model` would make of a folder, without reading its weights: the shape, and the dtype. Raises
+    UserError as it does."""
+    dir = Path(dir)
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    cfg, kinds = ModelConfig.from_hf(read_json(dir / "config.json")), {"F32": torch.float32,
+        "F16": torch.float16, "F64": torch.float64}
+    for file in _files(dir):
+        with _opened(file) as f:
+            for name in f.keys():
+                if name.endswith("embed_tokens.weight"):
+                    return cfg, kinds.get(f.get_slice(name).get_dtype(), torch.bfloat16)
+    raise UserError(f"{dir} does not fit its config.json: it has no embed_tokens.weight")
+
+
 READABLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 READ_AT_ONCE = 1 << 26  # bytes of a file that are mapped into memory before it is opened anew
 SCALE = "_scale_inv"  # behind a weight's name: the factors of its blocks (DeepSeek-V3, sec. 3.3)

@@ -30,7 +30,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import numpy as np
 import torch
 
-from batch import Sample, collate, completion_logprobs, fits, routing_of
+from batch import (
+    Decoding,
+    Sample,
+    check_memory,
+    collate,
+    completion_logprobs,
+    needed,
+    routing_of,
+    shared_pass,
+)
 from checkpoint import (
     last_good_state,
     load_model,
@@ -38,6 +47,7 @@ from checkpoint import (
     new_run_folder,
     save_run,
     save_state,
+    stored_shape,
     unfinished,
 )
 from config import (
@@ -46,6 +56,7 @@ from config import (
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
+    ModelConfig,
     Reading,
     UserError,
     closest,
@@ -64,10 +75,10 @@ from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, 
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, check_sound, count_skipped, keep_masters
-from parallel import Ranks, StopSignal, gather, micro_batches, setup
+from parallel import Ranks, StopSignal, free_bytes, gather, give_back_memory, micro_batches, setup
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
-from sample import generate
+from sample import generate, rows_at_once
 
 
 @dataclass
@@ -424,8 +435,6 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     the evaluation at the end is one of all held-out problems."""
     stop, state = StopSignal(), load_state(out / "state")
     prompt = tokenizer.encode_row(eval_rows[0])
-    longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
-    model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
     reference = copy.deepcopy(model).requires_grad_(False) if cfg.kl_coef else None
@@ -447,6 +456,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         cfg.step = step
         m, records = evaluate(model, tokenizer, rows, samples=samples, max_new_tokens=cfg.max_new_tokens,
             ranks=ranks, seed=cfg.seed, plan=plan_of_run(cfg, tokenizer))
+        give_back_memory()
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -462,11 +472,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     for step in range(start, cfg.steps):
         clock, cfg.step = [time.perf_counter()], step
         groups, cursor = collect(model, tokenizer, rows, cursor, cfg, ranks)
+        give_back_memory()
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
+            give_back_memory()
         clock.append(time.perf_counter())
         m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
               "tokens_per_second": m["generated"] / (clock[2] - clock[0]), "lr": lr_at(step, cfg)}
@@ -550,6 +562,26 @@ def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
     return train, held
 
 
+def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: int, ranks: Ranks) -> bool:
+    """Whether each block has to run again in the backward pass, so that a run with prompts of up to so many
+    tokens fits into memory. Raises UserError for one that does not even so."""
+    share = cfg.prompts * cfg.group_size / ranks.world  # rows of a process
+    held = EVAL_SAMPLES * cfg.eval_problems / 2 / ranks.world
+    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), math.ceil(max(share, held)))
+    group = EVAL_SAMPLES if held > share else cfg.group_size
+
+    def largest(budget):
+        return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.group_size / cfg.updates,
+            math.ceil(share / cfg.updates))
+
+    settings = dict(cfg=shape, work=largest(cfg.micro_tokens), dtype=dtype, reference=cfg.kl_coef > 0,
+        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens))
+    settings["recompute"] = needed(settings, ranks) > free_bytes(ranks)
+    check_memory(settings, ranks, {"--kl_coef 0": dict(reference=False),
+        f"--micro_tokens {prompt + cfg.max_new_tokens}": dict(work=largest(1))})
+    return settings["recompute"]
+
+
 def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
@@ -559,7 +591,12 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    model: Transformer = load_model(out / "state" if state else init, ranks.device)
+    start = out / "state" if state else init
+    shape, dtype = stored_shape(start)
+    prompt = min(max(len(tokenizer.encode_row(r)) for r in eval_rows), shape.max_position_embeddings)
+    recompute = must_recompute(cfg, shape, dtype, prompt, ranks)
+    model: Transformer = load_model(start, ranks.device)
+    model.recompute = recompute
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)

@@ -26,7 +26,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
+from batch import check_memory, rows_pass
+from checkpoint import (
+    last_good_state,
+    load_model,
+    new_run_folder,
+    save_run,
+    save_state,
+    stored_shape,
+    unfinished,
+)
 from config import (
     PRESETS,
     SYSTEM,
@@ -229,6 +238,21 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
     return model
 
 
+def check_fit(cfg: Config, shape: ModelConfig, dtype: torch.dtype, tokenizer: Tokenizer, rows, ranks: Ranks):
+    """Raises UserError for a run that does not fit into memory, judged by the first rows."""
+    with torch.device("meta"):
+        model = Transformer(shape)
+    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0]) for i in range(cfg.batch_size))
+
+    def largest(budget):
+        return rows_pass(min(budget, math.ceil(cfg.batch_size / ranks.world) * length), length)
+
+    check_memory(dict(cfg=shape, work=largest(cfg.micro_tokens), dtype=dtype, optimizer=cfg.optimizer,
+        recompute=cfg.recompute), ranks, {"--recompute true": dict(recompute=True),
+        f"--micro_tokens {length} --recompute true": dict(recompute=True, work=largest(1)),
+        "--optimizer muon": dict(optimizer="muon")})
+
+
 def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
         ranks: Ranks) -> tuple[Log, int]:
     """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
@@ -283,7 +307,10 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    model = start_model(cfg, shape, out / "state" if state else cfg.init, state, pairs, ranks.device)
+    source = out / "state" if state else cfg.init
+    dtype = getattr(torch, cfg.dtype) if cfg.dtype else stored_shape(source)[1] if source else torch.float32
+    check_fit(cfg, shape, dtype, tokenizer, rows, ranks)
+    model = start_model(cfg, shape, source, state, pairs, ranks.device)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
