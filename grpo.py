@@ -577,8 +577,9 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
     settings = dict(cfg=shape, work=largest(cfg.micro_tokens), dtype=dtype, reference=cfg.kl_coef > 0,
         decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens))
     settings["recompute"] = needed(settings, ranks) > free_bytes(ranks)
-    check_memory(settings, ranks, {"--kl_coef 0": dict(reference=False),
-        f"--micro_tokens {prompt + cfg.max_new_tokens}": dict(work=largest(1))})
+    none, small = dict(reference=False), dict(work=largest(1))
+    short = f"--micro_tokens {prompt + cfg.max_new_tokens}"
+    check_memory(settings, ranks, {"--kl_coef 0": none, short: small, f"--kl_coef 0 {short}": none | small})
     return settings["recompute"]
 
 

@@ -409,7 +409,7 @@ def peak_mib(device: str = "cpu") -> float:
 def run_once(cfg: Config, work: str, side: str) -> dict:
     """A measurement in a fresh process."""
     options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side,
-        "device": cfg.device, "graphs": cfg.graphs}
+        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank}
     words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
@@ -566,7 +566,7 @@ MEASURED = {  # shape, dtype, what is run: one GRPO step on random weights, on a
     "360m": (_dense("llama", 960, 2560, 32, 15, 5, 49_152), torch.float32,
         dict(prompts=4, group=8, prompt=48, new=48, micro_tokens=1536)),  # SmolLM2-360M
     "qwen_0.5b": (RELEASED["Qwen2.5-0.5B"], torch.float32,
-        dict(prompts=2, group=8, prompt=64, new=48, micro_tokens=1792)),
+        dict(prompts=1, group=8, prompt=64, new=48, micro_tokens=896)),
     "llama_1b": (RELEASED["Llama-3.2-1B"], torch.bfloat16,
         dict(prompts=1, group=8, prompt=64, new=32, micro_tokens=768))}
 
@@ -598,7 +598,7 @@ def measured_memory(cfg: Config) -> dict:
         new_peak()
         update(model, None, optimizer, rows_of(prompts, out, run["group"]), step, settings, shipped(), ranks)
         peaks["pass"] = peak_mib()
-    said = run_memory(shape, dtype, "cpu", **run)
+    said = run_memory(shape, dtype, "cpu", **run, lora_rank=cfg.lora_rank, world=ranks.world)
     return {"work": cfg.once, "measured": peaks,
         "predicted": {name: said.phase(name) / 2**20 for name in peaks},
         "parts": {k: round(v / 2**20) for k, v in said.held.items()} | {name: {k: round(v / 2**20)
