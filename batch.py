@@ -200,7 +200,8 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         lora_rank: int = 0, lora_targets: str = LORA_TARGETS, world: int = 1, shards: int = 1) -> Memory:
     """Each of `world` processes; every `shards` of them hold one model together (FSDP2). Trained are all
     parameters or, with lora_rank, adapters. Bytes per trained number: 4 of gradient, 8 of AdamW's moments
-    (Muon's 4), 4 of the master if it is stored in 2. With adapters the reference is the model itself."""
+    (Muon's 4), 4 of the master if it is stored in 2. With adapters, which are not split, the reference is the
+    model itself."""
     with torch.device("meta"):
         model = Transformer(cfg)
     size, parameters = dtype.itemsize, dict(model.named_parameters())
@@ -211,11 +212,12 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
     matrices = [n for name, n in numbers.items() if optimizer == "muon" and not lora_rank
         and parameters[name].ndim > 1 and not re.search("embed|lm_head|gate.weight", name)]
     whole, trained = sum(numbers.values()) * size, adapters if lora_rank else sum(numbers.values())
-    full16 = size < 4 and not lora_rank
-    held = {"weights": whole + 4 * adapters, "gradients": 4 * trained,
-        "optimizer": 8 * trained - 4 * sum(matrices), "masters": 4 * trained * full16,
-        "reference": whole * (reference and not lora_rank)}
-    held = {part: n / shards for part, n in held.items()}
+    full16, split = size < 4 and not lora_rank, shards > 1  # split, float32 rows are their own masters
+    held = {"weights": (sum(numbers.values()) * 4 if split and full16 else whole) / shards,
+        "reference": whole * (reference and not lora_rank) / shards, "adapters": 4 * adapters}
+    rows = 1 if lora_rank else shards  # adapters are whole on each process
+    held |= {"gradients": 4 * trained / rows, "optimizer": (8 * trained - 4 * sum(matrices)) / rows,
+        "masters": 4 * trained * (full16 and not split)}
     held["process"] = PROCESS_BYTES if device == "cpu" else 0
 
     chunk = min(work.tokens, max(FEWEST_TOKENS, CHUNK_NUMBERS // cfg.vocab_size))
@@ -229,10 +231,10 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         # of 2 bytes: the sum over chunks in float32, beside it a chunk's in both
         "head's gradient": 10 * numbers["embed_tokens.weight"] * full16}
     in_step = {"Muon": 16 * min(sum(matrices), max(BUCKET, *matrices)) if matrices else 0,
-        "sum over processes": 4 * trained * (world > 1 and shards == 1)}
-    if shards > 1:  # the block that runs, the next one, the gradient of one; embedding and head
+        "sum over processes": 4 * trained * (world > 1 and (lora_rank > 0 or not split))}
+    if split:  # the block that runs, the next one; embedding, head; a gradient, to be summed in float32
         root = sum(n for name, n in numbers.items() if not name.startswith("layers."))
-        in_pass["unsharded"] = (3 * block + root) * size
+        in_pass["unsharded"] = (2 * block + root) * size + block * (size + 4) * (not lora_rank)
     phases = {"pass": in_pass, "step": in_step}
     if decoding:
         onednn = device == "cpu" and size == 4
@@ -242,7 +244,7 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         merged = [n for name, n in linears.items() if name in adapted
             and (name not in packed or "kv_b_proj" in name)]
         phases["rollout"] = {"packed weights": 4 * (sum(packed.values()) + experts),
-            "merged weights": sum(merged) * size, "gathered weights": whole * (shards > 1),
+            "merged weights": sum(merged) * size, "gathered weights": whole * split,
             **decoding_bytes(cfg, decoding, dtype, device)}
     return Memory(held, phases)
 

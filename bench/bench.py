@@ -542,7 +542,7 @@ def memory_table(shapes: dict[str, ModelConfig], rank: int) -> str:
     for name, cfg in shapes.items():
         modes = [run_memory(cfg, torch.bfloat16, "cuda", **RUN, **mode) for mode in
             ({}, {"lora_rank": rank}, {"world": 2, "shards": 2}, {"world": 8, "shards": 8})]
-        trained = [sum(m.held[k] for k in ("gradients", "optimizer", "masters")) for m in modes[:2]]
+        trained = [sum(m.held.values()) - m.held["weights"] for m in modes[:2]]
         cache = 2000 * cfg.num_hidden_layers * cfg.cached_per_token
         kept = activation_bytes(cfg, rows_pass(1000, 1000), torch.bfloat16, "cuda")
         cells = [modes[0].held["weights"], *trained, cache, kept]

@@ -139,17 +139,21 @@ def test_what_training_holds_is_predicted_to_the_byte(name, dtype, optimizer):
 
 
 def test_adapters_and_shards_change_what_is_held():
-    """Attention and dense layers get r (in + out) numbers; nothing else is trained; shards divide it all."""
+    """Attention and dense layers get r (in + out) numbers, and nothing else is trained. Shards divide what is
+    large."""
     cfg = ModelConfig(**bench.RELEASED["Qwen2.5-0.5B"])
     work, D, F, L = rows_pass(1000, 1000), 896, 4864, 24
     adapters = L * 16 * ((D + D) + 2 * (D + 128) + (D + D) + 3 * (D + F))
     settings = dict(dtype=torch.bfloat16, device="cuda", reference=True)
     full, lora = (predicted(cfg, work, lora_rank=rank, **settings).held for rank in (0, 16))
-    assert lora == {"weights": 2 * 494_032_768 + 4 * adapters, "gradients": 4 * adapters,
+    assert lora == {"weights": 2 * 494_032_768, "adapters": 4 * adapters, "gradients": 4 * adapters,
         "optimizer": 8 * adapters, "masters": 0, "reference": 0, "process": 0}
     assert full["reference"] == full["weights"] == 2 * 494_032_768 and full["masters"] == full["gradients"]
     both = predicted(cfg, work, world=4, shards=4, **settings)
-    assert both.held == {part: n / 4 for part, n in full.items()}
+    split = {part: n / 4 for part, n in full.items()}
+    assert both.held == split | {"weights": full["masters"] / 4, "masters": 0}  # float32 rows: both at once
+    half = predicted(cfg, work, world=4, shards=4, lora_rank=16, **settings).held
+    assert half == lora | {"weights": lora["weights"] / 4}
     assert both.phases["pass"]["unsharded"] > 2 * 151_936 * D  # the embedding is whole, beside two blocks
     deep = ModelConfig(**bench.RELEASED["Moonlight-16B-A3B"])  # of the experts only the dense layer's MLP
     D, H = 2048, 16
