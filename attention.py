@@ -241,6 +241,17 @@ def _complex(x):
 # ----------------------------------------------------------------------------------- what decoding remembers
 
 
+FIRST_ROOM = 32  # tokens of a suffix
+
+
+def cache_room(tokens: int) -> int:
+    """Tokens that a suffix has room for once it holds so many."""
+    room = FIRST_ROOM
+    while room < tokens:
+        room += room // 2
+    return room
+
+
 class Cache:
     """What decoding remembers of one layer, h times `width` numbers per token: of MLA one latent and one
     rotated key for all heads (h = 1), of GQA the rotated key and the value of each of its M heads (h = M).
@@ -250,16 +261,16 @@ class Cache:
 
     def __init__(self, prefix: torch.Tensor, rows: int):
         self.prefix = prefix
-        self.suffix = prefix.new_zeros(rows, prefix.shape[1], 32, prefix.shape[3])
+        self.suffix = prefix.new_zeros(rows, prefix.shape[1], FIRST_ROOM, prefix.shape[3])
 
     def append(self, t: int | torch.Tensor, new: torch.Tensor):
-        """Store the rows' t-th completion token: new (N, h, width). The room doubles when it is full, so that
-        a number is copied about once; where t is a tensor (1,), there is enough."""
+        """Store the rows' t-th completion token: new (N, h, width). The room grows by half when it is
+        full, so that a number is copied about twice; where t is a tensor (1,), there is enough."""
         if torch.is_tensor(t):
             self.suffix.index_copy_(2, t, new[:, :, None])  # reads t on the device: nothing waits
             return
         if t == self.suffix.shape[2]:
-            self.suffix = F.pad(self.suffix, (0, 0, 0, t))
+            self.suffix = F.pad(self.suffix, (0, 0, 0, t // 2))
         self.suffix[:, :, t] = new
 
 

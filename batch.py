@@ -1,17 +1,20 @@
 """What training takes from a rollout: samples as tensors, their log-probabilities, and the memory that a pass
 over them needs. Letters: the legend of model.py."""
 
+import math
+import re
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from attention import LONGEST_BLOCKED
-from config import ModelConfig
-from kernels import token_logprobs
+from attention import FIRST_ROOM, LONGEST_BLOCKED, cache_room
+from config import ModelConfig, Training, UserError
+from kernels import CHUNK_NUMBERS, FEWEST_TOKENS, PACKED_NUMBERS, Linear, token_logprobs
+from lora import matching
 from model import Transformer
-from parallel import Ranks, free_bytes, is_sharded, local
+from optim import BUCKET
+from parallel import Ranks, free_bytes
 
 
 class Sample(NamedTuple):
@@ -99,52 +102,206 @@ def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
 # ----------------------------------------------------------------------------------------------------- memory
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """On this rank, if the model is split."""
-    return sum(local(p).nbytes for p in model.parameters())
+class Pass(NamedTuple):
+    """The size of a forward/backward pass."""
+
+    tokens: int  # that are computed: padding included, each prompt once
+    keys: int  # tokens that are attended to: of the whole rows; more than `tokens` where prompts are shared
+    pairs: int  # of a token and one that it attends to
+    length: int  # tokens of the longest row
 
 
-def training_bytes(model: nn.Module) -> int:
-    """What training adds to the weights on this rank: gradient and AdamW's two moments in float32, and the
-    float32 master of each bfloat16 parameter that has none yet."""
-    return sum(len(local(p).flatten()) * (12 if p.dtype == torch.float32 or hasattr(p, "master") else 16)
-        for p in model.parameters())
+class Decoding(NamedTuple):
+    """The size of a rollout: rows decoded together, their prompts, tokens of each prompt, new ones of each
+    row."""
+
+    rows: int
+    prompts: int
+    prompt: int
+    new: int
 
 
-def activation_bytes(cfg: ModelConfig, tokens: int, element_size: int, length: int = 0,
-        recompute: bool = False) -> int:
-    """Most bytes that a training pass over `tokens` tokens keeps for its backward pass, without the head's
-    chunk of logits (kernels.CHUNK_NUMBERS). Numbers per token that a layer keeps:
-        norms       4 D: of each, its input and its output
-        attention   MLA: 2 H (U + R) of queries and keys, 2 H W of values and outputs, 2 (C + R) of the latent
-                    and 2 q_lora_rank before and after their norms. GQA: 2 H W of queries and outputs, 2 M W
-                    of keys and values, and with norms of queries and keys (H + M) W more, before them.
-                    H length / 2 probabilities, if rows are `length` tokens long: only the blocked attention
-                    on a CPU keeps them, 0 elsewhere
-        SwiGLU      4 per hidden unit of a dense layer or of the shared experts: gate, up, silu, product
-        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product
-        router      3 E scores and, of a bfloat16 model, D of its input, in float32
-    recompute: only D per layer, and all of one layer at a time."""
+def rows_pass(budget: int, length: int) -> Pass:
+    """The largest pass over rows of `length` tokens: at most `budget` tokens, or one row."""
+    rows = max(1, budget // length)
+    return Pass(rows * length, rows * length, rows * length * length // 2, length)
+
+
+def shared_pass(budget: int, prompt: int, new: int, group_size: float, rows: int) -> Pass:
+    """The largest pass of GRPO over some of a minibatch's rows, each a prompt and `new` tokens, of which
+    `group_size` share a prompt: whole rows of at most `budget` tokens, or one row."""
+    B = min(rows, max(1, budget // (prompt + new)))
+    P = math.ceil(B / group_size)
+    return Pass(P * prompt + B * new, P * prompt + B * (prompt + new),
+        P * prompt * prompt // 2 + B * new * (prompt + new // 2), prompt + new)
+
+
+def kept_numbers(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str,
+        frozen: bool = False) -> list[float]:
+    """Numbers per token that each layer keeps for its backward pass:
+        norms       4 D: of each, its input and its output. In bfloat16 on a CPU the input, widened, and the
+                    input normed are in float32
+        attention   queries and outputs: MLA H (U + R + W), 2 (C + R) of the latent and 2 q_lora_rank before
+                    and after their norms; GQA 2 H W, and (H + M) W more before norms of queries and keys.
+                    Keys and values of each token that is attended to: MLA H (U + R + W), GQA 2 M W.
+                    Where prompts are shared, H W more: outputs of prompts and of completions, put together.
+                    H probabilities per pair where attention is blocked (`attention.blocked`), 0 elsewhere
+        SwiGLU      3 per hidden unit of a dense layer or of the shared experts: gate, up, product
+        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; frozen ones 2 K F
+        router      3 E scores and, of a bfloat16 model, D of its input, in float32"""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
-    attention = 4 * D + H * length // 2
+    size, keys = dtype.itemsize, work.keys / work.tokens
+    normed = 4 if device == "cpu" and size < 4 else 1
     if cfg.family.attention == "mla":
-        attention += H * (2 * cfg.qk_nope_head_dim + 2 * cfg.qk_rope_head_dim + 2 * cfg.v_head_dim)
-        attention += 2 * (cfg.q_lora_rank or 0) + 2 * (cfg.kv_lora_rank + cfg.qk_rope_head_dim)
+        W = cfg.v_head_dim
+        attention = H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + W) * (1 + keys)
+        attention += (1 + normed) * ((cfg.q_lora_rank or 0) + cfg.kv_lora_rank) + 2 * cfg.qk_rope_head_dim
     else:
-        attention += (2 + cfg.use_qk_norm) * (H + cfg.num_key_value_heads) * cfg.head_dim
-    router = (3 * cfg.n_routed_experts + (D if element_size < 4 else 0)) * 4 // element_size
-    dense = attention + 4 * cfg.intermediate_size
-    moe = attention + 4 * cfg.n_shared_experts * F + K * (D + 3 * F) + router
-    layers = [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
-    kept = len(layers) * D + max(layers) if recompute else sum(layers)
-    return tokens * element_size * (kept + 3 * D)  # the last norm
+        M, W = cfg.num_key_value_heads, cfg.head_dim
+        attention = 2 * H * W + 2 * M * W * keys + cfg.use_qk_norm * (H + M) * W * normed
+    blocked = device == "cpu" and size == 4 and work.length <= LONGEST_BLOCKED
+    attention += 2 * (1 + normed) * D + H * W * (keys > 1) + blocked * H * work.pairs / work.tokens
+    router = (3 * cfg.n_routed_experts + (D if size < 4 else 0)) * 4 // size
+    dense = attention + 3 * cfg.intermediate_size
+    moe = attention + 3 * cfg.n_shared_experts * F + K * (2 * F if frozen else D + 3 * F) + router
+    return [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
 
 
-def fits(model: Transformer, tokens: int, length: int, reference: bool, ranks: Ranks) -> bool:
-    """Whether the activations of a training pass over `tokens` tokens, in rows of `length`, and a quarter
-    more for what the formula leaves out, go into what is free beside gradients, optimizer and reference."""
-    needed = training_bytes(model) + (weight_bytes(model) if reference else 0)
-    kept = length if ranks.device == "cpu" and length <= LONGEST_BLOCKED else 0
-    computed = model.shards.plain if is_sharded(model) else model  # a split model's own weights are float32
-    activations = activation_bytes(model.cfg, tokens, computed.lm_head.weight.element_size(), kept)
-    return needed + 1.25 * activations <= free_bytes(ranks)
+def activation_bytes(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str,
+        recompute: bool = False, lora_rank: int = 0, adapted: int = 0) -> int:
+    """Most bytes that a training pass keeps for its backward pass, without the head's chunk of logits:
+    `kept_numbers` of each layer; with recompute D of each and all of one. Of `adapted` layers with an adapter
+    A x beside what W would keep."""
+    layers = kept_numbers(cfg, work, dtype, device, lora_rank > 0)
+    kept = len(layers) * cfg.hidden_size + max(layers) if recompute else sum(layers) + lora_rank * adapted
+    return int(work.tokens * dtype.itemsize * (kept + 3 * cfg.hidden_size))  # the last norm
+
+
+PROCESS_BYTES = 400 << 20  # on a CPU: Python, torch, what oneDNN compiles (docs/memory.md)
+
+
+class Memory(NamedTuple):
+    """Predicted bytes of a process that trains, by part: held all of the time, and beside that in each phase:
+    a rollout, a forward/backward pass, an optimizer's step."""
+
+    held: dict[str, float]
+    phases: dict[str, dict[str, float]]
+
+    def phase(self, name: str) -> float:
+        return sum(self.held.values()) + sum(self.phases[name].values())
+
+    @property
+    def peak(self) -> float:
+        return max(map(self.phase, self.phases))
+
+
+def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *, dtype: torch.dtype,
+        device: str, reference: bool = False, optimizer: str = "adamw", recompute: bool = False,
+        lora_rank: int = 0, lora_targets: str = "", world: int = 1, shards: int = 1) -> Memory:
+    """Each of `world` processes; every `shards` of them hold one model together (FSDP2). Trained are all
+    parameters or, with lora_rank, adapters. Bytes per trained number: 4 of gradient, 8 of AdamW's moments
+    (Muon's 4), 4 of the master if it is stored in 2. With adapters, which are not split, the reference is the
+    model itself."""
+    with torch.device("meta"):
+        model = Transformer(cfg)
+    size, parameters = dtype.itemsize, dict(model.named_parameters())
+    numbers = {name: p.numel() for name, p in parameters.items()}
+    linears = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, Linear)}
+    adapted = matching(model, lora_targets) if lora_rank else []
+    adapters = lora_rank * sum(sum(model.get_submodule(name).weight.shape) for name in adapted)
+    matrices = [n for name, n in numbers.items() if optimizer == "muon" and not lora_rank
+        and parameters[name].ndim > 1 and not re.search("embed|lm_head|gate.weight", name)]
+    whole, trained = sum(numbers.values()) * size, adapters if lora_rank else sum(numbers.values())
+    full16, split = size < 4 and not lora_rank, shards > 1  # split, float32 rows are their own masters
+    held = {"weights": (sum(numbers.values()) * 4 if split and full16 else whole) / shards,
+        "reference": whole * (reference and not lora_rank) / shards, "adapters": 4 * adapters}
+    rows = 1 if lora_rank else shards  # adapters are whole on each process
+    held |= {"gradients": 4 * trained / rows, "optimizer": (8 * trained - 4 * sum(matrices)) / rows,
+        "masters": 4 * trained * (full16 and not split)}
+    held["process"] = PROCESS_BYTES if device == "cpu" else 0
+
+    chunk = min(work.tokens, max(FEWEST_TOKENS, CHUNK_NUMBERS // cfg.vocab_size))
+    block = max(sum(p.numel() for p in layer.parameters()) for layer in model.layers)
+    largest = max(n for name, n in numbers.items() if name.startswith("layers."))
+    in_pass = {
+        "activations": activation_bytes(cfg, work, dtype, device, recompute, lora_rank, len(adapted)),
+        "backward": work.tokens * size * max(kept_numbers(cfg, work, dtype, device)),  # the same in gradients
+        "weight's gradient": largest * size * (not lora_rank),
+        "logits": 3 * 4 * chunk * cfg.vocab_size,
+        # of 2 bytes: the sum over chunks in float32, beside it a chunk's in both
+        "head's gradient": 10 * numbers["embed_tokens.weight"] * full16}
+    in_step = {"Muon": 16 * min(sum(matrices), max(BUCKET, *matrices)) if matrices else 0,
+        "sum over processes": 4 * trained * (world > 1 and (lora_rank > 0 or not split))}
+    if split:  # the block that runs, the next one; embedding, head; a gradient, to be summed in float32
+        root = sum(n for name, n in numbers.items() if not name.startswith("layers."))
+        in_pass["unsharded"] = (2 * block + root) * size + block * (size + 4) * (not lora_rank)
+    phases = {"pass": in_pass, "step": in_step}
+    if decoding:
+        onednn = device == "cpu" and size == 4
+        packed = {name: n for name, n in linears.items() if onednn and n >= PACKED_NUMBERS}
+        experts = sum(p.numel() for name, p in parameters.items() if "mlp.experts" in name and onednn
+            and min(math.prod(q.shape[1:]) for q in parameters.values() if q.ndim == 3) >= PACKED_NUMBERS)
+        merged = [n for name, n in linears.items() if name in adapted
+            and (name not in packed or "kv_b_proj" in name)]
+        phases["rollout"] = {"packed weights": 4 * (sum(packed.values()) + experts),
+            "merged weights": sum(merged) * size, "gathered weights": whole * split,
+            **decoding_bytes(cfg, decoding, dtype, device)}
+    return Memory(held, phases)
+
+
+def decoding_bytes(cfg: ModelConfig, work: Decoding, dtype: torch.dtype, device: str) -> dict[str, float]:
+    """Bytes of a rollout beside the weights: while prompts are computed, or while rows are decoded."""
+    rows, P, S, T = work
+    size, token = dtype.itemsize, cfg.num_hidden_layers * cfg.cached_per_token * dtype.itemsize
+    room = cache_room(T) if device == "cpu" else max(FIRST_ROOM, T)
+    width = max(cfg.intermediate_size, cfg.num_experts_per_tok * 2 * cfg.moe_intermediate_size * (
+        not cfg.is_dense))
+    computing = P * S * (token + size * (4 * cfg.hidden_size + 3 * width)) + rows * FIRST_ROOM * token
+    growing = rows * room * token * (1 + 1 / cfg.num_hidden_layers)
+    return {"prompts' cache": P * S * token, "rows' cache and logits, or prompts' states": max(computing,
+        growing + rows * cfg.vocab_size * (8 + size))}
+
+
+GIB = 1 << 30
+MARGIN = 0.85  # a run is refused if it would not fit even with a prediction that is too high by so much
+
+
+def needed(settings: dict, ranks: Ranks) -> float:
+    """The peak of a process of this run, beside what it takes anyway: `predicted` with these arguments."""
+    memory = predicted(**{"device": ranks.device.partition(":")[0], "world": ranks.world} | settings)
+    return memory.peak - memory.held["process"]
+
+
+def training_settings(cfg: Training, stored: torch.dtype, ranks: Ranks) -> dict:
+    """What a run's settings say to `predicted`, of a checkpoint that is stored in this dtype."""
+    return dict(dtype=getattr(torch, cfg.dtype) if cfg.dtype else stored, lora_rank=cfg.lora_rank,
+        lora_targets=cfg.lora_targets, shards=ranks.world if cfg.shard else 1)
+
+
+def smaller(cfg: Training, stored: torch.dtype, ranks: Ranks) -> dict[str, dict]:
+    """The flags that make any training smaller, as `check_memory` wants them."""
+    flags, now = {}, training_settings(cfg, stored, ranks)
+    if now["dtype"] == torch.float32:
+        flags["--dtype bfloat16"] = dict(dtype=torch.bfloat16)
+    if not cfg.lora_rank:
+        flags["--lora_rank 16"] = dict(lora_rank=16)
+        flags["--lora_rank 16 --dtype bfloat16"] = dict(lora_rank=16, dtype=torch.bfloat16)
+    if not cfg.shard:
+        flags |= {f"--shard true over {n} processes": dict(shards=n, world=n) for n in (2, 8)}
+    return flags
+
+
+def check_memory(settings: dict, ranks: Ranks, changes: dict[str, dict]):
+    """Before anything is loaded. settings: the arguments of `predicted`; changes: other ones by the flags
+    that ask for them, such as {"--kl_coef 0": {"reference": False}}. Raises UserError for a run that will not
+    fit, with the flags that make it fit."""
+    free, most = free_bytes(ranks), needed(settings, ranks)
+    if MARGIN * most <= free:
+        return
+    needs = {flags: needed(settings | change, ranks) for flags, change in changes.items()}
+    helps = {flags: n for flags, n in needs.items() if n <= free}
+    if not helps:
+        closest = min(needs, key=needs.get)
+        helps = {f"no flag is enough; the smallest, {closest},": needs[closest]}
+    raise UserError(f"this run needs about {most / GIB:.1f} GiB, {free / GIB:.1f} GiB are free: "
+        + ", ".join(f"{flags} needs {n / GIB:.1f} GiB" for flags, n in helps.items()))

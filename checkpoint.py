@@ -213,10 +213,8 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     dir, folder = base_of(dir), Path(dir)
     model, raw = _on_meta(dir)
     state = (dir / "state.pt").exists()
-    kind = getattr(torch, dtype or raw.get("torch_dtype", "") if dtype or state else "", None)
-    if kind is None:
-        name, tensor, scale = next(t for t in _stored_tensors(dir) if t[0].endswith("embed_tokens.weight"))
-        kind = tensor.dtype if scale is None else torch.bfloat16
+    kind = raw["torch_dtype"] if state else dtype
+    kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
         p.data = p.data.to(kind)
     wanted = weights(model)
@@ -304,6 +302,22 @@ def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor
         raise UserError(f"{dir} does not fit its config.json: missing {missing[:3]}, unknown {unknown[:3]}")
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"{dir}: left out {', '.join(sorted(left_out))}: multi-token prediction, not part of the model")
+
+
+def stored_shape(dir: str | Path) -> tuple[ModelConfig, torch.dtype]:
+    """What `load_model` would make of a folder, without reading its weights: the shape, and the dtype. Raises
+    UserError as it does."""
+    dir = base_of(dir)
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    cfg, kinds = ModelConfig.from_hf(read_json(dir / "config.json")), {"F32": torch.float32,
+        "F16": torch.float16, "F64": torch.float64}
+    for file in _files(dir):
+        with _opened(file) as f:
+            for name in f.keys():
+                if name.endswith("embed_tokens.weight"):
+                    return cfg, kinds.get(f.get_slice(name).get_dtype(), torch.bfloat16)
+    raise UserError(f"{dir} does not fit its config.json: it has no embed_tokens.weight")
 
 
 READABLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64}

@@ -29,7 +29,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import numpy as np
 import torch
 
-from batch import Sample, collate, completion_logprobs, fits, routing_of
+from batch import (
+    Decoding,
+    Sample,
+    check_memory,
+    collate,
+    completion_logprobs,
+    needed,
+    routing_of,
+    shared_pass,
+    smaller,
+    training_settings,
+)
 from checkpoint import (
     has_model,
     last_good_state,
@@ -39,6 +50,7 @@ from checkpoint import (
     new_run_folder,
     save_run,
     save_state,
+    stored_shape,
     unfinished,
 )
 from config import (
@@ -47,6 +59,7 @@ from config import (
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
+    ModelConfig,
     Training,
     UserError,
     closest,
@@ -70,9 +83,11 @@ from parallel import (
     Ranks,
     StopSignal,
     check_shard,
+    free_bytes,
     frozen_copy,
     gather,
     gathered,
+    give_back_memory,
     is_sharded,
     lockstep,
     micro_batches,
@@ -82,7 +97,7 @@ from parallel import (
 )
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
-from sample import generate
+from sample import generate, rows_at_once
 
 
 @dataclass
@@ -448,8 +463,6 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     stop, rows_of = StopSignal(), ranks if split and not model.lora else None
     state = load_state(out / "state", rows_of, ("optimizer", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
-    longest = cfg.max_new_tokens + max(len(tokenizer.encode_row(r)) for r in eval_rows)
-    model.recompute = not fits(model, max(cfg.micro_tokens, longest), longest, cfg.kl_coef > 0, ranks)
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
     reference = model if model.lora else None  # itself, as it was before its adapters learnt
@@ -475,6 +488,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             m, records = evaluate(sampler, tokenizer, rows, samples=samples,
                 max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
                 plan=plan_of_run(cfg, tokenizer))
+        give_back_memory()
         log.write("eval", step, **m)
         for r in records[: 8 * samples : samples]:  # the same 8 prompts each time
             log.sample(step, prompt=eval_rows[r["problem"]]["prompt"], completion=r["text"],
@@ -491,11 +505,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         clock, cfg.step = [time.perf_counter()], step
         with gathered(model) as sampler:
             groups, cursor = collect(sampler, tokenizer, rows, cursor, cfg, ranks)
+        give_back_memory()
         clock.append(time.perf_counter())
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
+            give_back_memory()
         clock.append(time.perf_counter())
         m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
               "tokens_per_second": m["generated"] / (clock[2] - clock[0]), "lr": lr_at(step, cfg)}
@@ -582,6 +598,29 @@ def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
     return train, held
 
 
+def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: int, ranks: Ranks) -> bool:
+    """Whether each block has to run again in the backward pass, so that a run with prompts of up to so many
+    tokens fits into memory. Raises UserError for one that does not even so."""
+    share = cfg.prompts * cfg.group_size / ranks.world  # rows of a process
+    held = EVAL_SAMPLES * cfg.eval_problems / 2 / ranks.world
+    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), math.ceil(max(share, held)))
+    group = EVAL_SAMPLES if held > share else cfg.group_size
+
+    def largest(budget):
+        return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.group_size / cfg.updates,
+            math.ceil(share / cfg.updates))
+
+    settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
+        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
+        reference=cfg.kl_coef > 0)
+    settings["recompute"] = needed(settings, ranks) > free_bytes(ranks)
+    none, small = dict(reference=False), dict(work=largest(1))
+    short = f"--micro_tokens {prompt + cfg.max_new_tokens}"
+    check_memory(settings, ranks, {"--kl_coef 0": none, short: small, f"--kl_coef 0 {short}": none | small,
+        **smaller(cfg, dtype, ranks)})
+    return settings["recompute"]
+
+
 def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
@@ -592,7 +631,11 @@ def main():
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     source = out / "state" if state else init
+    shape, kind = stored_shape(init)
+    prompt = min(max(len(tokenizer.encode_row(r)) for r in eval_rows), shape.max_position_embeddings)
+    recompute = must_recompute(cfg, shape, kind, prompt, ranks)
     model: Transformer = load_trained(source, ranks, cfg, init)
+    model.recompute = recompute
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
     rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)

@@ -115,7 +115,28 @@ class _RopeHalf(torch.autograd.Function):
         return _RopeHalf.turn(grad, freqs.real, -freqs.imag), None
 
 
-# ---------------------------------------------------------------------------------------------------- experts
+# ----------------------------------------------------------------------------------------- SwiGLU, experts
+
+
+def swiglu(gate, up):
+    """silu(gate) * up. A training pass keeps the two, and makes silu(gate) again: the hidden units of all
+    layers are most of what it keeps."""
+    if PLAIN or not torch.is_grad_enabled():
+        return F.silu(gate) * up
+    return _SwiGLU.apply(gate, up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
+
 
 
 def experts_grouped(x, gate_up, down, weights, indices, packed=None):

@@ -10,7 +10,7 @@ from torch import nn
 
 import kernels
 from config import ModelConfig
-from kernels import Linear, experts_grouped, pack
+from kernels import Linear, experts_grouped, pack, swiglu
 
 
 class MLP(nn.Module):
@@ -23,7 +23,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(width, dim, bias=False)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Router(nn.Module):

@@ -202,6 +202,15 @@ def keep_freed_memory():
             libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
 
 
+def give_back_memory():
+    """Return what is kept of freed memory to the kernel (glibc; no-op elsewhere), between phases whose
+    tensors are of other sizes: one could not use what another has left."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+
+
 def free_bytes(ranks: Ranks) -> float:
     """Memory that this process may still take: its GPU's, or its share of the machine's; inf if unknown."""
     if ranks.device.startswith("cuda"):

@@ -26,7 +26,18 @@ import torch.nn.functional as F
 
 import kernels
 from checkpoint import load_model
-from config import DTYPE, SYSTEM, TEMPLATE, Diverged, UserError, check_ranges, knob, parse_args, run_script
+from config import (
+    DTYPE,
+    SYSTEM,
+    TEMPLATE,
+    Diverged,
+    ModelConfig,
+    UserError,
+    check_ranges,
+    knob,
+    parse_args,
+    run_script,
+)
 from data.tokenizer import Tokenizer, for_checkpoint
 from kernels import packed_weights
 from model import Transformer
@@ -34,7 +45,7 @@ from moe import Routing
 from parallel import setup
 
 ROWS_AT_ONCE = 512  # rows decoded together; further prompts wait for half of them to finish
-CACHE_BYTES = 1 << 29  # on a CPU fewer rows, if their caches took more: of 135 M parameters and 48 tokens 240
+CACHE_BYTES = 1 << 28  # on a CPU fewer rows, if their caches took more: of 135 M parameters and 48 tokens 120
 LOOK_EVERY = 8  # steps on CUDA between two looks at which rows have finished: a look waits for the GPU
 CUDA_GRAPHS = True  # False = the same steps, launched one operation at a time
 
@@ -123,6 +134,12 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     return rollout
 
 
+def rows_at_once(cfg: ModelConfig, new: int, dtype: torch.dtype, device: str) -> int:
+    """Most rows of `new` tokens that are decoded together."""
+    row = new * cfg.num_hidden_layers * cfg.cached_per_token * dtype.itemsize
+    return min(ROWS_AT_ONCE, max(32, CACHE_BYTES // row)) if device == "cpu" else ROWS_AT_ONCE
+
+
 def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) -> torch.Tensor:
     """Uniform numbers in [0, 1) per row and step, from a counter-based generator keyed by (seed, row)."""
     rows = [p * group_size + g for p in prompt_ids for g in range(group_size)]  # not where they are decoded
@@ -186,11 +203,8 @@ class _Engine:
         self.temperature, self.top_p, self.noise_of = temperature, top_p, noise_of
         self.device, B = model.embed_tokens.weight.device, len(prompts) * G
         self.ends = torch.tensor(ends, dtype=torch.long, device=self.device)
-        self.fixed, self.most = self.device.type != "cpu", ROWS_AT_ONCE
-        if not self.fixed:
-            cfg, size = model.cfg, model.embed_tokens.weight.element_size()
-            row = self.T * cfg.num_hidden_layers * cfg.cached_per_token * size
-            self.most = min(self.most, max(32, CACHE_BYTES // row))
+        self.fixed = self.device.type != "cpu"
+        self.most = rows_at_once(model.cfg, self.T, model.embed_tokens.weight.dtype, self.device.type)
         self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
         self.logps = torch.zeros(B, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike: little padding

@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
+from batch import check_memory, rows_pass, smaller, training_settings
 from checkpoint import (
     last_good_state,
     load_state,
@@ -33,6 +34,7 @@ from checkpoint import (
     new_run_folder,
     save_run,
     save_state,
+    stored_shape,
     unfinished,
 )
 from config import (
@@ -272,6 +274,22 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
     return model
 
 
+def check_fit(cfg: Config, shape: ModelConfig, dtype: torch.dtype, tokenizer: Tokenizer, rows, ranks: Ranks):
+    """Raises UserError for a run that does not fit into memory, judged by the first rows."""
+    with torch.device("meta"):
+        model = Transformer(shape)
+    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0]) for i in range(cfg.batch_size))
+
+    def largest(budget):
+        return rows_pass(min(budget, math.ceil(cfg.batch_size / ranks.world) * length), length)
+
+    settings = training_settings(cfg, dtype, ranks)
+    check_memory(settings | dict(cfg=shape, work=largest(cfg.micro_tokens), optimizer=cfg.optimizer,
+        recompute=cfg.recompute), ranks, {"--recompute true": dict(recompute=True),
+        f"--micro_tokens {length} --recompute true": dict(recompute=True, work=largest(1)),
+        "--optimizer muon": dict(optimizer="muon"), **(smaller(cfg, dtype, ranks) if cfg.init else {})})
+
+
 def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
         ranks: Ranks) -> tuple[Log, int]:
     """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
@@ -329,7 +347,10 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    model = start_model(cfg, shape, out / "state" if state else cfg.init, state, pairs, ranks)
+    source = out / "state" if state else cfg.init
+    kind = stored_shape(cfg.init)[1] if cfg.init else torch.float32
+    check_fit(cfg, shape, kind, tokenizer, rows, ranks)
+    model = start_model(cfg, shape, source, state, pairs, ranks)
     if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder

@@ -4,7 +4,8 @@
     python bench/bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench/bench.py --work train_tiny --profile      # the five costliest operations of our side
     python bench/bench.py --work scaling             # our side over length, rows, experts, vocabulary
-    python bench/bench.py --work memory              # what fits where: predicted, nothing is run
+    python bench/bench.py --work memory [--init DIR]       # what fits where: predicted, nothing is run
+    python bench/bench.py --work memory_measured --threads 2     # the prediction against GRPO steps
     python bench/bench.py --device cuda --all        # on a GPU: its tests, its measurements, docs/gpu.md
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
@@ -16,6 +17,7 @@ one GPU for both, in bfloat16 but for tiny.
 """
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -34,7 +36,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script star
 import torch
 
 import sample
-from batch import Sample, activation_bytes, collate, completion_logprobs, training_bytes, weight_bytes
+from batch import (
+    GIB,
+    Decoding,
+    Memory,
+    Sample,
+    activation_bytes,
+    collate,
+    completion_logprobs,
+    predicted,
+    rows_pass,
+    shared_pass,
+)
 from checkpoint import load_model, save_model
 from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, read_json, run_script
 from data.tasks import training_rows
@@ -44,13 +57,16 @@ from grpo import Config as Grpo
 from kernels import token_logprobs
 from model import Transformer
 from optim import keep_masters
-from parallel import Ranks, gather, micro_batches, setup
+from parallel import Ranks, gather, give_back_memory, micro_batches, setup
 from sample import generate
 
 
 @dataclass
 class Config:
-    work: str = knob("rollout_tiny,train_tiny,step_tiny", "comma-separated; or scaling; or memory")
+    work: str = knob("rollout_tiny,train_tiny,step_tiny",
+        "comma-separated; or scaling, memory or memory_measured")
+    init: str = knob("", "for --work memory: a checkpoint folder; empty = released models")
+    lora_rank: int = knob(0, "for --work memory: rank of the adapters; 0 = 16")
     device: str = knob("cpu", "cpu or cuda, for both sides")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
@@ -337,7 +353,7 @@ def bytes_read(model: Transformer, work: Work, new: float) -> float:
     per_token = cfg.num_hidden_layers * cfg.cached_per_token * weight.element_size()
     embedding = 0 if cfg.tie_word_embeddings else weight.nbytes
     latents = work.P * (work.S + work.G * new / 2) * per_token
-    return new * (weight_bytes(model) - embedding + latents)
+    return new * (sum(p.nbytes for p in model.parameters()) - embedding + latents)
 
 
 def best_time(job: Callable, device: str) -> float:
@@ -393,7 +409,7 @@ def measure(cfg: Config) -> dict:
     peaks = gather(ranks, (peak_mib(cfg.device), cpu))
     out = {"work": cfg.work, "side": cfg.once, "threads": cfg.threads, "device": cfg.device, "tokens": tokens,
         "seconds": seconds, "cpu_seconds": sum(c for _, c in peaks), "peak_mib": sum(p for p, _ in peaks),
-        "start_mib": before, "weights_mib": weight_bytes(model) / 2**20}
+        "start_mib": before, "weights_mib": sum(p.nbytes for p in model.parameters()) / 2**20}
     mean = tokens / (work.P * work.G)
     if work.kind == "rollout":
         out["gflop"] = tokens * flops_per_token(model.cfg, work.S + mean / 2, True) / 1e9
@@ -415,8 +431,9 @@ def peak_mib(device: str = "cpu") -> float:
 
 
 def run_once(cfg: Config, work: str, side: str) -> dict:
+    """A measurement in a fresh process."""
     options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side,
-        "device": cfg.device, "graphs": cfg.graphs}
+        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank}
     words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
@@ -501,48 +518,144 @@ def scaling(cfg: Config):
         print(f"training, vocabulary {size:<5}: {rest:.0f} MiB beside weights and gradients", flush=True)
 
 
+# The shapes of released models (their config.json; Moonlight: arXiv 2502.16982).
+def _dense(kind: str, D: int, width: int, layers: int, H: int, M: int, V: int, tied: bool = True) -> dict:
+    return dict(model_type=kind, hidden_size=D, intermediate_size=width, num_hidden_layers=layers,
+        num_attention_heads=H, num_key_value_heads=M, vocab_size=V, tie_word_embeddings=tied,
+        max_position_embeddings=32_768)
+
+
 V2_LITE = {  # DeepSeek-V2-Lite (arXiv 2405.04434, appendix B)
     "model_type": "deepseek_v2", "scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False,
     "vocab_size": 102_400, "hidden_size": 2048, "intermediate_size": 10_944, "moe_intermediate_size": 1408,
     "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6,
     "n_shared_experts": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
     "v_head_dim": 128, "max_position_embeddings": 32_768}
-MEMORY = {name: (PRESETS[name], torch.float32) for name in ("tiny", "small")} | {
-    "base1b": (PRESETS["base1b"], torch.bfloat16), "V2-Lite": (V2_LITE, torch.bfloat16)}
+MOONLIGHT = {**V2_LITE, "model_type": "deepseek_v3", "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+    "norm_topk_prob": True, "routed_scaling_factor": 2.446, "vocab_size": 163_840,
+    "intermediate_size": 11_264, "rope_theta": 5e4, "max_position_embeddings": 8192}
+RELEASED = {"SmolLM2-135M": SMOLLM2, "Qwen2.5-0.5B": _dense("qwen2", 896, 4864, 24, 14, 2, 151_936),
+    "Llama-3.2-1B": _dense("llama", 2048, 8192, 16, 32, 8, 128_256),
+    "Qwen2.5-1.5B": _dense("qwen2", 1536, 8960, 28, 12, 2, 151_936),
+    "R1-Distill-Qwen-1.5B": _dense("qwen2", 1536, 8960, 28, 12, 2, 151_936, tied=False),
+    "Qwen2.5-3B": _dense("qwen2", 2048, 11_008, 36, 16, 2, 151_936),
+    "R1-Distill-Qwen-7B": _dense("qwen2", 3584, 18_944, 28, 28, 4, 152_064, tied=False),
+    "DeepSeek-V2-Lite": V2_LITE, "Moonlight-16B-A3B": MOONLIGHT}
+CARDS = (8, 16, 24, 48, 80, 141)  # GB, of 10**9 bytes
+RUN = dict(prompts=8, group=8, prompt=256, new=768, micro_tokens=4096)  # what the table assumes
 
 
-def memory_of(shape: dict, dtype: torch.dtype) -> dict[str, float]:
-    """Predicted bytes of a model that is trained, from its shapes alone: float32 as on a CPU, where attention
-    keeps its probabilities (rows of 1,000 tokens), bfloat16 as on a GPU."""
-    cfg, size, length = ModelConfig(**shape), dtype.itemsize, 1000 if dtype == torch.float32 else 0
+def run_memory(cfg: ModelConfig, dtype: torch.dtype, device: str, prompts: int, group: int, prompt: int,
+        new: int, micro_tokens: int, **settings) -> Memory:
+    """Prediction for GRPO steps of these sizes, one update each."""
+    rows = min(prompts * group, sample.rows_at_once(cfg, new, dtype, device))
+    return predicted(cfg, shared_pass(micro_tokens, prompt, new, group, prompts * group),
+        Decoding(rows, math.ceil(rows / group), prompt, new), dtype=dtype, device=device, **settings)
+
+
+def smallest_card(needed: float) -> str:
+    """Of CARDS, with a twentieth left for what the allocator cannot use and CUDA itself takes."""
+    return next((f"{card} GB" for card in CARDS if needed <= 0.95e9 * card), "more")
+
+
+def memory_table(shapes: dict[str, ModelConfig], rank: int) -> str:
+    """What fits where, in GiB per card: GRPO in bfloat16 on a GPU."""
+    rows = [["", "parameters", "weights", "gradients, optimizer, masters", f"the same, LoRA {rank}",
+        "cache, 1k tokens", "activations, 1k tokens", "full", f"LoRA, rank {rank}", "full, over 2",
+        "full, over 8"]]
+    for name, cfg in shapes.items():
+        modes = [run_memory(cfg, torch.bfloat16, "cuda", **RUN, **mode) for mode in
+            ({}, {"lora_rank": rank}, {"world": 2, "shards": 2}, {"world": 8, "shards": 8})]
+        trained = [sum(m.held.values()) - m.held["weights"] for m in modes[:2]]
+        cache = 2000 * cfg.num_hidden_layers * cfg.cached_per_token
+        kept = activation_bytes(cfg, rows_pass(1000, 1000), torch.bfloat16, "cuda")
+        cells = [modes[0].held["weights"], *trained, cache, kept]
+        rows.append([name, f"{modes[0].held['weights'] / 2e9:.3g} B", *(f"{n / GIB:.3g}" for n in cells),
+            *(f"{m.peak / GIB:.3g} ({smallest_card(m.peak)})" for m in modes)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def memory(cfg: Config):
+    """--work memory: the table of released models, or of the one in --init."""
+    shapes = {cfg.init: ModelConfig.from_hf(read_json(Path(cfg.init) / "config.json"))} if cfg.init else {
+        name: ModelConfig(**shape) for name, shape in RELEASED.items()}
+    print("GiB on each card, bfloat16, AdamW, no KL reference (it adds the weights once more, not to LoRA); "
+        "{prompts} x {group} rows of {prompt} + {new} tokens, micro_tokens {micro_tokens}\n".format(**RUN))
+    print(memory_table(shapes, cfg.lora_rank or 16))
+
+
+MEASURED = {  # shape, dtype, what is run: one GRPO step on random weights, on a CPU
+    "smollm2": (SMOLLM2, torch.float32, dict(prompts=8, group=8, prompt=48, new=48, micro_tokens=1536)),
+    "smollm2_bf16": (SMOLLM2, torch.bfloat16, dict(prompts=4, group=8, prompt=48, new=48, micro_tokens=1536)),
+    "360m": (_dense("llama", 960, 2560, 32, 15, 5, 49_152), torch.float32,
+        dict(prompts=4, group=8, prompt=48, new=48, micro_tokens=1536)),  # SmolLM2-360M
+    "qwen_0.5b": (RELEASED["Qwen2.5-0.5B"], torch.float32,
+        dict(prompts=1, group=8, prompt=64, new=48, micro_tokens=896)),
+    "llama_1b": (RELEASED["Llama-3.2-1B"], torch.bfloat16,
+        dict(prompts=1, group=8, prompt=64, new=32, micro_tokens=768))}
+
+
+def measured_memory(cfg: Config) -> dict:
+    """In this process: two GRPO steps on random weights; MiB of the second one's phases, measured and
+    predicted."""
+    shape, dtype, run = MEASURED[cfg.once]
+    ranks, shape = setup("cpu"), ModelConfig(**shape)
+    torch.set_num_threads(cfg.threads)
     with torch.device("meta"):
-        model = Transformer(cfg).to(dtype)
-    total, active = model.num_parameters()
-    return {"parameters": total, "active": active, "weights": weight_bytes(model),
-        "training": training_bytes(model), "reference": weight_bytes(model),
-        "cache/1k": 1000 * size * cfg.num_hidden_layers * cfg.cached_per_token,
-        "acts/1k": activation_bytes(cfg, 1000, size, length),
-        "recomputed": activation_bytes(cfg, 1000, size, length, recompute=True)}
+        model = Transformer(shape).to(dtype)
+    model = model.to_empty(device="cpu")
+    if shape.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    for p in model.parameters():
+        torch.nn.init.ones_(p)  # the norms; `init_weights` makes the rest
+    optimizer = torch.optim.AdamW(keep_masters(model.init_weights(0)), lr=1e-6, fused=True)
+    g = torch.Generator().manual_seed(0)
+    prompts = torch.randint(10, 500, (run["prompts"], run["prompt"]), generator=g).tolist()
+    settings = Grpo(kl_coef=0.0, updates=1, micro_tokens=run["micro_tokens"], max_new_tokens=run["new"])
+    peaks = {}
+    for step in range(2):
+        give_back_memory()
+        new_peak()
+        out = generate(model, prompts, group_size=run["group"], max_new_tokens=run["new"], eos_id=None)
+        peaks["rollout"] = peak_mib()
+        give_back_memory()
+        new_peak()
+        update(model, None, optimizer, rows_of(prompts, out, run["group"]), step, settings, shipped(), ranks)
+        peaks["pass"] = peak_mib()
+    said = run_memory(shape, dtype, "cpu", **run, lora_rank=cfg.lora_rank, world=ranks.world)
+    return {"work": cfg.once, "measured": peaks,
+        "predicted": {name: said.phase(name) / 2**20 for name in peaks},
+        "parts": {k: round(v / 2**20) for k, v in said.held.items()} | {name: {k: round(v / 2**20)
+            for k, v in said.phases[name].items()} for name in peaks}}
 
 
-def memory():
-    """What fits where: weights; what training adds (gradient, AdamW, masters); a reference for the KL; the
-    cache of 1,000 tokens of one row; activations of 1,000 tokens without and with recomputation."""
-    rows = {name: memory_of(*row) for name, row in MEMORY.items()}
-    print(f"{'':<8} {'dtype':<9}" + "".join(f"{key:>12}" for key in rows["tiny"]))
-    for name, row in rows.items():
-        cells = [f"{v / 1e6:,.1f} M" if k in ("parameters", "active") else f"{v / 2**20:,.1f} MiB"
-            if v < 2**30 else f"{v / 2**30:,.1f} GiB" for k, v in row.items()]
-        print(f"{name:<8} {str(MEMORY[name][1])[6:]:<9}" + "".join(f"{cell:>12}" for cell in cells))
+def new_peak():
+    """Forget the peak so far (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure_memory(cfg: Config):
+    """--work memory_measured[:NAME,NAME]: each shape in a fresh process."""
+    names = cfg.work.partition(":")[2] or "smollm2,smollm2_bf16,360m"
+    print("| | rollout, MiB | predicted | pass and step, MiB | predicted | peak, of predicted |\n|"
+        + "---|" * 6)
+    for name in names.split(","):
+        row = run_once(cfg, "memory_measured", name)
+        cells = [row[side][phase] for phase in ("rollout", "pass") for side in ("measured", "predicted")]
+        peak, said = (max(row[side].values()) for side in ("measured", "predicted"))
+        print(f"| {name} | " + " | ".join(f"{n:,.0f}" for n in cells) + f" | {peak / said:.2f} |", flush=True)
+        if cfg.profile:
+            print(row["parts"])
 
 
 def gpu_plan(free: float) -> tuple[str, int]:
-    """(size, rows per pass) of the largest model of GPU whose training fits into `free` bytes, with a quarter
-    to spare: weights, gradients, AdamW, masters, and the activations of as many rows of 512 tokens as fit."""
+    """(size, rows per pass) of the largest model of GPU whose training fits into `free` bytes: as many rows
+    of 512 tokens as fit."""
     for size, shape in GPU.items():
-        m = memory_of(shape, torch.bfloat16)
         for rows in (16, 8, 4, 2, 1):
-            if 1.25 * (m["weights"] + m["training"] + rows * 0.512 * m["acts/1k"]) <= free:
+            said = run_memory(ModelConfig(**shape), torch.bfloat16, "cuda", prompts=8, group=8, prompt=128,
+                new=384, micro_tokens=512 * rows)
+            if said.peak <= 0.95 * free:
                 return size, rows
     raise UserError(f"--all: {free / 2**30:.1f} GiB of GPU memory are free: too little for any model")
 
@@ -622,21 +735,23 @@ def main():
         raise UserError("--all measures a GPU: give --device cuda")
     if cfg.device != "cpu" and (cfg.profile or cfg.work == "scaling"):
         raise UserError("--profile and --work scaling look at the CPU; leave --device out")
-    for name in names if cfg.work not in ("scaling", "memory") else []:
+    for name in [] if cfg.work == "scaling" or cfg.work.startswith("memory") else names:
         if name not in WORKS:
             raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.once:
-        result = measure(cfg)
+        result = measured_memory(cfg) if cfg.work == "memory_measured" else measure(cfg)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(result))
     elif cfg.all:
         everything(cfg)
+    elif cfg.work == "memory":
+        memory(cfg)
+    elif cfg.work.startswith("memory_measured"):
+        measure_memory(cfg)
     elif cfg.profile:
         profile(cfg)
-    elif names == ["memory"]:
-        memory()
     elif names == ["scaling"]:
         scaling(cfg)
     else:

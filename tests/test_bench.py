@@ -74,21 +74,49 @@ def test_one_measurement_reports_speed_and_memory(monkeypatch, capsys):
     assert json.loads(json.dumps(got)) == got and got["gflop"] > 0
 
 
-def test_memory_is_predicted_from_the_shapes(capsys):
-    bench.memory()
+def test_released_shapes_have_as_many_parameters_as_published():
+    """Moonlight: arXiv 2502.16982, table 3, without embedding and head: 15.29 B, 2.24 B of them active."""
+    totals = {"SmolLM2-135M": 134_515_008, "Qwen2.5-0.5B": 494_032_768, "Llama-3.2-1B": 1_235_814_400,
+        "Qwen2.5-1.5B": 1_543_714_304, "R1-Distill-Qwen-1.5B": 1_777_088_000, "Qwen2.5-3B": 3_085_938_688,
+        "R1-Distill-Qwen-7B": 7_615_616_512, "DeepSeek-V2-Lite": 15_706_484_224,
+        "Moonlight-16B-A3B": 15_289_019_904 + 2 * 163_840 * 2048}
+    assert totals.keys() == bench.RELEASED.keys()
+    for name, shape in bench.RELEASED.items():
+        with bench.torch.device("meta"):
+            total, active = Transformer(ModelConfig(**shape)).num_parameters()
+        assert total == totals[name], name
+    assert active - 2 * 163_840 * 2048 == pytest.approx(2.24e9, rel=0.003)
+
+
+def test_the_table_names_the_smallest_card_that_holds_a_run(capsys):
+    bench.memory(bench.Config())
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["tiny", "small", "base1b", "V2-Lite"]
-    lite, base = (bench.memory_of(*bench.MEMORY[name]) for name in ("V2-Lite", "base1b"))
-    assert lite["parameters"] == 15_706_484_224  # of deepseek-ai/DeepSeek-V2-Lite
-    assert lite["weights"] == lite["parameters"] * 2 and lite["training"] == lite["parameters"] * 16
-    assert lite["cache/1k"] == 1000 * 27 * 576 * 2
-    assert 0.9e9 < base["parameters"] < 1.2e9 and base["recomputed"] < base["acts/1k"] / 3
-    model = Transformer(ModelConfig(**PRESETS["tiny"]))
-    tiny = bench.memory_of(*bench.MEMORY["tiny"])
-    assert tiny["weights"] == sum(p.numel() * 4 for p in model.parameters()) == tiny["training"] / 3
+    names = [line.split("|")[1].strip() for line in lines[4:]]
+    assert names == list(bench.RELEASED) and all(line.count("|") == 12 for line in lines[2:])
+    assert bench.smallest_card(7.5e9) == "8 GB" and bench.smallest_card(7.9e9) == "16 GB"
+    assert bench.smallest_card(133e9) == "141 GB" and bench.smallest_card(140e9) == "more"
+    lite = next(line for line in lines if "V2-Lite" in line).split("|")
+    assert lite[3].strip() == "29.3" and lite[4].strip() == "234"  # 2 and 16 bytes of 15.7 B
 
 
-@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("54m", 16)), (32, ("1b", 8)),
+def test_a_checkpoint_has_a_table_of_its_own(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(ModelConfig(**PRESETS["tiny"]).to_hf()))
+    bench.memory(bench.Config(init=str(tmp_path), lora_rank=4))
+    out = capsys.readouterr().out
+    assert str(tmp_path) in out and "LoRA, rank 4" in out and "Qwen" not in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak is read from /proc")
+def test_a_measured_step_has_the_phases_that_are_predicted(monkeypatch):
+    small = dict(PRESETS["tiny"], num_hidden_layers=2)
+    sizes = dict(prompts=2, group=2, prompt=8, new=8, micro_tokens=64)
+    monkeypatch.setitem(bench.MEASURED, "two layers", (small, bench.torch.float32, sizes))
+    row = bench.measured_memory(bench.Config(once="two layers"))
+    assert row["measured"].keys() == row["predicted"].keys() == {"rollout", "pass"}
+    assert all(n > 50 for n in row["measured"].values())
+
+
+@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("1b", 2)), (32, ("1b", 16)),
     (80, ("1b", 16)), (141, ("1b", 16))])
 def test_the_largest_model_that_fits_the_card_is_measured(gib, want):
     assert bench.gpu_plan(gib * 2**30) == want

@@ -321,7 +321,7 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
 
 
 def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):
-    code = "import batch, config, grpo; batch.free_bytes = lambda ranks: 1e6; config.run_script(grpo.main)"
+    code = "import config, grpo; grpo.free_bytes = lambda ranks: 0; config.run_script(grpo.main)"
     words = [w for k, v in FAST.items() for w in (f"--{k}", str(v))]
     out = subprocess.run([sys.executable, "-c", code, "--init", base, "--out", tmp_path / "a", "--device",
         "cpu:1", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -337,6 +337,17 @@ def dtypes(dir):
 
 
 MIXED = ({torch.float32}, {torch.bfloat16})
+
+
+@pytest.mark.parametrize("script", ["grpo", "sft"])
+def test_a_run_that_does_not_fit_is_refused_before_it_starts(script, base, tmp_path):
+    code = f"import batch, config, {script}; batch.free_bytes = lambda ranks: 1e3; " \
+        f"config.run_script({script}.main)"
+    out = subprocess.run([sys.executable, "-c", code, "--init", base, "--out", tmp_path / "a", "--device",
+        "cpu:1"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 2 and out.stderr.startswith("error: this run needs about"), out.stderr
+    assert len(out.stderr.splitlines()) == 1 and "GiB are free" in out.stderr
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_bfloat16_run_is_saved_in_bfloat16_and_goes_on_exactly(base, tmp_path):
