@@ -55,6 +55,7 @@ from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
 from grpo import Config as Grpo
 from kernels import token_logprobs
+from lora import Lora, attach
 from model import Transformer
 from optim import keep_masters
 from parallel import Ranks, gather, give_back_memory, micro_batches, setup
@@ -66,7 +67,7 @@ class Config:
     work: str = knob("rollout_tiny,train_tiny,step_tiny",
         "comma-separated; or scaling, memory or memory_measured")
     init: str = knob("", "for --work memory: a checkpoint folder; empty = released models")
-    lora_rank: int = knob(0, "for --work memory: rank of the adapters; 0 = 16")
+    lora_rank: int = knob(0, "ours trains adapters of this rank; 0 = all weights, and 16 in --work memory")
     device: str = knob("cpu", "cpu or cuda, for both sides")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
@@ -147,9 +148,12 @@ def random_model(shape: dict, device: str, dtype: torch.dtype) -> Transformer:
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            return Transformer(ModelConfig(**shape)).init_weights(0)
+            model = Transformer(ModelConfig(**shape)).init_weights(0)
     finally:
         torch.set_default_dtype(torch.float32)
+    for router in model.routers():
+        router.float()  # in every model
+    return model
 
 
 def build(work: Work, folder: str, device: str = "cpu") -> tuple[Transformer, list[list[int]], int | None]:
@@ -392,6 +396,8 @@ def measure(cfg: Config) -> dict:
     sample.CUDA_GRAPHS = cfg.graphs
     model, prompts, eos = build(work, cfg.from_, ranks.device)
     micro = cfg.micro or getattr(work, cfg.once)
+    if cfg.lora_rank:
+        attach(model, Lora(cfg.lora_rank, 32.0))
     if cfg.once == "ours":
         job = ours(work, model, prompts, eos, ranks, micro)
     else:
@@ -433,7 +439,7 @@ def peak_mib(device: str = "cpu") -> float:
 def run_once(cfg: Config, work: str, side: str) -> dict:
     """A measurement in a fresh process."""
     options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side,
-        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank}
+        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank, "sides": side}
     words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
@@ -740,6 +746,8 @@ def main():
             raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
+    if cfg.lora_rank and "theirs" in cfg.sides and not cfg.work.startswith("memory"):
+        raise UserError("--lora_rank is for our side alone: give --sides ours")
     if cfg.once:
         result = measured_memory(cfg) if cfg.work == "memory_measured" else measure(cfg)
         if os.environ.get("RANK", "0") == "0":

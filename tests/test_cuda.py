@@ -14,6 +14,7 @@ from checkpoint import save_model
 from config import PRESETS, ModelConfig
 from data.tokenizer import shipped
 from kernels import experts_grouped, token_logprobs, token_logprobs_plain
+from lora import Lora, adapters, attach
 from model import Transformer
 from moe import experts_plain
 from optim import Muon, make_optimizers
@@ -147,14 +148,35 @@ def test_muons_step_is_torchs():
         assert (p - q).norm() <= 0.03 * (q - old).norm()
 
 
+@pytest.mark.parametrize("shape", [{}, GQA])
+@pytest.mark.parametrize("dtype,most", [(torch.float32, 1e-3), (torch.bfloat16, 0.3)])
+def test_adapters_are_merged_for_a_rollout_and_trained_beside_the_weights(dtype, most, shape):
+    model = tiny(dtype=dtype, **shape)
+    attach(model, Lora(4, 16.0))
+    for _, m in adapters(model):
+        m.lora_B.data.normal_(0, 0.1)
+    out, total = rollout(model, max_new_tokens=40), 0
+    for i, completion in enumerate(out.completions):
+        tokens = torch.tensor([PROMPTS[i // 4] + completion], device="cuda")
+        hidden = model.hidden(tokens[:, :-1])[:, len(PROMPTS[i // 4]) - 1 :]
+        logprobs, _ = token_logprobs(hidden, model.lm_head.weight, tokens[:, len(PROMPTS[i // 4]) :])
+        assert (logprobs[0].cpu() - torch.tensor(out.logprobs[i])).abs().mean() < most
+        total = total + logprobs.sum()
+    total.backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(grads) == 2 * len(list(adapters(model)))
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in grads.values())
+
+
+@pytest.mark.parametrize("more", [[], ["--lora_rank", "4", "--kl_coef", "0.1"]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_whole_run_on_the_gpu(dtype, tmp_path):
+def test_a_whole_run_on_the_gpu(dtype, more, tmp_path):
     model = tiny(dtype=dtype)
     model.cfg.eos_token_id = shipped().eos_id
     save_model(model, tmp_path / "init")
     done = subprocess.run([sys.executable, ROOT / "grpo.py", "--init", tmp_path / "init", "--out",
         tmp_path / "out", "--steps", "2", "--prompts", "4", "--group_size", "4", "--max_new_tokens", "40",
-        "--reward_weights", "overlong=1", "--device", "cuda"], capture_output=True, text=True, cwd=ROOT,
+        "--reward_weights", "overlong=1", "--device", "cuda", *more], capture_output=True, text=True, cwd=ROOT,
         env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
