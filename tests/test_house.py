@@ -86,7 +86,7 @@ def test_every_knob_is_used():
         text = (ROOT / (name.replace(".", "/") + ".py")).read_text()
         for f in dataclasses.fields(module.Config):
             shared = name == "experiments.search" and f"cfg.{f.name}" in evaluation  # eval.opened_checkpoint
-            shared |= "adapt(model, cfg" in text and f"cfg.{f.name}" in lora
+            shared |= "load_trained(" in text and f"cfg.{f.name}" in lora
             assert shared or f"cfg.{f.name}" in text, f"{name}: --{f.name} is parsed and ignored"
 
 
