@@ -177,7 +177,7 @@ def activation_bytes(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: s
     return int(work.tokens * dtype.itemsize * (kept + 3 * cfg.hidden_size))  # the last norm
 
 
-PROCESS_BYTES = 400 << 20  # on a CPU: Python, torch, what oneDNN compiles (docs/memory.md)
+PROCESS_BYTES = 450 << 20  # on a CPU: Python, torch, what oneDNN compiles (docs/memory.md)
 
 
 class Memory(NamedTuple):
@@ -227,7 +227,7 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         "activations": activation_bytes(cfg, work, dtype, device, recompute, lora_rank, len(adapted)),
         "backward": work.tokens * size * max(kept_numbers(cfg, work, dtype, device)),  # the same in gradients
         "weight's gradient": largest * size * (not lora_rank),
-        "logits": 3 * 4 * chunk * cfg.vocab_size,
+        "logits": 4 * 4 * chunk * cfg.vocab_size,  # with the last chunk's probabilities
         # of 2 bytes: the sum over chunks in float32, beside it a chunk's in both
         "head's gradient": 10 * numbers["embed_tokens.weight"] * full16}
     in_step = {"Muon": 16 * min(sum(matrices), max(BUCKET, *matrices)) if matrices else 0,

@@ -257,3 +257,19 @@ def test_rope_turns_pairs_by_the_angle_and_keeps_lengths(rope):
     a, b, c, s = x[:, 0], x[:, 1], angle[:, 0].cos(), angle[:, 0].sin()
     torch.testing.assert_close(turned[:, :2], torch.stack([a * c - b * s, a * s + b * c], dim=1))
     torch.testing.assert_close(turned.norm(dim=1), x.norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_swiglu_equals_its_two_operations_and_keeps_neither_result(dtype):
+    gate, up, grad = (torch.randn(7, 33, dtype=dtype) for _ in range(3))
+    plain, ours = ([x.clone().requires_grad_() for x in (gate, up)] for _ in range(2))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        out = kernels.swiglu(*ours)
+    assert {x.data_ptr() for x in saved} == {x.data_ptr() for x in ours}
+    expected = torch.nn.functional.silu(plain[0]) * plain[1]
+    for result in (out, expected):
+        result.backward(grad)
+    assert torch.equal(out, expected)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)
