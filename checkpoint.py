@@ -104,8 +104,8 @@ def _write_config(model: Transformer, dir: Path):
 
 def _save_parts(model: Transformer, dir: Path):
     """`save_model` by all ranks. Each tensor is gathered, and kept by the one rank whose file it goes into:
-    in the model's order, files of about equal size. The index is there last: without it, there is no
-    model."""
+    in the model's order, files of about equal size. The index comes behind the files: without it, there is
+    no model."""
     ranks, dtypes = model.shards.ranks, {n: t.dtype for n, t in weights(model.shards.plain).items()}
     tensors = weights(model)
     total, at, mine, where = sum(t.numel() for t in tensors.values()), 0, {}, {}
@@ -128,7 +128,7 @@ def _save_parts(model: Transformer, dir: Path):
         (dir / f"{INDEX}.tmp").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         for old in [dir / INDEX, dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")]:
             old.unlink(missing_ok=True)
-        for name in (*names.values(), "config.json", INDEX):
+        for name in (*names.values(), INDEX, "config.json"):
             os.replace(dir / f"{name}.tmp", dir / name)
     gather(ranks, None)
 
@@ -185,7 +185,7 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: torch.dtype | None = None,
     is done to the model before it is split."""
     dir = Path(dir)
     model, raw = _on_meta(dir)
-    state = (dir / "state.pt").exists()
+    state = (dir / ".metadata").exists()  # torch's, of what several ranks have saved
     if dtype is None and state:
         dtype = getattr(torch, raw["torch_dtype"])
     elif dtype is None:

@@ -116,21 +116,12 @@ class PeerLost(BaseException):
 
 @contextmanager
 def together():
-    """Around what all processes do at the same time: raises PeerLost where one of them has ended."""
+    """Around what all processes do at the same time, passes through a split model included: raises PeerLost
+    where one of them has ended. Other errors, such as too little memory, stay what they are."""
     try:
         yield
-    except RuntimeError as error:  # torch has no type of its own for it
-        raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
-
-
-@contextmanager
-def passes(model: nn.Module):
-    """`together` around passes through a model, where they are collectives: if it is split. Other errors of
-    theirs, such as too little memory, stay what they are."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_sharded(model) or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+    except RuntimeError as error:  # gloo's have no type of their own
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
 
@@ -288,8 +279,8 @@ def lockstep(ranks: Ranks, batches: list[list[int]], model: nn.Module) -> list[t
     """The micro-batches that this rank passes through the model, each with whether it counts. Of a split
     model every pass needs all ranks: one with fewer micro-batches than another runs row 0 again, and divides
     its loss by infinity."""
-    passes = max(gather(ranks, len(batches))) if is_sharded(model) else len(batches)
-    return [(rows, True) for rows in batches] + [([0], False)] * (passes - len(batches))
+    most = max(gather(ranks, len(batches))) if is_sharded(model) else len(batches)
+    return [(rows, True) for rows in batches] + [([0], False)] * (most - len(batches))
 
 
 # ---------------------------------------------------------------------------- one model, split over the ranks
@@ -325,8 +316,8 @@ def shard_model(model: nn.Module, ranks: Ranks) -> nn.Module:
     of the rows (dimension 0), without values yet. A pass gathers a block's weights where it needs them, and
     adds up the ranks' gradients (torch's FSDP2: Zhao et al., arXiv 2304.11277).
 
-    What is trained is float32: the rows are their own masters, and products are in the embedding's dtype. The
-    routers' are in float32, whatever that is. Buffers are whole on each rank."""
+    What is trained is float32: the rows are their own masters, and products are in the embedding's dtype.
+    What is not trained keeps its dtype; routers are float32. Buffers are whole on each rank."""
     # here, for half a second that a script without --shard need not wait
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -416,9 +407,8 @@ def gathered(model: nn.Module):
         yield model
         return
     out = plain_copy(model).requires_grad_(False)
-    made = {}
-    for p, q in zip(model.parameters(), out.parameters(), strict=True):
-        made[id(q)] = nn.Parameter(whole(p, q.dtype), requires_grad=False)
+    made = {id(q): nn.Parameter(whole(p, q.dtype), requires_grad=False)
+        for p, q in zip(model.parameters(), out.parameters(), strict=True)}
     for split, module in zip(model.modules(), out.modules(), strict=True):
         module._parameters |= {k: made[id(q)] for k, q in module._parameters.items() if q is not None}
         module._buffers |= split._buffers

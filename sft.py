@@ -68,10 +68,10 @@ from parallel import (
     is_sharded,
     lockstep,
     micro_batches,
-    passes,
     put_rows,
     setup,
     shard_model,
+    together,
 )
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
@@ -173,7 +173,7 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
     nll, loads = 0.0, None
     mine = micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens)
     for part, counts in lockstep(ranks, mine, model):
-        with passes(model):
+        with together():
             value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
                 cfg.batch_size if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
         if not counts:

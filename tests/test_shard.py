@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -38,8 +38,8 @@ SHAPES = {  # odd sizes: no parameter's rows need to divide by the ranks
     "moe_bfloat16": MLA, "gqa_bfloat16": TINY | dict(model_type="llama", num_key_value_heads=1, head_dim=18)}
 
 
-def pair(shape: str, ranks, recompute=False):
-    """The same model twice: of one process, and split."""
+def pair(shape: str, ranks, recompute=False, trained="."):
+    """The same model twice: of one process, and split. trained: a pattern of what is, the rest is frozen."""
     plain = Transformer(ModelConfig(**SHAPES[shape])).init_weights(1)
     if "bfloat16" in shape:
         for name, p in plain.named_parameters():
@@ -48,6 +48,9 @@ def pair(shape: str, ranks, recompute=False):
         split = Transformer(plain.cfg)
     for p in split.parameters():
         p.data = p.data.to(plain.embed_tokens.weight.dtype)
+    for model in (plain, split):
+        for name, p in model.named_parameters():
+            p.requires_grad_(bool(re.search(trained, name)))
     shard_model(split, ranks)
     for name, t in weights(split).items():
         put_rows(t, weights(plain)[name]) if t.ndim else None
@@ -73,8 +76,8 @@ def gradients(ranks, dir):
     """Over several micro-batches, one row each, dealt out unevenly: the balance loss of each is in them."""
     cfg, tok, out = sft.Config(micro_tokens=1, balance_coef=0.1), shipped(), {}
     for shape in SHAPES:
-        for rows, recompute in ((5, False), (1, True)):
-            plain, split = pair(shape, ranks, recompute)
+        for rows, recompute, trained in ((5, False, "."), (1, True, "."), (3, True, "q_proj|kv_")):
+            plain, split = pair(shape, ranks, recompute, trained)
             data = [sft.encode_row(plain, tok, training_rows(TASK, 0)(i), 0, i) for i in range(rows)]
             count = sum(len(t) - start for t, start in data)
             for model, who in ((plain, ALONE), (split, ranks)):
@@ -82,9 +85,12 @@ def gradients(ranks, dir):
                 for part, counts in lockstep(who, mine, model):
                     sft.forward_backward(model, [data[i] for i in part], count if counts else math.inf,
                         rows if counts else math.inf, cfg, tok.pad_id, "cpu")
-            wanted = [master_of(p).grad for p in plain.parameters()]
-            out[f"{shape}, {rows} rows"] = off([whole(p.grad, torch.float32) for p in split.parameters()],
-                wanted)
+            wanted = [master_of(p).grad for p in plain.parameters() if p.requires_grad]
+            grads = [whole(p.grad, torch.float32) for p in split.parameters() if p.requires_grad]
+            out[f"{shape}, {rows} rows"] = off(grads, wanted)
+            for p, q in zip(plain.parameters(), split.parameters(), strict=True):
+                frozen = not p.requires_grad and q.grad is None and q.dtype == p.dtype
+                assert frozen or p.requires_grad and q.dtype == torch.float32
     return out
 
 
@@ -207,6 +213,8 @@ def states(ranks, dir):
     same.append(all(map(torch.equal, all_weights(again), third)))
     if ranks.main:
         torch.save([saved, third], dir / "states.pt")
+    import resource
+
     if ranks.rank == 1:  # a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     try:
@@ -280,7 +288,7 @@ def found(tmp_path_factory):
 
 def test_gradients_are_those_of_one_process(found):
     for rank in found["gradients"]:
-        assert len(rank) == 2 * len(SHAPES) and max(rank.values()) <= 1e-6, rank
+        assert len(rank) == 3 * len(SHAPES) and max(rank.values()) <= 1e-6, rank
 
 
 def test_sft_losses_and_weights_are_those_of_one_process(found):
