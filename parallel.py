@@ -123,6 +123,7 @@ def together():
     except RuntimeError as error:  # gloo's have no type of their own
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
+        _stop_looking()
         raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
 
 
@@ -131,8 +132,15 @@ def _look(*_):
     for rank, helper in enumerate(_helpers, 1):
         code = helper.poll()
         if code not in (None, 0, 130):
+            _stop_looking()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise PeerLost(f"process {rank} of {len(_helpers) + 1} ended ({how})")
+
+
+def _stop_looking():
+    """One PeerLost is enough: a second, while the first is reported, would be reported by nobody."""
+    if _helpers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _end(patience: float = 20):
@@ -149,8 +157,7 @@ def last_words(text: str, code: int, error: BaseException):
     """What `config.run_script` does where main() has raised `error`: write the text, exit with the code. Of
     several processes the first to fail does so, and the others say nothing and exit with the same code; one
     that has only lost another speaks where that one was killed and could not."""
-    if _helpers and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _stop_looking()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     speaks = rank == 0
     if world > 1 and (_store or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
