@@ -66,6 +66,7 @@ from parallel import (
     gather,
     gathered,
     is_sharded,
+    local,
     lockstep,
     micro_batches,
     put_rows,
@@ -261,7 +262,10 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
     elif cfg.shard:
         with torch.device("meta"):
             model = Transformer(shape)
-        model = shard_model(prepare(model), ranks).init_weights(cfg.seed, put_rows)
+        model = shard_model(prepare(model), ranks).init_weights(cfg.seed,  # rounded, as without --shard
+            lambda p, values: put_rows(p, values.to(dtype or values.dtype)))
+        if pairs:
+            local(model.score.weight).zero_()
     else:
         model = load_model(source, ranks.device) if source else Transformer(shape).init_weights(cfg.seed)
         model = prepare(model).to(ranks.device)

@@ -115,6 +115,17 @@ def steps(ranks, dir):
     return out
 
 
+def starts(ranks, dir):
+    """A run from random weights, of a preference model too: the same numbers, rounded to its dtype."""
+    out, shape = [], ModelConfig(**MLA)
+    for pairs, dtype in ((False, ""), (True, "bfloat16")):
+        plain, split = (sft.start_model(sft.Config(dtype=dtype, shard=shard), shape, "", None, pairs, who)
+            for shard, who in ((False, ALONE), (True, ranks)))
+        out += map(torch.equal, all_weights(split), all_weights(plain))
+        out += map(torch.equal, split.buffers(), plain.buffers())
+    return out
+
+
 def samples(count):
     """Made-up completions of different lengths."""
     g, out = torch.Generator().manual_seed(3), []
@@ -283,12 +294,16 @@ def found(tmp_path_factory):
     dir = tmp_path_factory.mktemp("shard")
     for kind in ("deepseek_v3", "qwen3"):
         fp8_checkpoint(dir / f"fp8_{kind}", kind, shards=False)
-    return measure("gradients,steps,rl,memory,broken,states,files", 2, dir) | {"dir": dir}
+    return measure("gradients,starts,steps,rl,memory,broken,states,files", 2, dir) | {"dir": dir}
 
 
 def test_gradients_are_those_of_one_process(found):
     for rank in found["gradients"]:
         assert len(rank) == 3 * len(SHAPES) and max(rank.values()) <= 1e-6, rank
+
+
+def test_random_weights_are_those_of_one_process(found):
+    assert all(map(all, found["starts"])) and len(found["starts"][0]) > 60
 
 
 def test_sft_losses_and_weights_are_those_of_one_process(found):
@@ -363,7 +378,7 @@ def test_with_one_process_it_is_refused(name, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the other process in /proc")
 def test_a_killed_rank_ends_the_run_with_one_message_and_the_same_command_resumes(tmp_path):
-    command = [sys.executable, *SFT, "--steps", "40", "--out", str(tmp_path)]
+    command = [sys.executable, *SFT, "--steps", "24", "--out", str(tmp_path)]
     run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     until = time.monotonic() + 60
     while not (tmp_path / "state").exists() and time.monotonic() < until:
@@ -378,7 +393,7 @@ def test_a_killed_rank_ends_the_run_with_one_message_and_the_same_command_resume
     done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0 and load_model(tmp_path).cfg.hidden_size == 96, done.stderr
     logged = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert logged == list(range(1, 41)) and not (tmp_path / "state").exists()
+    assert logged == list(range(1, 25)) and not (tmp_path / "state").exists()
 
 
 def test_grpo_samples_trains_stops_and_resumes(tmp_path):
