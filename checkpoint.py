@@ -51,12 +51,12 @@ def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
 
 def merged_weights(model: Transformer) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight of a model by name, whole and with its adapter, one after the other; in the dtype that it
-    is computed in."""
+    is computed in. Of a model with adapters in float32: rounded, the sums would lose most of them."""
     kinds = {name: t.dtype for name, t in weights(model.shards.plain if is_sharded(model) else model).items()}
     adapted = {f"{name}.weight": m for name, m in adapters(model)}
     for name, tensor in weights(model).items():
         if not name.endswith((".lora_A", ".lora_B")):
-            full = whole(tensor, kinds[name])
+            full = whole(tensor, torch.float32 if model.lora else kinds[name])
             yield name, adapted[name].merge(full) if name in adapted else full
 
 
@@ -113,7 +113,7 @@ def _write_json(file: Path, raw: dict):
 def _config_of(model: Transformer) -> dict:
     """What config.json says."""
     computed = model.shards.plain if is_sharded(model) else model
-    dtype = str(computed.embed_tokens.weight.dtype).removeprefix("torch.")
+    dtype = "float32" if model.lora else str(computed.embed_tokens.weight.dtype).removeprefix("torch.")
     raw = model.cfg.to_hf() | {"torch_dtype": dtype}
     if hasattr(model, "score"):  # a preference model
         kind = raw["architectures"][0].replace("CausalLM", SCORER)
@@ -123,8 +123,8 @@ def _config_of(model: Transformer) -> dict:
 
 def _save_parts(model: Transformer, dir: Path):
     """`save_model` by all ranks. Each tensor is gathered, and kept by the one rank whose file it goes into:
-    in the model's order, files of about equal size. The index is there last: without it, there is no
-    model."""
+    in the model's order, files of about equal size. The index comes behind the files: without it, there is
+    no model."""
     ranks = model.shards.ranks
     total, at, mine, where = sum(t.numel() for t in weights(model).values()), 0, {}, {}
     for name, full in merged_weights(model):
@@ -145,7 +145,7 @@ def _save_parts(model: Transformer, dir: Path):
         _write_json(dir / f"{INDEX}.tmp", index)
         for old in [dir / INDEX, dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")]:
             old.unlink(missing_ok=True)
-        for name in (*names.values(), "config.json", INDEX):
+        for name in (*names.values(), INDEX, "config.json"):
             os.replace(dir / f"{name}.tmp", dir / name)
     gather(ranks, None)
 
@@ -173,7 +173,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | 
     tensor, straight to its place on the device; dtype: also a script's --dtype, None or "" = as the embedding
     is stored; FP8 becomes bfloat16 first (see `dequantised`). Routers are float32 in any case: they decide
     between close experts. The folder of a LoRA adapter, ours or peft's, is its model with the adapter merged
-    or, with merge False, beside it.
+    or, with merge False and in bfloat16, beside it.
 
     Raises UserError for a missing folder, a truncated file, and missing or misshapen tensors, and for
     tensors that the model does not have (multi-token-prediction layers past the last one are left out)."""
@@ -181,7 +181,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | 
     if (base := base_of(dir)) != dir:
         model = load_model(base, device, dtype)
         load_adapter(model, dir, str(base))
-        if merge:
+        if merge and model.embed_tokens.weight.dtype == torch.float32:
             fold(model)
         return model
     model, raw = _on_meta(dir)
@@ -212,7 +212,7 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
     dir, folder = base_of(dir), Path(dir)
     model, raw = _on_meta(dir)
-    state = (dir / "state.pt").exists()
+    state = (dir / ".metadata").exists()  # torch's, of what several ranks have saved
     kind = raw["torch_dtype"] if state else dtype
     kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
@@ -250,7 +250,9 @@ def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
     if cfg.lora_rank:
         return ready(load_model(dir, ranks.device, cfg.dtype, merge=False))
     # the masters that `optim.keep_masters` makes are then the stored numbers, not rounded ones
-    return ready(rounded(load_model(dir, ranks.device, "float32" if cfg.dtype else ""), cfg.dtype))
+    exact = cfg.dtype or base_of(dir) != Path(dir)
+    dtype = cfg.dtype or (str(stored_shape(dir)[1]).removeprefix("torch.") if exact else "")
+    return ready(rounded(load_model(dir, ranks.device, "float32" if exact else ""), dtype))
 
 
 def _on_meta(dir: Path) -> tuple[Transformer, dict]:

@@ -91,9 +91,9 @@ from parallel import (
     is_sharded,
     lockstep,
     micro_batches,
-    passes,
     release,
     setup,
+    together,
 )
 from preference import reward_plan
 from rewards import Plan, TrainerState, score
@@ -405,7 +405,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
                              [(tuple(s.tokens[: s.start]), s.start) for s in batch])
         sums = []
         for rows, counts in lockstep(ranks, mine, model):
-            with passes(model):
+            with together():
                 m = micro_step(model, reference, [batch[i] for i in rows], normalizer if counts else math.inf,
                     len(batch) if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
             sums += [m] if counts else []
@@ -648,7 +648,7 @@ def main():
     if ranks.main:
         total, active = model.num_parameters()
         print(f"policy: {init}, {total / 1e6:.2f}M parameters ({active / 1e6:.2f}M active), "
-              f"on {ranks.world} x {ranks.device}")
+              f"on {ranks.world} x {ranks.device}" + (", which split them" if cfg.shard else ""))
         settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
         (out / "run.json").write_text(settings + "\n", encoding="utf-8")
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))

@@ -4,8 +4,8 @@ r (in + out) numbers, not of in x out; the reference of a KL is the same model w
 
     python grpo.py --init DIR --lora_rank 16
 
-B starts at zero, so the first step starts from W. The factors are float32 whatever the weights are. Rollouts
-read W + (alpha / r) B A, made once for each (`LoraLinear.pack`). On disk: PEFT's adapter_config.json and
+B starts at zero, so the first step starts from W. The factors are float32 whatever the weights are. A rollout
+in float32 reads W + (alpha / r) B A, made once (`LoraLinear.pack`). On disk: peft's adapter_config.json and
 adapter_model.safetensors (checkpoint.py), which peft and vLLM open.
 """
 
@@ -54,44 +54,49 @@ class LoraLinear(Linear):
         self.scale, self.dropout = kind.scale, kind.dropout
         self.reference: tuple | None = None  # its factors: None is no adapter, which B = 0 equals
         self.as_reference = False
-        self.merged: torch.Tensor | None = None  # `whole`, within `kernels.packed_weights`
+        self.rollout = False  # True within `kernels.packed_weights`
+        self.merged: torch.Tensor | None = None  # there, `whole` if it is asked for
 
     def factors(self) -> tuple | None:
         return self.reference if self.as_reference else (self.lora_A, self.lora_B)
 
-    def whole(self) -> torch.Tensor:
-        """W + scale B A (out, in), summed in float32, in W's dtype: what W would be after training it."""
-        if self.merged is not None:
-            return self.merged
-        whole = self.merge(self.weight)
-        if self.packed is not None:  # a rollout of MLA, which reads it at each step
-            self.merged = whole
-        return whole
-
     def merge(self, weight):
+        """weight (out, in), this layer's, plus scale B A, as float32 numbers."""
         if self.factors() is None:
-            return weight
+            return weight.float()
         A, B = self.factors()
-        return torch.addmm(weight.float(), B, A, alpha=self.scale).to(weight.dtype)
+        return torch.addmm(weight.float(), B, A, alpha=self.scale)
+
+    def whole(self) -> torch.Tensor:
+        """The weight as it acts (out, in), for MLA, which also reads it without the layer; in a rollout the
+        same tensor each time, and float32."""
+        if self.merged is None and self.rollout:
+            self.merged = self.merge(self.weight)
+        return self.merge(self.weight).to(self.weight.dtype) if self.merged is None else self.merged
 
     def pack(self):
-        """For a rollout, which reads the weights once per token: the sum, packed where that pays."""
-        self.merged = self.whole().detach()
-        self.packed = pack(self.merged)
-        if self.packed is not None:
-            self.merged = None  # one copy is enough
+        """For a rollout, which reads the weights once per token: the sum, packed where that pays. Not in
+        bfloat16, which would round most of B A away, small as it is beside W (docs/memory.md): both stay."""
+        self.rollout = True
+        if self.weight.dtype == torch.float32:
+            self.merged = self.merge(self.weight).detach()
+            self.packed = pack(self.merged)
+            if self.packed is not None:
+                self.merged = None  # one copy is enough; `whole` makes it again
 
     def unpack(self):
-        self.packed = self.merged = None  # W itself was not touched
+        self.packed, self.merged, self.rollout = None, None, False  # W itself was not touched
 
     def forward(self, x):
         if self.packed is not None or self.factors() is None:
             return super().forward(x)
-        if self.merged is not None:
+        if self.rollout and self.weight.dtype == torch.float32:
             return F.linear(x, self.merged, self.bias)
         A, B = (factor.to(x.dtype) for factor in self.factors())
         inputs = F.dropout(x, self.dropout) if self.dropout and self.trains() else x
-        return super().forward(x) + F.linear(F.linear(inputs, A), B) * self.scale
+        low = F.linear(inputs, A).flatten(0, -2)  # (N, r)
+        out = super().forward(x)
+        return torch.addmm(out.flatten(0, -2), low, B.T, alpha=self.scale).view_as(out)
 
     def trains(self) -> bool:
         return torch.is_grad_enabled() and not self.as_reference
@@ -165,10 +170,11 @@ def adapt(model: nn.Module, cfg: Training, seed: int, base: str, device: str | N
 
 
 def fold(model: nn.Module):
-    """Make the adapters part of the weights, which are trainable again."""
+    """Make the adapters part of the weights, which become float32, and trainable again."""
+    model.float()
     for name, m in list(adapters(model)):
         layer = Linear(m.in_features, m.out_features, bias=m.bias is not None, device="meta")
-        layer.weight, layer.bias = nn.Parameter(m.whole().detach()), m.bias
+        layer.weight, layer.bias = nn.Parameter(m.merge(m.weight).detach()), m.bias
         place(model, name, layer)
     model.requires_grad_(True)
     model.lora = None

@@ -110,8 +110,8 @@ class MLA(nn.Module):
         key-value head for H queries. The projections see all cohorts at once: their weights are read once."""
         w_uk, w_uv = self.up_projections()
         latent, (q, q_rot) = self.latent(x, freqs), self.queries(x, freqs)
-        q_c = torch.bmm(q.transpose(0, 1), w_uk).transpose(0, 1)  # (N, H, C)
+        q_c = torch.bmm(q.transpose(0, 1).to(w_uk.dtype), w_uk).transpose(0, 1).to(q.dtype)  # (N, H, C)
         q = torch.cat([q_c, q_rot], dim=-1) * self.scale  # (N, H, C+R)
         out = attend_cached(cohorts, layer, q[:, None], latent[:, None], slice(None), slice(self.C))
-        out = torch.bmm(out.squeeze(1).transpose(0, 1), w_uv.transpose(1, 2)).transpose(0, 1)  # (N, H, W)
-        return self.o_proj(out.flatten(1))
+        out = torch.bmm(out.squeeze(1).transpose(0, 1).to(w_uv.dtype), w_uv.transpose(1, 2)).transpose(0, 1)
+        return self.o_proj(out.to(x.dtype).flatten(1))  # (N, H, W) before

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from config import Diverged
-from parallel import Ranks, gather, is_sharded, is_split, local, own_rows, passes, together, whole
+from parallel import Ranks, gather, is_sharded, is_split, local, own_rows, together, whole
 
 ALONE = Ranks(0, 1, "cpu")
 
@@ -261,7 +261,7 @@ def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
     if not is_finite(model):
         return False
     tokens = tokens[: model.cfg.max_position_embeddings]
-    with passes(model):
+    with together():
         hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
         output = getattr(model, "score", model.lm_head)(hidden).logsumexp(-1).sum()
         first = trained(model.layers[0])[0]

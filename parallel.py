@@ -116,22 +116,14 @@ class PeerLost(BaseException):
 
 @contextmanager
 def together():
-    """Around what all processes do at the same time: raises PeerLost where one of them has ended."""
+    """Around what all processes do at the same time, passes through a split model included: raises PeerLost
+    where one of them has ended. Other errors, such as too little memory, stay what they are."""
     try:
         yield
-    except RuntimeError as error:  # torch has no type of its own for it
-        raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
-
-
-@contextmanager
-def passes(model: nn.Module):
-    """`together` around passes through a model, where they are collectives: if it is split. Other errors of
-    theirs, such as too little memory, stay what they are."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_sharded(model) or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+    except RuntimeError as error:  # gloo's have no type of their own
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
+        _stop_looking()
         raise PeerLost(f"another process ended: {str(error).partition('. ')[0]}") from error
 
 
@@ -140,8 +132,15 @@ def _look(*_):
     for rank, helper in enumerate(_helpers, 1):
         code = helper.poll()
         if code not in (None, 0, 130):
+            _stop_looking()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise PeerLost(f"process {rank} of {len(_helpers) + 1} ended ({how})")
+
+
+def _stop_looking():
+    """One PeerLost is enough: a second, while the first is reported, would be reported by nobody."""
+    if _helpers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _end(patience: float = 20):
@@ -158,8 +157,7 @@ def last_words(text: str, code: int, error: BaseException):
     """What `config.run_script` does where main() has raised `error`: write the text, exit with the code. Of
     several processes the first to fail does so, and the others say nothing and exit with the same code; one
     that has only lost another speaks where that one was killed and could not."""
-    if _helpers and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _stop_looking()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     speaks = rank == 0
     if world > 1 and (_store or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
@@ -297,8 +295,8 @@ def lockstep(ranks: Ranks, batches: list[list[int]], model: nn.Module) -> list[t
     """The micro-batches that this rank passes through the model, each with whether it counts. Of a split
     model every pass needs all ranks: one with fewer micro-batches than another runs row 0 again, and divides
     its loss by infinity."""
-    passes = max(gather(ranks, len(batches))) if is_sharded(model) else len(batches)
-    return [(rows, True) for rows in batches] + [([0], False)] * (passes - len(batches))
+    most = max(gather(ranks, len(batches))) if is_sharded(model) else len(batches)
+    return [(rows, True) for rows in batches] + [([0], False)] * (most - len(batches))
 
 
 # ---------------------------------------------------------------------------- one model, split over the ranks
@@ -334,9 +332,10 @@ def shard_model(model: nn.Module, ranks: Ranks) -> nn.Module:
     of the rows (dimension 0), without values yet. A pass gathers a block's weights where it needs them, and
     adds up the ranks' gradients (torch's FSDP2: Zhao et al., arXiv 2304.11277).
 
-    What is trained is float32: the rows are their own masters, and products are in the embedding's dtype. The
-    routers' are in float32, whatever that is. Buffers are whole on each rank, and so are adapters and what
-    else is trained beside them: their gradients are added up as those of a model that is not split."""
+    What is trained is float32: the rows are their own masters, and products are in the embedding's dtype.
+    What is not trained keeps its dtype; routers are float32. Buffers are whole on each rank, and so are
+    adapters and what else is trained beside them: their gradients are added up as those of a model that is
+    not split."""
     # here, for half a second that a script without --shard need not wait
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -427,9 +426,8 @@ def gathered(model: nn.Module):
         yield model
         return
     out = plain_copy(model).requires_grad_(False)
-    made = {}
-    for p, q in zip(model.parameters(), out.parameters(), strict=True):
-        made[id(q)] = nn.Parameter(whole(p, q.dtype), requires_grad=False)
+    made = {id(q): nn.Parameter(whole(p, q.dtype), requires_grad=False)
+        for p, q in zip(model.parameters(), out.parameters(), strict=True)}
     for split, module in zip(model.modules(), out.modules(), strict=True):
         module._parameters |= {k: made[id(q)] for k, q in module._parameters.items() if q is not None}
         module._buffers |= split._buffers

@@ -77,12 +77,13 @@ from parallel import (
     gather,
     gathered,
     is_sharded,
+    local,
     lockstep,
     micro_batches,
-    passes,
     put_rows,
     setup,
     shard_model,
+    together,
 )
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
@@ -184,7 +185,7 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
     nll, loads = 0.0, None
     mine = micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens)
     for part, counts in lockstep(ranks, mine, model):
-        with passes(model):
+        with together():
             value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
                 cfg.batch_size if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
         if not counts:
@@ -267,6 +268,8 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
         with torch.device("meta"):
             model = prepare(Transformer(shape).to(getattr(torch, cfg.dtype or "float32")))
         model = shard_model(model, ranks).init_weights(cfg.seed, put_rows)
+        if pairs:
+            local(model.score.weight).zero_()
     else:
         model = prepare(rounded(Transformer(shape).init_weights(cfg.seed), cfg.dtype)).to(ranks.device)
     keep_masters(model, state)

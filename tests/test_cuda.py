@@ -176,7 +176,7 @@ def test_a_whole_run_on_the_gpu(dtype, more, tmp_path):
     save_model(model, tmp_path / "init")
     done = subprocess.run([sys.executable, ROOT / "grpo.py", "--init", tmp_path / "init", "--out",
         tmp_path / "out", "--steps", "2", "--prompts", "4", "--group_size", "4", "--max_new_tokens", "40",
-        "--reward_weights", "overlong=1", "--device", "cuda", *more], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+        "--reward_weights", "overlong=1", "--device", "cuda", *more], cwd=ROOT, capture_output=True,
+        text=True, env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
