@@ -242,9 +242,9 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         experts = sum(p.numel() for name, p in parameters.items() if "mlp.experts" in name and onednn
             and min(math.prod(q.shape[1:]) for q in parameters.values() if q.ndim == 3) >= PACKED_NUMBERS)
         merged = [n for name, n in linears.items() if name in adapted
-            and (name not in packed or "kv_b_proj" in name)]
+            and (size == 4 and name not in packed or "kv_b_proj" in name)]
         phases["rollout"] = {"packed weights": 4 * (sum(packed.values()) + experts),
-            "merged weights": sum(merged) * size, "gathered weights": whole * split,
+            "merged weights": sum(merged) * 4, "gathered weights": whole * split,
             **decoding_bytes(cfg, decoding, dtype, device)}
     return Memory(held, phases)
 

@@ -89,17 +89,18 @@ class Transformer(nn.Module):
         self.rotations = None  # RoPE's table; no buffer, for complex64 must survive .to(torch.bfloat16)
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0, put=torch.Tensor.copy_):
+    def init_weights(self, seed: int = 0, put=torch.Tensor.copy_, device: str | None = None):
         """Normal(0, initializer_range) for every matrix, 1 for norms, 0 for biases; seeded. Returns self.
-        put(parameter, values) sets a matrix."""
-        g = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
+        put(parameter, values) sets a matrix; device: where values are drawn, None = where the weights are."""
+        g = torch.Generator(device or self.embed_tokens.weight.device).manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | Experts | Router):
                 for name, p in module.named_parameters(recurse=False):
                     if name == "bias":
                         p.zero_()
                     else:
-                        put(p, torch.empty(p.shape).normal_(0, self.cfg.initializer_range, generator=g))
+                        values = torch.empty(p.shape, device=g.device)
+                        put(p, values.normal_(0, self.cfg.initializer_range, generator=g))
             if isinstance(module, RMSNorm):
                 module.weight.fill_(1)
             for buffer in module.buffers(recurse=False):  # routing biases

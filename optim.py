@@ -190,6 +190,8 @@ def keep_masters(model: torch.nn.Module, state: dict | None = None) -> list[torc
     optimizers step: `master_of` each parameter that is `trained`."""
     saved = (state or {}).get("masters", {})
     for name, p in model.named_parameters():
+        if not p.requires_grad and hasattr(p, "master"):
+            del p.master
         if p.dtype in (torch.bfloat16, torch.float16) and p.requires_grad:
             whole = saved.get(name, master_of(p).detach())
             p.master = torch.nn.Parameter(whole.to(p.device, torch.float32))

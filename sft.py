@@ -267,7 +267,7 @@ def start_model(cfg: Config, shape: ModelConfig, source, state: dict | None, pai
     elif cfg.shard:
         with torch.device("meta"):
             model = prepare(Transformer(shape).to(getattr(torch, cfg.dtype or "float32")))
-        model = shard_model(model, ranks).init_weights(cfg.seed, put_rows)
+        model = shard_model(model, ranks).init_weights(cfg.seed, put_rows, "cpu")
         if pairs:
             local(model.score.weight).zero_()
     else:

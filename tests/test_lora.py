@@ -272,6 +272,39 @@ def test_adapters_in_bfloat16_are_float32_beside_frozen_weights(tmp_path):
     assert all(p.grad.dtype == torch.float32 for p in trained(model))
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_in_bfloat16_small_adapters_are_not_rounded_away(shape):
+    """What a B of one step's size does to a layer's output, in training and in a rollout, and in what is
+    saved."""
+    model = model_of(shape, std=2e-4).bfloat16()
+    fold(model)
+    attach_to(model.bfloat16(), targets="self_attn")
+    for name, m in adapters(model):
+        m.lora_B.data.fill_(2e-4)
+        x = torch.randn(200, m.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+        wanted = m.scale * x.float() @ m.lora_A.T @ m.lora_B.T
+        with as_reference(model):
+            off = m(x).float()
+        trained = m(x).float() - off
+        m.pack()
+        for found in (trained, m(x).float() - off):
+            assert abs((found * wanted).sum() / wanted.square().sum() - 1) < 0.2, name
+        m.unpack()
+        assert m.merge(m.weight).dtype == torch.float32
+
+
+def test_in_bfloat16_gradients_are_those_of_float32():
+    model = model_of(std=0.01).bfloat16()
+    exact = model_of(std=0.01)
+    for found, wanted in zip(model.parameters(), exact.parameters(), strict=True):
+        wanted.data = found.data.float()
+        found.data = found.data.float() if found.requires_grad else found.data
+    for policy in (model, exact):
+        policy(tokens_of()).log_softmax(-1)[..., 7].sum().backward()
+    for found, wanted in zip(trained(model), trained(exact), strict=True):
+        assert (found.grad - wanted.grad).norm() <= 0.05 * wanted.grad.norm()
+
+
 def test_the_reference_can_be_renewed():
     model, tokens = model_of(), tokens_of()
     renew_reference(model, model)

@@ -155,11 +155,11 @@ def test_adapters_and_shards_change_what_is_held():
     half = predicted(cfg, work, world=4, shards=4, lora_rank=16, **settings).held
     assert half == lora | {"weights": lora["weights"] / 4}
     assert both.phases["pass"]["unsharded"] > 2 * 151_936 * D  # the embedding is whole, beside two blocks
-    deep = ModelConfig(**bench.RELEASED["Moonlight-16B-A3B"])  # of the experts only the dense layer's MLP
+    deep = ModelConfig(**bench.RELEASED["Moonlight-16B-A3B"])  # with experts only attention has adapters
     D, H = 2048, 16
     attention = (D + H * 192) + (D + 576) + (512 + H * 256) + (H * 128 + D)
     said = predicted(deep, work, lora_rank=8, **settings).held["gradients"]
-    assert said == 4 * 8 * (27 * attention + 3 * (D + 11_264))
+    assert said == 4 * 8 * 27 * attention
 
 
 @pytest.mark.parametrize("name,shape", [("small", {}), ("small_dense", {}), ("tiny", {})])
@@ -186,9 +186,8 @@ def test_with_adapters_a_rollout_has_merged_weights_and_with_shards_gathered_one
     decoding = Decoding(64, 8, 100, 100)
     gpu = predicted(cfg, work, decoding, dtype=torch.bfloat16, device="cuda", lora_rank=8, shards=2, world=2)
     cpu = predicted(cfg, work, decoding, dtype=torch.float32, device="cpu", lora_rank=8)
-    D, C, H = 2048, 512, 16
-    kv_b, attention = C * H * 256, D * H * 192 + D * 576 + H * 128 * D
-    assert gpu.phases["rollout"]["merged weights"] == 2 * (27 * (kv_b + attention) + 3 * D * 10_944)
+    kv_b = 512 * 16 * 256  # the one that decoding reads by itself; in bfloat16 nothing else is merged
+    assert gpu.phases["rollout"]["merged weights"] == 4 * 27 * kv_b
     assert gpu.phases["rollout"]["gathered weights"] == 2 * 15_706_484_224
     assert cpu.phases["rollout"]["merged weights"] == 4 * 27 * kv_b
 
