@@ -166,16 +166,12 @@ def test_everything_writes_the_page(monkeypatch, tmp_path):
     assert [graphs for *_, graphs, _ in calls].count(False) == 2
 
 
-def test_random_models_are_made_in_their_dtype_with_the_sizes_of_the_released_ones():
+def test_random_models_are_made_in_their_dtype_but_for_the_routers():
     model = bench.random_model(PRESETS["tiny"], "cpu", bench.torch.bfloat16)
     routers = {p for router in model.routers() for p in router.parameters()}
     assert all((p.dtype == bench.torch.float32) == (p in routers) for p in model.parameters())
     assert bench.torch.get_default_dtype() == bench.torch.float32
     assert model.lm_head.weight is model.embed_tokens.weight and model.lm_head.weight.std() > 0
-    sizes = [bench.memory_of(s, bench.torch.bfloat16)["parameters"] for s in
-        (bench.QWEN2_5_1_5B, bench.MOONLIGHT)]
-    assert sizes[0] == 1_543_714_304  # of Qwen/Qwen2.5-1.5B
-    assert 15.95e9 < sizes[1] < 15.97e9  # "16B"
 
 
 def test_a_peers_memory_does_not_hold_our_weights(monkeypatch):
