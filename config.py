@@ -438,7 +438,8 @@ class Training(Reading):
     shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
         "--device cpu:N): each holds 1/N of them", group="memory")
 
-    def __post_init__(self):
+    def check_adapters(self):
+        """Raises UserError for a setting of adapters without any."""
         if not self.lora_rank:
             for f in dataclasses.fields(Training):
                 if f.name.startswith("lora_") and getattr(self, f.name) != f.default:

@@ -153,7 +153,6 @@ class Config(Training):
 
     def __post_init__(self):
         """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
-        super().__post_init__()
         if self.loss not in LOSSES:
             raise UserError(f"--loss {self.loss}{closest(self.loss, LOSSES)}")
         own, settings = LOSSES[self.loss], settings_of(self.loss, self.loss_settings)
@@ -554,6 +553,7 @@ def check(cfg: Config):
     ]:
         if not ok:
             raise UserError(message)
+    cfg.check_adapters()
     if cfg.shard:
         check_shard(cfg.device)
     check_tracker(cfg.tracker)

@@ -76,7 +76,7 @@ class LoraLinear(Linear):
 
     def pack(self):
         """For a rollout, which reads the weights once per token: the sum, packed where that pays. Not in
-        bfloat16, which would round most of B A away, small as it is beside W (docs/memory.md): both stay."""
+        bfloat16, which would round most of B A away, small as it is beside W (docs/lora.md): both stay."""
         self.rollout = True
         if self.weight.dtype == torch.float32:
             self.merged = self.merge(self.weight).detach()
@@ -108,7 +108,7 @@ class LoraLinear(Linear):
 class _RoundedOnce(torch.autograd.Function):
     """x W^T + bias + scale low B^T for bfloat16 x (N, in), W (out, in), low (N, r) and float32 B (out, r),
     summed in float32. Were W x rounded first, most of B A x would vanish in the second rounding: 81% for a B
-    of 2e-4, one step of training (SmolLM2-135M, docs/memory.md)."""
+    of 2e-4, one step of training (SmolLM2-135M, docs/lora.md)."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, low, B, scale):

@@ -242,6 +242,7 @@ def check(cfg: Config):
         raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.lora_rank and not cfg.init:
         raise UserError("--lora_rank adapts a model that has learnt something: it needs --init")
+    cfg.check_adapters()
     if cfg.shard:
         check_shard(cfg.device)
     check_tracker(cfg.tracker)

@@ -144,7 +144,8 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
         "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
             "loss": ["--loss_settings"],
         "sampling": ["--temperature", "--resample"],
-        "memory": ["--dtype", "--lora_rank", "--shard", "--micro_tokens"],
+        "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
+            "--lora_targets", "--shard", "--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 

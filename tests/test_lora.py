@@ -360,4 +360,4 @@ def test_rows_of_a_run_need_an_initial_model():
     with pytest.raises(UserError, match="needs --init"):
         sft.check(sft.Config(lora_rank=4))
     with pytest.raises(UserError, match="needs --lora_rank"):
-        grpo.Config(lora_dropout=0.1)
+        grpo.check(grpo.Config(lora_dropout=0.1))
