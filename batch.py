@@ -14,7 +14,7 @@ from kernels import CHUNK_NUMBERS, FEWEST_TOKENS, PACKED_NUMBERS, Linear, token_
 from lora import matching
 from model import Transformer
 from optim import BUCKET
-from parallel import Ranks, free_bytes
+from parallel import Ranks, free_bytes, gather
 
 
 class Sample(NamedTuple):
@@ -295,7 +295,7 @@ def check_memory(settings: dict, ranks: Ranks, changes: dict[str, dict]):
     """Before anything is loaded. settings: the arguments of `predicted`; changes: other ones by the flags
     that ask for them, such as {"--kl_coef 0": {"reference": False}}. Raises UserError for a run that will not
     fit, with the flags that make it fit."""
-    free, most = free_bytes(ranks), needed(settings, ranks)
+    free, most = min(gather(ranks, free_bytes(ranks))), needed(settings, ranks)
     if MARGIN * most <= free:
         return
     needs = {flags: needed(settings | change, ranks) for flags, change in changes.items()}

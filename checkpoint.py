@@ -45,8 +45,8 @@ EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
 def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
     """The model's tensors under Hugging Face's names, experts unstacked, adapters merged. A tied head is not
     stored."""
-    named = [pair for name, tensor in merged_weights(model) for pair in hf_parts(name, tensor)]
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named}
+    return {hf_name: part.contiguous().clone() for name, tensor in merged_weights(model)
+        for hf_name, part in hf_parts(name, tensor.detach().cpu())}
 
 
 def merged_weights(model: Transformer) -> Iterator[tuple[str, torch.Tensor]]:
@@ -96,6 +96,8 @@ def save_model(model: Transformer, dir: str | Path):
     _write_json(dir / "config.json.tmp", _config_of(model))
     for name in (WEIGHTS, "config.json"):
         os.replace(dir / f"{name}.tmp", dir / name)
+    for old in [dir / INDEX, *dir.glob("model-*-of-*.safetensors")]:
+        old.unlink(missing_ok=True)
 
 
 def _write(file: Path, tensors: dict[str, torch.Tensor]):
@@ -143,10 +145,10 @@ def _save_parts(model: Transformer, dir: Path):
         _write_json(dir / "config.json.tmp", _config_of(model))
         index = {"metadata": {"total_size": size}, "weight_map": {k: names[o] for k, o in where.items()}}
         _write_json(dir / f"{INDEX}.tmp", index)
-        for old in [dir / INDEX, dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")]:
-            old.unlink(missing_ok=True)
         for name in (*names.values(), INDEX, "config.json"):
             os.replace(dir / f"{name}.tmp", dir / name)
+        for old in {dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")} - {dir / n for n in names.values()}:
+            old.unlink(missing_ok=True)
     gather(ranks, None)
 
 
@@ -532,8 +534,9 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
     """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ... Raises
     UserError where the run would start from that folder."""
     dir = Path(dir)
-    if init and dir.resolve() == Path(init).resolve():
-        raise UserError(f"--init {init} is also where this run writes; give another --out")
+    for start in {Path(init), base_of(init)} if init else ():
+        if dir.resolve() in (start.resolve(), *start.resolve().parents):
+            raise UserError(f"--init {init} is also where this run writes; give another --out")
     if not has_model(dir):  # ended before its first save: nothing to keep
         for name in ("metrics.jsonl", "samples.jsonl"):
             (dir / name).unlink(missing_ok=True)

@@ -353,10 +353,10 @@ def is_a(value, kind) -> bool:
 
 
 def base_of(dir: str | Path) -> Path:
-    """The folder with the config.json of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
+    """The folder with the weights of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
     model that it belongs to. Raises UserError where that is not here."""
     dir = Path(dir)
-    if (dir / "config.json").exists() or not (dir / "adapter_config.json").exists():
+    if any(dir.glob("model*.safetensors*")) or not (dir / "adapter_config.json").exists():
         return dir
     named = str(read_json(dir / "adapter_config.json").get("base_model_name_or_path"))
     for base in (Path(named), dir / named):
@@ -439,7 +439,9 @@ class Training(Reading):
         "--device cpu:N): each holds 1/N of them", group="memory")
 
     def check_adapters(self):
-        """Raises UserError for a setting of adapters without any."""
+        """Raises UserError for a setting of adapters without any, and for adapters that would not learn."""
+        if self.lora_alpha == 0:
+            raise UserError("--lora_alpha 0: the adapters' product would be 0; give a number above it")
         if not self.lora_rank:
             for f in dataclasses.fields(Training):
                 if f.name.startswith("lora_") and getattr(self, f.name) != f.default:
@@ -558,6 +560,10 @@ def last_words(text: str, code: int, error: BaseException):
     sys.exit(code)
 
 
+def leave(code: int):
+    """What a script does last; parallel.py puts its own in place, for a run of several processes."""
+
+
 def run_script(main):
     """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
     traceback and exit code 1: once, however many processes the run has."""
@@ -566,9 +572,13 @@ def run_script(main):
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
+        leave(0)
     except (UserError, OSError) as error:
         last_words(f"error: {error}\n", 2, error)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         last_words(traceback.format_exc(), 1, error)

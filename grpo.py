@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -613,7 +614,7 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
         decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
         reference=cfg.kl_coef > 0)
-    settings["recompute"] = needed(settings, ranks) > free_bytes(ranks)
+    settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     none, small = dict(reference=False), dict(work=largest(1))
     short = f"--micro_tokens {prompt + cfg.max_new_tokens}"
     check_memory(settings, ranks, {"--kl_coef 0": none, short: small, f"--kl_coef 0 {short}": none | small,
@@ -660,7 +661,7 @@ def main():
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with
         there = model.lora and not cfg.ref_every and not cfg.shard  # the initial policy, without loading it
         first = model if there else load_model(init, ranks.device, cfg.dtype)
-        with as_reference(first):
+        with as_reference(first) if there else nullcontext():
             before, _ = evaluate(first, tokenizer, eval_rows, samples=FINAL_SAMPLES,
                 max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed,
                 plan=plan_of_run(cfg, tokenizer))

@@ -88,14 +88,16 @@ class LoraLinear(Linear):
         self.packed, self.merged, self.rollout = None, None, False  # W itself was not touched
 
     def forward(self, x):
-        if self.packed is not None or self.factors() is None:
+        exact = self.weight.dtype == torch.float32
+        if self.packed is not None or exact and self.factors() is None:
             return super().forward(x)
-        if self.rollout and self.weight.dtype == torch.float32:
+        if self.rollout and exact:
             return F.linear(x, self.merged, self.bias)
-        A, B = self.factors()
-        inputs = F.dropout(x, self.dropout) if self.dropout and self.trains() else x
-        low = F.linear(inputs, A.to(x.dtype)).flatten(0, -2)  # (N, r)
-        if x.dtype == torch.float32:
+        low, (A, B) = None, self.factors() or (None, None)
+        if A is not None:
+            inputs = F.dropout(x, self.dropout) if self.dropout and self.trains() else x
+            low = F.linear(inputs, A.to(x.dtype)).flatten(0, -2)  # (N, r)
+        if exact:
             out = torch.addmm(super().forward(x).flatten(0, -2), low, B.T, alpha=self.scale)
         else:
             out = _RoundedOnce.apply(x.flatten(0, -2), self.weight, self.bias, low, B, self.scale)
@@ -114,7 +116,9 @@ class _RoundedOnce(torch.autograd.Function):
     def forward(ctx, x, weight, bias, low, B, scale):
         ctx.save_for_backward(weight, low, B)
         ctx.scale = scale
-        out = product(x, weight.T).addmm_(low.float(), B.T, alpha=scale)
+        out = product(x, weight.T)
+        if low is not None:  # else the reference, by the same operations
+            out.addmm_(low.float(), B.T, alpha=scale)
         return (out if bias is None else out.add_(bias)).to(x.dtype)
 
     @staticmethod
@@ -169,8 +173,6 @@ def attach(model: nn.Module, kind: Lora, seed: int = 0, names: list[str] | None 
         base = model.get_submodule(name)
         place(model, name, LoraLinear(base, kind, generator, device or base.weight.device))
     model.lora = kind
-    if hasattr(model, "score") and model.score.weight.is_meta:  # to be split, but for what is trained
-        model.score.to_empty(device=device).weight.data.zero_()
 
 
 def adapt(model: nn.Module, cfg: Training, seed: int, base: str, device: str | None = None):
@@ -179,14 +181,16 @@ def adapt(model: nn.Module, cfg: Training, seed: int, base: str, device: str | N
     Raises UserError where these are others than the settings say."""
     kind = Lora(cfg.lora_rank, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_rslora, cfg.lora_targets, base)
     had, found = model.lora, {name for name, _ in adapters(model)}
+    if hasattr(model, "score") and model.score.weight.is_meta:  # it will be split, but for what is trained
+        model.score.to_empty(device=device).weight.data.zero_()
     if had is None:
         return attach(model, kind, seed, device=device)
     for key, value in dict(rank=had.rank, alpha=had.alpha, rslora=had.rslora).items():
         if value != getattr(kind, key):
             raise UserError(f"--lora_{key} {getattr(kind, key)}: the adapter of --init has {value}")
-    if found != set(matching(model, kind.targets)):
-        raise UserError(f"--lora_targets {kind.targets}: the adapter of --init has other layers, one is "
-            + min(found))
+    if other := found ^ set(matching(model, kind.targets)):
+        raise UserError(f"--lora_targets {kind.targets}: the adapter of --init has other layers, it differs "
+            f"in {min(other)}")
     model.lora = kind
     for _, m in adapters(model):
         m.dropout = kind.dropout

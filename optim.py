@@ -266,7 +266,7 @@ def is_sound(model: torch.nn.Module, tokens: list[int]) -> bool:
     with together():
         hidden = model.hidden(torch.tensor([tokens], device=model.embed_tokens.weight.device))[:, -1]
         output = getattr(model, "score", model.lm_head)(hidden).logsumexp(-1).sum()
-        first = trained(model.layers[0])[0]
+        first = trained(model.layers)[0]
         if is_split(first):  # its gradient exists on the way only: the pass ends in those of all weights
             output.backward()
             gradient = local(first.grad)

@@ -172,6 +172,7 @@ def last_words(text: str, code: int, error: BaseException):
         behind_a_bar = rank > 0 and sys.stderr.isatty()  # that of rank 0
         sys.stderr.write("\n" * behind_a_bar + text)
     _end(patience=0.5)
+    leave(code)
     sys.exit(code)
 
 
@@ -187,7 +188,17 @@ def _how_lost(error: PeerLost) -> PeerLost:
     return error
 
 
-config.last_words = last_words
+def leave(code: int):
+    """How a process of several ends, after what atexit has: at once, with this code. In Python's own end a
+    thread of torch's collectives that still runs can abort it, and torchrun would stop all others."""
+    if dist.is_initialized():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+config.last_words, config.leave = last_words, leave
 
 
 def keep_freed_memory():
@@ -217,8 +228,9 @@ def free_bytes(ranks: Ranks) -> float:
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if sys.platform != "linux":
         return math.inf
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))  # processes on this machine, of several
     with open("/proc/meminfo", encoding="utf-8") as f:  # SC_AVPHYS_PAGES leaves out what caches would give
-        return next(int(line.split()[1]) for line in f if line.startswith("MemAvail")) * 1024 / ranks.world
+        return next(int(line.split()[1]) for line in f if line.startswith("MemAvail")) * 1024 / here
 
 
 def gather(ranks: Ranks, value) -> list:

@@ -291,7 +291,9 @@ def check_fit(cfg: Config, shape: ModelConfig, dtype: torch.dtype, tokenizer: To
     check_memory(settings | dict(cfg=shape, work=largest(cfg.micro_tokens), optimizer=cfg.optimizer,
         recompute=cfg.recompute), ranks, {"--recompute true": dict(recompute=True),
         f"--micro_tokens {length} --recompute true": dict(recompute=True, work=largest(1)),
-        "--optimizer muon": dict(optimizer="muon"), **(smaller(cfg, dtype, ranks) if cfg.init else {})})
+        "--optimizer muon": dict(optimizer="muon"), **{
+            flags: change for flags, change in smaller(cfg, dtype, ranks).items()
+            if cfg.init or "lora" not in flags}})
 
 
 def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
@@ -360,6 +362,10 @@ def main():
     gather(ranks, None)  # wait for the folder
     with last_good_state(out):
         log, tokens_seen = train(model, tokenizer, rows, cfg, out, state, ranks)
+    settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
+    if ranks.main:
+        (out / "run.json").write_text(settings + "\n", encoding="utf-8")
+    save_run(out, model, tokenizer, cfg.init, ranks)
     if pairs:
         held = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken),
             cfg.task)["test"]
@@ -368,10 +374,6 @@ def main():
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
         say(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
             + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
-    settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
-    if ranks.main:
-        (out / "run.json").write_text(settings + "\n", encoding="utf-8")
-    save_run(out, model, tokenizer, cfg.init, ranks)
     seconds = time.perf_counter() - begin
     skipped = sum(row.get("skipped", 0) for row in log.rows)
     say(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"

@@ -340,6 +340,8 @@ def checked(template: str, source: str | Path) -> str:
 def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
     """What a checkpoint in dir needs beside its weights: the tokenizer's files of the one that it comes from,
     and the template if it is not the plain one."""
+    if source and not any((Path(source) / name).exists() for name in BESIDE):
+        source = base_of(source)
     for name in BESIDE if source else ():
         if (Path(source) / name).exists():
             shutil.copy(Path(source) / name, dir)

@@ -316,10 +316,20 @@ def test_the_reference_can_be_renewed():
     assert not torch.equal(model(tokens), was)
 
 
+def test_a_run_needs_no_adapter_in_the_first_layer_and_keeps_its_own_folder_out_of_its_way(tmp_path):
+    base, out = saved_base(tmp_path), tmp_path / "out"
+    run(grpo_run(base, out, "--lora_targets", "layers.1", "--steps", "2"))
+    assert {name.split(".")[1] for name, _ in adapters(load_model(out / "adapter", merge=False))} == {"1"}
+    done = subprocess.run(list(map(str, grpo_run(out / "adapter", out, "--lora_targets", "layers.1"))),
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "is also where this run writes" in done.stderr
+    assert (out / "adapter").exists()
+
+
 WRONG = {"--lora_targets nothing": "no linear layer of a block has such a name; there are self_attn.q_proj",
     "--lora_targets (": "no regular expression", "--lora_targets lm_head": "no linear layer",
     "--lora_rank -1": "at least 0", "--lora_dropout 1.5": "below 1", "--router bias": "the router stays",
-    "--lora_rank 0 --lora_alpha 8": "--lora_alpha needs --lora_rank"}
+    "--lora_rank 0 --lora_alpha 8": "--lora_alpha needs --lora_rank", "--lora_alpha 0": "would be 0"}
 
 
 @pytest.mark.parametrize("words,message", WRONG.items())
@@ -350,7 +360,7 @@ def test_settings_that_differ_from_the_adapter_that_is_trained_further_are_refus
     base = saved_base(tmp_path)
     save_adapter(attach_to(load_model(base), base=str(base)), tmp_path / "adapter")
     for words, message in (("--lora_rank 8 --lora_alpha 16", "has 4"),
-            ("--lora_alpha 8", "has 16"), ("--lora_alpha 16 --lora_targets q_proj", "has other layers")):
+            ("--lora_alpha 8", "has 16"), ("--lora_alpha 16 --lora_targets q_proj", "it differs in")):
         done = subprocess.run(list(map(str, [*grpo_run(tmp_path / "adapter", tmp_path / "o"),
             *words.split()])), cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr, done.stderr
