@@ -116,7 +116,7 @@ def test_a_measured_step_has_the_phases_that_are_predicted(monkeypatch):
     assert all(n > 50 for n in row["measured"].values())
 
 
-@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("1b", 2)), (32, ("1b", 16)),
+@pytest.mark.parametrize("gib,want", [(8, ("54m", 16)), (24, ("1b", 2)), (32, ("1b", 8)),
     (80, ("1b", 16)), (141, ("1b", 16))])
 def test_the_largest_model_that_fits_the_card_is_measured(gib, want):
     assert bench.gpu_plan(gib * 2**30) == want
@@ -168,11 +168,13 @@ def test_everything_writes_the_page(monkeypatch, tmp_path):
 
 def test_random_models_are_made_in_their_dtype_with_the_sizes_of_the_released_ones():
     model = bench.random_model(PRESETS["tiny"], "cpu", bench.torch.bfloat16)
-    assert {p.dtype for p in model.parameters()} == {bench.torch.bfloat16}
+    assert {p.dtype for name, p in model.named_parameters() if ".gate.weight" not in name} == {bench.torch.bfloat16}
+    assert {r.weight.dtype for r in model.routers()} == {bench.torch.float32}
     assert bench.torch.get_default_dtype() == bench.torch.float32
     assert model.lm_head.weight is model.embed_tokens.weight and model.lm_head.weight.std() > 0
-    sizes = [bench.memory_of(s, bench.torch.bfloat16)["parameters"] for s in
-        (bench.QWEN2_5_1_5B, bench.MOONLIGHT)]
+    with bench.torch.device("meta"):
+        sizes = [Transformer(ModelConfig(**s)).num_parameters()[0] for s in
+            (bench.QWEN2_5_1_5B, bench.MOONLIGHT)]
     assert sizes[0] == 1_543_714_304  # of Qwen/Qwen2.5-1.5B
     assert 15.95e9 < sizes[1] < 15.97e9  # "16B"
 
