@@ -139,8 +139,8 @@ def shared_pass(budget: int, prompt: int, new: int, group_size: float, rows: int
 def kept_numbers(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str,
         frozen: bool = False) -> list[float]:
     """Numbers per token that each layer keeps for its backward pass:
-        norms       4 D: of each, its input and its output. In bfloat16 on a CPU the input, widened, and the
-                    input normed are in float32
+        norms       4 D: of each, its input and its output. In bfloat16 on a CPU the input, widened, and,
+                    unless frozen, the input normed are in float32
         attention   queries and outputs: MLA H (U + R + W), 2 (C + R) of the latent and 2 q_lora_rank before
                     and after their norms; GQA 2 H W, and (H + M) W more before norms of queries and keys.
                     Keys and values of each token that is attended to: MLA H (U + R + W), GQA 2 M W.
@@ -154,7 +154,7 @@ def kept_numbers(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str,
         router      3 E scores and, of a bfloat16 model, D of its input, in float32"""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
     size, keys, pairs = dtype.itemsize, work.keys / work.tokens, work.pairs / work.tokens
-    normed = 4 if device == "cpu" and size < 4 else 1
+    normed = (2 if frozen else 4) if device == "cpu" and size < 4 else 1
     blocked = device == "cpu" and size == 4 and work.length <= LONGEST_BLOCKED
     shared = keys > 1
     if cfg.family.attention == "mla":
