@@ -6,6 +6,7 @@
     python bench/bench.py --work scaling             # our side over length, rows, experts, vocabulary
     python bench/bench.py --work memory [--init DIR]       # what fits where: predicted, nothing is run
     python bench/bench.py --work memory_measured --threads 2     # the prediction against GRPO steps
+                                                                 # (also --lora_rank R, --shards N)
     python bench/bench.py --device cuda --all        # on a GPU: its tests, its measurements, docs/gpu.md
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
@@ -605,9 +606,7 @@ MEASURED = {  # shape, dtype, what is run: one GRPO step on random weights, on a
     "360m": (_dense("llama", 960, 2560, 32, 15, 5, 49_152), torch.float32,
         dict(prompts=4, group=8, prompt=48, new=48, micro_tokens=1536)),  # SmolLM2-360M
     "qwen_0.5b": (RELEASED["Qwen2.5-0.5B"], torch.float32,
-        dict(prompts=2, group=8, prompt=64, new=48, micro_tokens=896)),
-    "qwen_0.5b_bf16": (RELEASED["Qwen2.5-0.5B"], torch.bfloat16,
-        dict(prompts=2, group=8, prompt=64, new=48, micro_tokens=896)),
+        dict(prompts=1, group=8, prompt=64, new=48, micro_tokens=896)),
     "llama_1b": (RELEASED["Llama-3.2-1B"], torch.bfloat16,
         dict(prompts=1, group=8, prompt=64, new=32, micro_tokens=768))}
 
