@@ -10,7 +10,7 @@ import torch
 
 from attention import FIRST_ROOM, LONGEST_BLOCKED, cache_room
 from config import ModelConfig, Training, UserError
-from kernels import CHUNK_NUMBERS, FEWEST_TOKENS, PACKED_NUMBERS, Linear, token_logprobs
+from kernels import CHUNK_NUMBERS, CHUNK_NUMBERS_GPU, FEWEST_TOKENS, PACKED_NUMBERS, Linear, token_logprobs
 from lora import matching
 from model import Transformer
 from optim import BUCKET
@@ -139,31 +139,38 @@ def shared_pass(budget: int, prompt: int, new: int, group_size: float, rows: int
 def kept_numbers(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str,
         frozen: bool = False) -> list[float]:
     """Numbers per token that each layer keeps for its backward pass:
-        norms       4 D: of each, its input and its output. In bfloat16 on a CPU the input, widened, and the
-                    input normed are in float32
+        norms       4 D: of each, its input and its output. In bfloat16 on a CPU the input, widened, and,
+                    unless frozen, the input normed are in float32
         attention   queries and outputs: MLA H (U + R + W), 2 (C + R) of the latent and 2 q_lora_rank before
                     and after their norms; GQA 2 H W, and (H + M) W more before norms of queries and keys.
                     Keys and values of each token that is attended to: MLA H (U + R + W), GQA 2 M W.
                     Where prompts are shared, H W more: outputs of prompts and of completions, put together.
-                    H probabilities per pair where attention is blocked (`attention.blocked`), 0 elsewhere
+                    H probabilities per pair where attention is blocked (`attention.blocked`). Elsewhere MLA's
+                    values and outputs are U + R wide, beside the outputs cut to W; with shared prompts on a
+                    GPU GQA's keys and values are repeated, 2 H W, beside a mask of two numbers per pair
         SwiGLU      3 per hidden unit of a dense layer or of the shared experts: gate, up, product
-        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; frozen ones 2 K F
+        experts     K (D + 3 F): of each token-expert pair its input, gate, up, product; frozen ones 2 K F. By
+                    torch's grouped products (`kernels.use_grouped_mm`) 2 K F more: silu(gate), its product
         router      3 E scores and, of a bfloat16 model, D of its input, in float32"""
     D, H, K, F = cfg.hidden_size, cfg.num_attention_heads, cfg.num_experts_per_tok, cfg.moe_intermediate_size
-    size, keys = dtype.itemsize, work.keys / work.tokens
-    normed = 4 if device == "cpu" and size < 4 else 1
+    size, keys, pairs = dtype.itemsize, work.keys / work.tokens, work.pairs / work.tokens
+    normed = (2 if frozen else 4) if device == "cpu" and size < 4 else 1
+    blocked = device == "cpu" and size == 4 and work.length <= LONGEST_BLOCKED
+    shared = keys > 1
     if cfg.family.attention == "mla":
-        W = cfg.v_head_dim
-        attention = H * (cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + W) * (1 + keys)
+        W, width = cfg.v_head_dim, cfg.qk_nope_head_dim + cfg.qk_rope_head_dim
+        attention = H * ((width + W) * (1 + keys) + W * shared if blocked else 2 * width * (1 + keys) + W)
         attention += (1 + normed) * ((cfg.q_lora_rank or 0) + cfg.kv_lora_rank) + 2 * cfg.qk_rope_head_dim
     else:
         M, W = cfg.num_key_value_heads, cfg.head_dim
-        attention = 2 * H * W + 2 * M * W * keys + cfg.use_qk_norm * (H + M) * W * normed
-    blocked = device == "cpu" and size == 4 and work.length <= LONGEST_BLOCKED
-    attention += 2 * (1 + normed) * D + H * W * (keys > 1) + blocked * H * work.pairs / work.tokens
+        repeated = shared and device != "cpu"
+        attention = 2 * H * W + 2 * (H if repeated else M) * W * keys + H * W * shared + 2 * pairs * repeated
+        attention += cfg.use_qk_norm * (H + M) * W * normed
+    attention += 2 * (1 + normed) * D + blocked * H * pairs
     router = (3 * cfg.n_routed_experts + (D if size < 4 else 0)) * 4 // size
     dense = attention + 3 * cfg.intermediate_size
-    moe = attention + 3 * cfg.n_shared_experts * F + K * (2 * F if frozen else D + 3 * F) + router
+    grouped = 2 * F * (device == "cuda" and size < 4)
+    moe = attention + 3 * cfg.n_shared_experts * F + K * (grouped + (2 * F if frozen else D + 3 * F)) + router
     return [dense if i < cfg.first_k_dense_replace else moe for i in range(cfg.num_hidden_layers)]
 
 
@@ -220,16 +227,12 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         "masters": 4 * trained * (full16 and not split)}
     held["process"] = PROCESS_BYTES if device == "cpu" else 0
 
-    chunk = min(work.tokens, max(FEWEST_TOKENS, CHUNK_NUMBERS // cfg.vocab_size))
     block = max(sum(p.numel() for p in layer.parameters()) for layer in model.layers)
-    largest = max(n for name, n in numbers.items() if name.startswith("layers."))
-    in_pass = {
-        "activations": activation_bytes(cfg, work, dtype, device, recompute, lora_rank, len(adapted)),
-        "backward": work.tokens * size * max(kept_numbers(cfg, work, dtype, device)),  # the same in gradients
-        "weight's gradient": largest * size * (not lora_rank),
-        "logits": 4 * 4 * chunk * cfg.vocab_size,  # with the last chunk's probabilities
-        # of 2 bytes: the sum over chunks in float32, beside it a chunk's in both
-        "head's gradient": 10 * numbers["embed_tokens.weight"] * full16}
+    in_pass = {"activations": activation_bytes(cfg, work, dtype, device, recompute, lora_rank, len(adapted)),
+        # a layer's backward pass makes its activations again, in gradients, where the head's needs no more
+        "head, or a layer's gradients": max(head_bytes(cfg, work, dtype, device, not lora_rank, split),
+            work.tokens * size * max(kept_numbers(cfg, work, dtype, device, lora_rank > 0))
+            + layer_bytes(model, adapted, work, dtype, device))}
     in_step = {"Muon": 16 * min(sum(matrices), max(BUCKET, *matrices)) if matrices else 0,
         "sum over processes": 4 * trained * (world > 1 and (lora_rank > 0 or not split))}
     if split:  # the block that runs, the next one; embedding, head; a gradient, to be summed in float32
@@ -237,16 +240,43 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
         in_pass["unsharded"] = (2 * block + root) * size + block * (size + 4) * (not lora_rank)
     phases = {"pass": in_pass, "step": in_step}
     if decoding:
-        onednn = device == "cpu" and size == 4
+        onednn, head = device == "cpu" and size == 4, cfg.vocab_size * cfg.hidden_size
         packed = {name: n for name, n in linears.items() if onednn and n >= PACKED_NUMBERS}
         experts = sum(p.numel() for name, p in parameters.items() if "mlp.experts" in name and onednn
             and min(math.prod(q.shape[1:]) for q in parameters.values() if q.ndim == 3) >= PACKED_NUMBERS)
+        copied = head * (device == "cpu" and size < 4)  # the head's weight, in float32, and packed from that
         merged = [n for name, n in linears.items() if name in adapted
             and (size == 4 and name not in packed or "kv_b_proj" in name)]
-        phases["rollout"] = {"packed weights": 4 * (sum(packed.values()) + experts),
+        decodes = decoding_bytes(cfg, decoding, dtype, device)
+        phases["rollout"] = {"packed weights": 4 * (sum(packed.values()) + experts + copied),
             "merged weights": sum(merged) * 4, "gathered weights": whole * split,
-            **decoding_bytes(cfg, decoding, dtype, device)}
+            **(decodes if sum(decodes.values()) > 4 * copied else {"head's copy": 4 * copied})}
     return Memory(held, phases)
+
+
+def head_bytes(cfg: ModelConfig, work: Pass, dtype: torch.dtype, device: str, trained: bool,
+        split: bool) -> float:
+    """Most bytes of `kernels.token_logprobs`, forward or backward: four chunks of logits, or three, float32.
+    Products of bfloat16 have a float32 copy of the weight on a CPU; on a GPU a float32 gradient of each chunk
+    and g in bfloat16. A split weight's gradient is a tensor of its own, rounded at the end; any other is
+    added to what is held (`kernels.gradient_in_place`)."""
+    V, weight, gpu = cfg.vocab_size, cfg.vocab_size * cfg.hidden_size, device != "cpu"
+    most = CHUNK_NUMBERS_GPU if gpu else CHUNK_NUMBERS
+    chunk, small = min(work.tokens, max(FEWEST_TOKENS, most // V)) * V, dtype.itemsize < 4
+    copied, summed = 4 * weight * (small and not gpu), 4 * weight * (trained and split)
+    products = (6 * chunk + 4 * weight) * (trained and small and gpu)
+    rounded = 2 * weight * (trained and small and split)
+    return copied + max(16 * chunk, summed + max(12 * chunk, products, rounded))
+
+
+def layer_bytes(model: Transformer, adapted: list[str], work: Pass, dtype: torch.dtype, device: str) -> float:
+    """Most bytes that one matrix of a block takes beside what it keeps: its gradient or, in bfloat16 with an
+    adapter (`lora._RoundedOnce`), its outputs in float32 and on a CPU its inputs and itself, too."""
+    if not adapted:
+        return dtype.itemsize * max(p.numel() for p in model.layers.parameters())
+    shapes = [model.get_submodule(name).weight.shape for name in adapted]
+    return 4 * (dtype.itemsize < 4) * max(work.tokens * out + (work.tokens * wide + wide * out) * (
+        device == "cpu") for out, wide in shapes)
 
 
 def decoding_bytes(cfg: ModelConfig, work: Decoding, dtype: torch.dtype, device: str) -> dict[str, float]:
@@ -259,7 +289,7 @@ def decoding_bytes(cfg: ModelConfig, work: Decoding, dtype: torch.dtype, device:
     computing = P * S * (token + size * (4 * cfg.hidden_size + 3 * width)) + rows * FIRST_ROOM * token
     growing = rows * room * token * (1 + 1 / cfg.num_hidden_layers)
     return {"prompts' cache": P * S * token, "rows' cache and logits, or prompts' states": max(computing,
-        growing + rows * cfg.vocab_size * (8 + size))}
+        growing + rows * cfg.vocab_size * 12)}
 
 
 GIB = 1 << 30

@@ -6,6 +6,7 @@
     python bench/bench.py --work scaling             # our side over length, rows, experts, vocabulary
     python bench/bench.py --work memory [--init DIR]       # what fits where: predicted, nothing is run
     python bench/bench.py --work memory_measured --threads 2     # the prediction against GRPO steps
+                                                                 # (also --lora_rank R, --shards N)
     python bench/bench.py --device cuda --all        # on a GPU: its tests, its measurements, docs/gpu.md
 
 Each measurement is a fresh process with a warm-up; the two sides take turns; the table shows medians. Both
@@ -58,7 +59,16 @@ from kernels import token_logprobs
 from lora import Lora, attach
 from model import Transformer
 from optim import keep_masters
-from parallel import Ranks, gather, give_back_memory, micro_batches, setup
+from parallel import (
+    Ranks,
+    gather,
+    gathered,
+    give_back_memory,
+    micro_batches,
+    put_rows,
+    setup,
+    shard_model,
+)
 from sample import generate
 
 
@@ -68,6 +78,7 @@ class Config:
         "comma-separated; or scaling, memory or memory_measured")
     init: str = knob("", "for --work memory: a checkpoint folder; empty = released models")
     lora_rank: int = knob(0, "ours trains adapters of this rank; 0 = all weights, and 16 in --work memory")
+    shards: int = knob(1, "processes that hold the model together, in --work memory_measured")
     device: str = knob("cpu", "cpu or cuda, for both sides")
     threads: int = knob(1, "CPU cores for each side")
     runs: int = knob(5, "measurements of each side, in turn")
@@ -439,7 +450,8 @@ def peak_mib(device: str = "cpu") -> float:
 def run_once(cfg: Config, work: str, side: str) -> dict:
     """A measurement in a fresh process."""
     options = {"work": work, "threads": cfg.threads, "from": cfg.from_, "micro": cfg.micro, "once": side,
-        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank, "sides": side}
+        "device": cfg.device, "graphs": cfg.graphs, "lora_rank": cfg.lora_rank, "shards": cfg.shards,
+        "sides": side}
     words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
@@ -537,9 +549,6 @@ V2_LITE = {  # DeepSeek-V2-Lite (arXiv 2405.04434, appendix B)
     "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6,
     "n_shared_experts": 2, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
     "v_head_dim": 128, "max_position_embeddings": 32_768}
-MOONLIGHT = {**V2_LITE, "model_type": "deepseek_v3", "scoring_func": "sigmoid", "topk_method": "noaux_tc",
-    "norm_topk_prob": True, "routed_scaling_factor": 2.446, "vocab_size": 163_840,
-    "intermediate_size": 11_264, "rope_theta": 5e4, "max_position_embeddings": 8192}
 RELEASED = {"SmolLM2-135M": SMOLLM2, "Qwen2.5-0.5B": _dense("qwen2", 896, 4864, 24, 14, 2, 151_936),
     "Llama-3.2-1B": _dense("llama", 2048, 8192, 16, 32, 8, 128_256),
     "Qwen2.5-1.5B": _dense("qwen2", 1536, 8960, 28, 12, 2, 151_936),
@@ -553,9 +562,10 @@ RUN = dict(prompts=8, group=8, prompt=256, new=768, micro_tokens=4096)  # what t
 
 def run_memory(cfg: ModelConfig, dtype: torch.dtype, device: str, prompts: int, group: int, prompt: int,
         new: int, micro_tokens: int, **settings) -> Memory:
-    """Prediction for GRPO steps of these sizes, one update each."""
-    rows = min(prompts * group, sample.rows_at_once(cfg, new, dtype, device))
-    return predicted(cfg, shared_pass(micro_tokens, prompt, new, group, prompts * group),
+    """Prediction for GRPO steps of these sizes, one update each, dealt out to settings["world"] processes."""
+    mine = math.ceil(prompts / settings.get("world", 1)) * group
+    rows = min(mine, sample.rows_at_once(cfg, new, dtype, device))
+    return predicted(cfg, shared_pass(micro_tokens, prompt, new, group, mine),
         Decoding(rows, math.ceil(rows / group), prompt, new), dtype=dtype, device=device, **settings)
 
 
@@ -601,35 +611,50 @@ MEASURED = {  # shape, dtype, what is run: one GRPO step on random weights, on a
         dict(prompts=1, group=8, prompt=64, new=32, micro_tokens=768))}
 
 
-def measured_memory(cfg: Config) -> dict:
-    """In this process: two GRPO steps on random weights; MiB of the second one's phases, measured and
-    predicted."""
-    shape, dtype, run = MEASURED[cfg.once]
-    ranks, shape = setup("cpu"), ModelConfig(**shape)
-    torch.set_num_threads(cfg.threads)
+def random_trained(shape: ModelConfig, dtype: torch.dtype, rank: int, ranks: Ranks, split: bool):
+    """Random weights, adapters of that rank beside them if it is not 0; split over the ranks, or whole."""
     with torch.device("meta"):
         model = Transformer(shape).to(dtype)
+    if split:
+        if rank:
+            attach(model, Lora(rank, 32.0), device="cpu")
+        return shard_model(model, ranks).init_weights(0, put_rows, "cpu")
     model = model.to_empty(device="cpu")
     if shape.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
-    for p in model.parameters():
-        torch.nn.init.ones_(p)  # the norms; `init_weights` makes the rest
-    optimizer = torch.optim.AdamW(keep_masters(model.init_weights(0)), lr=1e-6, fused=True)
+    model.init_weights(0)
+    if rank:
+        attach(model, Lora(rank, 32.0))
+    return model
+
+
+def measured_memory(cfg: Config) -> dict:
+    """In this process, or with --shards in so many: two GRPO steps on random weights; MiB of the second one's
+    phases, of the process that has most, and predicted."""
+    shape, dtype, run = MEASURED[cfg.once]
+    ranks, shape = setup(f"cpu:{cfg.shards}"), ModelConfig(**shape)
+    torch.set_num_threads(max(1, cfg.threads // ranks.world))
+    model = random_trained(shape, dtype, cfg.lora_rank, ranks, cfg.shards > 1)
+    optimizer = torch.optim.AdamW(keep_masters(model), lr=1e-6, fused=True)
     g = torch.Generator().manual_seed(0)
-    prompts = torch.randint(10, 500, (run["prompts"], run["prompt"]), generator=g).tolist()
+    prompts = ranks.share(torch.randint(10, 500, (run["prompts"], run["prompt"]), generator=g).tolist())
     settings = Grpo(kl_coef=0.0, updates=1, micro_tokens=run["micro_tokens"], max_new_tokens=run["new"])
     peaks = {}
     for step in range(2):
         give_back_memory()
         new_peak()
-        out = generate(model, prompts, group_size=run["group"], max_new_tokens=run["new"], eos_id=None)
+        with gathered(model) as sampler:
+            out = generate(sampler, prompts, group_size=run["group"], max_new_tokens=run["new"], eos_id=None)
         peaks["rollout"] = peak_mib()
+        samples = [s for part in gather(ranks, rows_of(prompts, out, run["group"])) for s in part]
         give_back_memory()
         new_peak()
-        update(model, None, optimizer, rows_of(prompts, out, run["group"]), step, settings, shipped(), ranks)
+        update(model, None, optimizer, samples, step, settings, shipped(), ranks)
         peaks["pass"] = peak_mib()
-    said = run_memory(shape, dtype, "cpu", **run, lora_rank=cfg.lora_rank, world=ranks.world)
-    return {"work": cfg.once, "measured": peaks,
+    everyone = gather(ranks, peaks)
+    said = run_memory(shape, dtype, "cpu", **run, lora_rank=cfg.lora_rank, world=ranks.world,
+        shards=cfg.shards)
+    return {"work": cfg.once, "measured": {name: max(p[name] for p in everyone) for name in peaks},
         "predicted": {name: said.phase(name) / 2**20 for name in peaks},
         "parts": {k: round(v / 2**20) for k, v in said.held.items()} | {name: {k: round(v / 2**20)
             for k, v in said.phases[name].items()} for name in peaks}}
