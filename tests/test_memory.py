@@ -222,8 +222,9 @@ def test_a_run_that_does_not_fit_is_refused_with_the_flags_that_make_it_fit(monk
 
 def test_small_runs_are_never_refused(monkeypatch):
     """The settings of `make tiny` and `make smollm2`, with half of what the smallest machines have free."""
-    monkeypatch.setattr(batch, "free_bytes", lambda _: GIB)
-    monkeypatch.setattr(grpo, "free_bytes", lambda _: GIB)
+    for module in (batch, grpo):
+        monkeypatch.setattr(module, "free_bytes", lambda _: GIB)
+        monkeypatch.setattr(module, "gather", lambda ranks, value: [value])
     for name in ("tiny", "tiny_gqa", "tiny_dense"):
         cfg, shape = grpo.Config(**grpo.RECIPES[name]), ModelConfig(**PRESETS[name])
         assert not grpo.must_recompute(cfg, shape, torch.float32, 64, Ranks(0, 2, "cpu"))
