@@ -190,6 +190,10 @@ def test_a_run_saves_the_merged_model_and_the_adapter_and_its_first_kl_is_zero(t
     run(grpo_run(base, out))
     rows = metrics_of(out)
     assert rows[0]["kl"] == 0.0 and rows[-1]["kl"] > 0
+    rounded = grpo_run(base, tmp_path / "rounded", "--dtype", "bfloat16", "--steps", "1")
+    run(rounded)
+    assert metrics_of(tmp_path / "rounded")[0]["kl"] == 0.0
+    assert {t.dtype for t in load_file(tmp_path / "rounded" / "model.safetensors").values()} == {torch.float32}
     tokens, merged = tokens_of(), load_model(out)
     torch.testing.assert_close(load_model(out / "adapter")(tokens), merged(tokens), rtol=0, atol=1e-6)
     assert (load_model(base)(tokens) - merged(tokens)).abs().max() > 1e-3
@@ -203,9 +207,8 @@ def test_a_run_saves_the_merged_model_and_the_adapter_and_its_first_kl_is_zero(t
     assert metrics_of(tmp_path / "again")[0]["kl"] == 0.0 and "before" in again
 
 
-@pytest.mark.parametrize("more", [[], ["--lora_dropout", "0.3", "--ref_every", "1"]])
-def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path, more):
-    base = saved_base(tmp_path)
+def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path):
+    base, more = saved_base(tmp_path), ["--lora_dropout", "0.3", "--ref_every", "1"]
     run(grpo_run(base, tmp_path / "whole", *more))
     words = list(map(str, grpo_run(base, tmp_path / "killed", *more)))
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -220,14 +223,12 @@ def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path, more):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("device", ["cpu:2", "cpu:2 --shard true", "cpu:2 --shard true --lora_dropout 0.2"])
+@pytest.mark.parametrize("device", ["cpu:2", "cpu:2 --shard true"])
 def test_the_number_of_processes_and_splitting_the_weights_change_only_rounding(tmp_path, device):
     base = saved_base(tmp_path)
     run(grpo_run(base, tmp_path / "one"))
     run(grpo_run(base, tmp_path / "two", "--device", *device.split()))
     one, two = (metrics_of(tmp_path / out) for out in ("one", "two"))
-    if "dropout" in device:  # each process draws its own
-        return
     for a, b in zip(one, two, strict=True):
         assert abs(a["loss"] - b["loss"]) <= 1e-5
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
