@@ -193,7 +193,8 @@ def test_a_run_saves_the_merged_model_and_the_adapter_and_its_first_kl_is_zero(t
     rounded = grpo_run(base, tmp_path / "rounded", "--dtype", "bfloat16", "--steps", "1")
     run(rounded)
     assert metrics_of(tmp_path / "rounded")[0]["kl"] == 0.0
-    assert {t.dtype for t in load_file(tmp_path / "rounded" / "model.safetensors").values()} == {torch.float32}
+    stored = load_file(tmp_path / "rounded" / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float32}
     tokens, merged = tokens_of(), load_model(out)
     torch.testing.assert_close(load_model(out / "adapter")(tokens), merged(tokens), rtol=0, atol=1e-6)
     assert (load_model(base)(tokens) - merged(tokens)).abs().max() > 1e-3
