@@ -108,7 +108,8 @@ def steps(ranks, dir):
         plain, split = pair(shape, ranks)
         logs = [run_sft(model, who, make_optimizers(model, who, name=name), batch, 0, 4)
             for model, who in ((plain, ALONE), (split, ranks))]
-        for key in ("loss", "grad_norm", "max_load"):
+        # in bfloat16 rounding sends a token to another expert
+        for key in ("loss", "grad_norm", *(() if "bfloat16" in shape else ("max_load",))):
             out[f"{shape} {name} {batch} {key}"] = max(abs(a[key] / b[key] - 1)
                 for a, b in zip(*logs, strict=True))
         out[f"{shape} {name} {batch} weights"] = off(all_weights(split), all_weights(plain))
