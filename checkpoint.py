@@ -214,7 +214,7 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
     dir, folder = base_of(dir), Path(dir)
     model, raw = _on_meta(dir)
-    state = (dir / ".metadata").exists()  # torch's, of what several ranks have saved
+    state = _has_rows(dir)
     kind = raw["torch_dtype"] if state else dtype
     kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
@@ -604,6 +604,11 @@ def _save_rows(dir: Path, model: Transformer, state: dict) -> dict:
     return state
 
 
+def _has_rows(dir: Path) -> bool:
+    """Whether a state is one of `_save_rows`: torch's own file lies beside the rows."""
+    return (dir / ".metadata").exists()
+
+
 def _load_rows(dir: Path, ranks: Ranks, state: dict) -> dict:
     """The state with this rank's rows of the split tensors, whatever the number of ranks that wrote them."""
     import torch.distributed.checkpoint as dcp
@@ -637,8 +642,8 @@ def _load_rows(dir: Path, ranks: Ranks, state: dict) -> dict:
 
 def load_state(dir: str | Path, ranks: Ranks | None = None, keys: tuple = ()) -> dict | None:
     """The state that `save_state` wrote, or None if there is none. The model lies beside it:
-    load_model(dir). With ranks, that of a split model: of the tensors, and of `keys` only, this rank's
-    rows."""
+    load_model(dir). With ranks, of the split tensors in a split model's state, and of `keys` only, this
+    rank's rows."""
     dir = Path(dir)
     if not (dir / "state.pt").exists():
         old = dir.with_name(dir.name + ".old")
@@ -649,6 +654,6 @@ def load_state(dir: str | Path, ranks: Ranks | None = None, keys: tuple = ()) ->
         state = torch.load(dir / "state.pt", map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError) as error:
         raise UserError(f"{dir}/state.pt is damaged ({error}); remove {dir} to start again") from None
-    if ranks is None:
+    if ranks is None or not _has_rows(dir):
         return state
     return state | _load_rows(dir, ranks, {k: v for k, v in state.items() if k in keys})

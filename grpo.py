@@ -459,9 +459,7 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    split = is_sharded(model)
-    stop, rows_of = StopSignal(), ranks if split and not model.lora else None
-    state = load_state(out / "state", rows_of, ("optimizer", "reference"))
+    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizer", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
     optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
@@ -528,7 +526,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
-        if (due or stopped) and (ranks.main or split):
+        if (due or stopped) and (ranks.main or is_sharded(model)):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
                        optimizer=optimizer.state_dict(), reference=reference and reference_state(reference))

@@ -303,7 +303,7 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     example, _ = encode_row(model, tokenizer, rows(0), cfg.seed, 0)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
     if state:
-        if is_sharded(model) and not model.lora:
+        if is_sharded(model):
             state = load_state(out / "state", ranks, ("optimizers",))
         start, tokens_seen = state["step"], state["tokens"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
