@@ -36,7 +36,7 @@ from data.rows import fitting
 from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import distinct, split_rows
 from data.tokenizer import Tokenizer, for_checkpoint
-from metrics import BY_RULE, MEASURES, OPINIONS, aha, reflections, table
+from metrics import BY_RULE, MEASURES, OF_ATTEMPTS, OPINIONS, SEARCH, aha, reflections, table
 from parallel import Ranks, gather, setup
 from preference import reward_plan
 from rewards import (
@@ -50,6 +50,7 @@ from rewards import (
 )
 from sample import generate
 from verify.answers import reading, same_answer
+from verify.countdown import attempts
 
 # ------------------------------------------------------------------------------------ estimates of k samples
 
@@ -148,12 +149,36 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / len(values))
 
 
+def ratio_and_error(parts: list[float], wholes: list[float]) -> tuple[float, float]:
+    """sum(parts) / sum(wholes) over problems and its standard error, that of the residuals part - ratio x
+    whole over the mean whole (Cochran, Sampling Techniques, sec. 2.11): both sums vary between samples."""
+    ratio = sum(parts) / sum(wholes)
+    _, error = mean_and_error([p - ratio * w for p, w in zip(parts, wholes, strict=True)])
+    return ratio, error * len(wholes) / sum(wholes)
+
+
+def search_measures(row: dict, text: str) -> dict[str, float]:
+    """How a completion searches for a Countdown row's solution, by its `attempts`; {} for other rows. Shares
+    are of its own attempts, and missing without any. first_attempt: it is true and the expression is a
+    solution (never, where a model calculates one operation at a time)."""
+    if row["task"] != "countdown":
+        return {}
+    tried = attempts(text)
+    n, solves = len(tried), [a.true and a.value == row["target"]
+        and sorted(a.numbers) == sorted(row["numbers"]) for a in tried[:1]]
+    shares = {"attempts_true": sum(a.true for a in tried) / n,
+        "attempts_repeated": sum(a.repeated for a in tried) / n} if n else {}
+    return {"attempts": float(n), "attempts_distinct": float(len({a.expression for a in tried})),
+        "first_attempt": float(any(solves)), **shares}
+
+
 def measures(row: dict, text: str, accuracy: float) -> dict[str, float]:
     """How a completion thinks: reflection words and aha moments (`metrics.aha`), the share of its thinking's
-    words in the row's language (default English), and whether words of another language stand among them."""
+    words in the row's language (default English), and whether words of another language stand among them; for
+    Countdown also its search (`search_measures`)."""
     share = language_share(text.partition("</think>")[0].replace("<think>", ""), row.get("language") or "en")
     return {"reflections": reflections(text), "consistency": share, "mixed": float(0 < share < 1),
-        **aha(text, row.get("target", row.get("answer", "")), accuracy)}
+        **aha(text, row.get("target", row.get("answer", "")), accuracy), **search_measures(row, text)}
 
 
 def judged(rows: list[dict], problems: list[int], texts: list[str], completions: list[list[int]],
@@ -253,14 +278,35 @@ def summarize(records: list[dict], k: int) -> dict:
     means = {"format": form, "length": lambda r: r["tokens"],
             "truncated": lambda r: not r["finished"],
             "reflections": lambda r: reflections(r["text"])}
-    not_of_all = (*MEASURES[1:], *OPINIONS, *BY_RULE)
+    not_of_all = (*MEASURES[1:], *OPINIONS, *BY_RULE, *(name for name in SEARCH if name not in OF_ATTEMPTS))
     for name in not_of_all:
         means[name] = lambda r, name=name: r[name]
     for name, value in means.items():  # of the problems that have it: not all rows go to a preference model
         theirs = groups if name not in not_of_all else [g for g in groups if name in g[0]]
         if theirs:
             m[name], m[f"{name}_se"] = mean_and_error([sum(value(r) for r in g) / len(g) for g in theirs])
+    tried = [[r for r in g if r.get("attempts")] for g in groups if "attempts" in g[0]]
+    for name in OF_ATTEMPTS if any(tried) else ():
+        m[name], m[f"{name}_se"] = ratio_and_error(
+            [sum(r[name] * r["attempts"] for r in g) for g in tried],
+            [sum(r["attempts"] for r in g) for g in tried])
     return m
+
+
+def attempt_table(records: list[dict], size: int = 3, most: int = 15) -> str:
+    """The share of repeated and of wrongly calculated attempts by their place in the completion: places 1 to
+    3, 4 to 6, ..., and the number of attempts there; "" for records without any."""
+    places = defaultdict(list)
+    for r in records:
+        for i, attempt in enumerate(attempts(r["text"]) if r.get("attempts") else ()):
+            places[min(i, most) // size].append(attempt)
+    lines = [f"{'attempts':<14}{'repeated':>10}{'wrong':>10}{'number':>10}"] if places else []
+    for place, some in sorted(places.items()):
+        first = place * size + 1
+        label = f"{first} to {first + size - 1}" if first <= most else f"from {first}"
+        lines.append(f"{label:<14}{sum(a.repeated for a in some) / len(some):>10.1%}"
+            f"{sum(not a.true for a in some) / len(some):>10.1%}{len(some):>10}")
+    return "\n".join(lines)
 
 
 @dataclass
@@ -340,6 +386,8 @@ def main():
         return
     print(f"{cfg.from_} on {len(rows)} held-out problems of {task}, temperature {cfg.temperature}")
     print(table({"held out": m}))
+    if by_place := attempt_table(records):
+        print(by_place)
     if cfg.save:
         with open(cfg.save, "w", encoding="utf-8") as f:
             f.writelines(json.dumps({k: v for k, v in r.items() if k != "ids"}

@@ -76,7 +76,7 @@ from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
 from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
 from lora import as_reference, load_reference, reference_state, renew_reference, seed_dropout
-from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
+from metrics import OF_ATTEMPTS, Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import apply_gradients, check_sound, count_skipped, keep_masters, trained
@@ -440,8 +440,12 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
     lengths, components = [len(s.old_logprobs) for s in samples], {k for s in samples for k in s.scores}
     unscored = {"unscored": mean("unscored" in s.scores for s in samples)} if "unscored" in components else {}
     scored = [s for s in samples if "unscored" not in s.scores] or samples
-    return {k: mean(s.scores[k] for s in (scored if k == "reward" else samples) if k in s.scores)
-        for k in sorted(components)} | unscored | {
+    means = {k: mean(s.scores[k] for s in (scored if k == "reward" else samples) if k in s.scores)
+        for k in sorted(components)}
+    tried = [s.scores for s in samples if s.scores.get("attempts")]
+    shares = {k: sum(x[k] * x["attempts"] for x in tried) / sum(x["attempts"] for x in tried)
+        for k in OF_ATTEMPTS if tried}  # of all attempts, not the mean of the completions' shares
+    return means | shares | unscored | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
         "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),

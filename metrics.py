@@ -20,6 +20,11 @@ CHECKING = re.compile(r"\b(check|recheck|verify|again|confirm|nochmal|pr\u00fcfe
 RESULT = re.compile(r"=\s*([^\s=]+)")
 OPINIONS, BY_RULE = ("helpful", "harmless"), ("answered", "clean")  # of general prompts: by a model, by rule
 MEASURES = ("reflections", "corrected", "verified", "mixed", "consistency")  # of the thinking, per completion
+# Of Countdown: attempts and different expressions per completion; of all attempts the share calculated truly
+# and the share tried before (in a completion's own record: of its attempts); the share of completions whose
+# first attempt is true and right.
+SEARCH = ("attempts", "attempts_true", "attempts_repeated", "attempts_distinct", "first_attempt")
+OF_ATTEMPTS = SEARCH[1:3]
 
 
 def reflections(text: str) -> int:
@@ -238,12 +243,16 @@ def table(columns: dict[str, dict]) -> str:
     rows = [("pass@1", "pass@1", "pass@1_se"), (f"pass@{k}", "pass@k", "pass@k_se"),
         (f"cons@{k}", "cons@k", "cons@k_se"), ("format", "format", None), ("mean length", "length", None),
         ("truncated", "truncated", None), ("reflections", "reflections", None),
-        *((name, name, None) for name in MEASURES[1:] if all(name in m for m in columns.values()))]
+        *((label, key, error) for label, key, error in (*((name, name, None) for name in MEASURES[1:]),
+            ("attempts", "attempts", None), ("true attempts", "attempts_true", "attempts_true_se"),
+            ("repeated", "attempts_repeated", "attempts_repeated_se"),
+            ("distinct", "attempts_distinct", None), ("first attempt", "first_attempt", "first_attempt_se"))
+            if all(key in m for m in columns.values()))]
     lines = ["".join([" " * 14, *(f"{name:>20}" for name in columns)])]
     for label, key, error in rows:
         cells = []
         for m in columns.values():
-            share = key not in ("length", "reflections")
+            share = key not in ("length", "reflections", "attempts", "attempts_distinct")
             text = f"{m[key]:.1%}" if share else f"{m[key]:.1f}"
             cells.append(f"{text} +- {m[error]:.1%}" if error else text)
         lines.append("".join([f"{label:<14}", *(f"{cell:>20}" for cell in cells)]))

@@ -30,6 +30,11 @@ PANELS = [  # (key of the train rows, title)
     ("no_variance", "groups without variance (share)"),
     ("truncated", "truncated completions (share)"),
 ]
+SEARCH_PANELS = [  # of runs on Countdown
+    ("attempts", "attempts per completion"),
+    ("attempts_true", "attempts calculated truly (share)"),
+    ("attempts_repeated", "attempts tried before (share)"),
+]
 AHA_PANELS = [
     ("accuracy", "accuracy: rollouts, and held out +- SE"),
     ("length", "completion length (tokens)"),
@@ -39,7 +44,8 @@ AHA_PANELS = [
     ("mixed", "thinking in mixed languages (share)"),
 ]
 EVAL_KEY = {"accuracy": "pass@1", "length": "length", "reflections": "reflections", "truncated": "truncated",
-    "corrected": "corrected", "verified": "verified", "mixed": "mixed"}
+    "corrected": "corrected", "verified": "verified", "mixed": "mixed",
+    **{key: key for key, _ in SEARCH_PANELS}}
 KINDS = {  # of a completion's tokens, by their text; the first that fits
     "digits": r"\d", "+ - * / =": r"[-+*/=]", "brackets": r"[()]", "need": r" ?need",
     "low, high": r" ?(low|high)", "wait": r" ?wait",
@@ -88,6 +94,12 @@ def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Pat
     path = (into or folders[0]) / name
     figure.savefig(path, dpi=90)
     return path
+
+
+def searches(folders: list[Path]) -> list[tuple[str, str]]:
+    """The panels of the search, if a run has any of their numbers."""
+    keys = {key for folder in folders for row in read_rows(folder / "metrics.jsonl") for key in row}
+    return SEARCH_PANELS if any(key in keys for key, _ in SEARCH_PANELS) else []
 
 
 def legend_below(figure, axes, styles: dict[str, str] | None = None, across: int = 5):
@@ -309,7 +321,7 @@ def main():
     elif kind == "--experts":
         drawn = [draw_experts(path) for path in paths]
     else:
-        drawn = report(paths) if kind else [draw(paths)]
+        drawn = report(paths) if kind else [draw(paths, PANELS + searches(paths))]
     print("pictures: " + ", ".join(map(str, drawn)))
 
 
