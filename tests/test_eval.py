@@ -12,17 +12,22 @@ import pytest
 from config import UserError
 from data.tasks import row_at, split_of, training_rows
 from eval import (
+    attempt_table,
     best_at_k,
     cons_at_k,
     held_out,
+    judged,
     majority,
     mean_and_error,
     measures,
     pass_at_k,
+    ratio_and_error,
+    search_measures,
     summarize,
     vote_classes,
 )
 from metrics import (
+    SEARCH,
     TRACKERS,
     Log,
     aha,
@@ -34,6 +39,7 @@ from metrics import (
     reflections,
     table,
 )
+from rewards import NO_PLAN
 
 
 @pytest.mark.parametrize("n,c,k", [(5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 1, 7), (8, 3, 1), (4, 3, 2)])
@@ -53,6 +59,22 @@ def test_majority_votes_over_extracted_answers_and_averages_ties(answers, correc
 def test_standard_error_is_over_problems():
     mean, error = mean_and_error([0.0, 1.0, 1.0, 0.0])
     assert mean == 0.5 and error == pytest.approx(math.sqrt(1 / 3 / 4))
+
+
+def test_the_error_of_a_ratio_is_that_of_the_mean_for_equal_wholes_and_else_the_bootstraps():
+    rng = random.Random(0)
+    shares = [rng.random() for _ in range(9)]
+    assert ratio_and_error([4 * s for s in shares], [4] * 9) == pytest.approx(mean_and_error(shares))
+    wholes = [rng.randint(0, 12) for _ in range(150)]
+    parts = [sum(rng.random() < 0.3 + w / 30 for _ in range(w)) for w in wholes]
+    drawn = [rng.choices(range(150), k=150) for _ in range(2000)]
+    ratios = [sum(parts[i] for i in some) / sum(wholes[i] for i in some) for some in drawn]
+    mean = sum(ratios) / len(ratios)
+    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / len(ratios))
+    ratio, error = ratio_and_error(parts, wholes)
+    assert ratio == sum(parts) / sum(wholes) and error == pytest.approx(spread, rel=0.06)
+    naive = mean_and_error([p / w for p, w in zip(parts, wholes, strict=True) if w])[1]
+    assert naive != pytest.approx(spread, rel=0.06)  # else this would not tell them apart
 
 
 def records(right):
@@ -318,3 +340,64 @@ def test_mixed_thinking_has_words_of_the_rows_language_and_of_another(thinking, 
     assert m["consistency"] == pytest.approx(share) and m["mixed"] == mixed
     german = measures(ROW | {"language": "de"}, f"<think>{thinking}</think>", 0.0)
     assert german["mixed"] == mixed and (mixed or german["consistency"] == 1 - share or share == 1)
+
+
+# ------------------------------------------------------------------------------------ the search of Countdown
+
+WRONG = "(8+2)+5=10+5=16 need 24 low wait\n"
+
+
+def test_the_search_of_one_completion_by_hand():
+    text = f"<think>{FAILED}{WRONG}8-2=7\n{RIGHT}</think>\n<answer>8*(5-2)</answer>"
+    m = search_measures(ROW, text)
+    assert m == {"attempts": 4, "attempts_distinct": 3, "first_attempt": 0, "attempts_true": 0.5,
+        "attempts_repeated": 0.25}
+    assert search_measures(ROW, "<think>give up</think>") == {"attempts": 0, "attempts_distinct": 0,
+        "first_attempt": 0}
+    assert search_measures(ROW | {"task": "math", "answer": "24"}, text) == {}
+    assert m.items() <= measures(ROW, text, 1.0).items()
+
+
+@pytest.mark.parametrize("line,right", [(RIGHT, 1), ("8*(5-2)=8*4=24", 0), ("8*3=24", 0),
+    ("8*(5-2)+2-2=24", 0), ("8+(5*2)=18\n" + RIGHT, 0), ("8 x (5 - 2) = 24", 1)])
+def test_the_first_attempt_counts_where_it_is_true_and_solves_the_problem(line, right):
+    assert search_measures(ROW, f"<think>{line}</think>")["first_attempt"] == right
+
+
+def searched():
+    """Three problems, two samples each: 1 + 3, 2 + 0 and 0 + 0 attempts."""
+    rows = [ROW, ROW | {"numbers": [5, 8, 3]}, ROW]
+    thoughts = [RIGHT, FAILED + WRONG + RIGHT, FAILED + WRONG, "give up", "give up", "none"]
+    texts = [f"<think>{t}</think>\n<answer>8*(5-2)</answer>" for t in thoughts]
+    return judged(rows, [0, 0, 1, 1, 2, 2], texts, [[1]] * 6, [True] * 6, NO_PLAN, 9), rows
+
+
+def test_shares_of_attempts_are_sums_over_sums_and_the_table_shows_them():
+    m = summarize(searched()[0], 2)
+    assert m["attempts"] == 1 and m["attempts_distinct"] == 4 / 6 and m["first_attempt"] == 1 / 6
+    assert m["attempts_true"] == pytest.approx(4 / 6) and m["attempts_repeated"] == pytest.approx(2 / 6)
+    assert m["attempts_true_se"] == pytest.approx(ratio_and_error([3, 1, 0], [4, 2, 0])[1])
+    rows = {line[:14].strip(): line[14:].split() for line in table({"x": m, "y": m}).splitlines()}
+    assert rows["attempts"] == ["1.0", "1.0"] and rows["true attempts"][0] == "66.7%"
+    assert rows["repeated"][0] == "33.3%" and rows["distinct"][0] == "0.7" and "first attempt" in rows
+
+
+def test_without_countdown_or_without_an_attempt_no_number_is_made_up_and_no_row_is_empty():
+    other = summarize(records([[1, 0], [0, 0]]), 2)
+    assert not {k for k in other if k.removesuffix("_se") in SEARCH}
+    none, _ = searched()
+    none = summarize(none[4:], 2)
+    assert none["attempts"] == 0 and "attempts_true" not in none
+    for m in (other, none):
+        assert "true attempts" not in table({"x": m}) and "attempts" in table({"x": none})
+    assert "true attempts" not in table({"x": summarize(searched()[0], 2), "y": other})
+
+
+def test_the_table_of_attempts_by_place_counts_each_attempt_once():
+    found, _ = searched()
+    assert attempt_table(found).split("\n")[1].split() == ["1", "to", "3", "33.3%", "33.3%", "6"]
+    long = [found[0] | {"text": "<think>" + WRONG * 20 + "</think>", "attempts": 20.0}]
+    lines = [line.split() for line in attempt_table(found + long).splitlines()]
+    assert [line[-1] for line in lines[1:]] == ["9", "3", "3", "3", "3", "5"]
+    assert lines[1] == ["1", "to", "3", "44.4%", "55.6%", "9"] and lines[-1][:2] == ["from", "16"]
+    assert attempt_table(found[4:]) == "" == attempt_table([{"text": "7-3=4"}])

@@ -442,3 +442,16 @@ def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
 def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(scale, size):
     got = group_advantages(torch.tensor([1.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
     assert not got[:size].any() and got[size:].all()
+
+
+def test_a_rollouts_shares_of_attempts_are_sums_over_sums():
+    def sample(**scores):
+        return Sample([1], 1, [], True, None, {"reward": 0.0, **scores}, 0)
+
+    groups = [[sample(attempts=1.0, attempts_true=1.0, attempts_repeated=0.0), sample(attempts=0.0)],
+        [sample(attempts=9.0, attempts_true=1 / 3, attempts_repeated=2 / 3), sample(attempts=0.0)]]
+    m = grpo.rollout_metrics(groups, Config(group_size=2))
+    assert m["attempts"] == 2.5 and m["attempts_true"] == pytest.approx(0.4)
+    assert m["attempts_repeated"] == pytest.approx(0.6)
+    none = grpo.rollout_metrics([[sample(), sample()]], Config(group_size=2))
+    assert not [k for k in none if "attempt" in k]

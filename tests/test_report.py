@@ -25,7 +25,7 @@ from report.pages import (
     watch,
     write_report,
 )
-from report.plot import KINDS, draw_experts, expert_shares
+from report.plot import KINDS, PANELS, SEARCH_PANELS, draw, draw_experts, expert_shares, searches
 from sample import generate
 
 ROOT = Path(__file__).parent.parent
@@ -253,3 +253,17 @@ def test_the_picture_of_the_experts_is_drawn_and_a_dense_model_has_none(tmp_path
     small_run(tmp_path, first_k_dense_replace=3)
     with pytest.raises(UserError, match="dense"):
         draw_experts(tmp_path)
+
+
+def test_the_curves_show_the_search_where_a_run_has_its_numbers(tmp_path):
+    image = pytest.importorskip("matplotlib.image", reason="plots: requirements-dev.txt")
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        run_folder(folder)
+    rows = [json.loads(line) for line in (new / "metrics.jsonl").read_text().splitlines()]
+    (new / "metrics.jsonl").write_text("".join(json.dumps(r | {key: 0.5 for key, _ in SEARCH_PANELS}) + "\n"
+        for r in rows))
+    assert searches([old]) == [] and searches([old, new]) == SEARCH_PANELS
+    sizes = [image.imread(draw(folders, PANELS + searches(folders))).shape[0]
+        for folders in ([old], [old, new])]
+    assert sizes[1] > 1.3 * sizes[0]

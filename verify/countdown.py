@@ -35,7 +35,7 @@ _PLAIN = re.compile(r"(?:[0-9+\-/()a-wyz]|\*(?!\*)| (?! ))+")  # nothing to rewr
 # In an attempt: a number with its sign and brackets; numbers with operations between them, as many as there
 # are. Possessive (++, *+): time is linear in what a model writes.
 _NUMBER = r"(?:[-(] ?)*+\d++(?:\.\d++)?+(?: ?\))*+"
-_RUN = re.compile(rf"(?<![A-Za-z_\d])(?<!\d\.){_NUMBER}(?: ?[-+*/] ?{_NUMBER})*+")
+_RUN = re.compile(rf"(?<![A-Za-z_\d])(?<!\d\.){_NUMBER}(?: ?[-+*/] ?{_NUMBER})*+", re.ASCII)
 
 
 def plain_expression(text: str) -> str:
@@ -144,11 +144,11 @@ def _attempts_of(line: str, cut: bool) -> list[tuple]:
         while True:
             step = _RUN.match(parts[i])
             steps.append(step[0] if step else "")
-            whole = steps[-1] == parts[i]
-            if not whole or i == last:
+            behind = parts[i][len(steps[-1]) :]
+            if behind or i == last:
                 break
             i += 1
-        if cut and whole and i == last:
+        if cut and i == last and not behind.strip("+-*/( "):
             continue
         excess = steps[-1].count(")") - steps[-1].count("(")
         if excess > 0 and steps[-1].endswith(")" * excess):  # brackets of prose: (so 7-3=4), ((7-3)*9=36)
@@ -172,5 +172,5 @@ def _readable(part: str) -> str:
 @lru_cache(1 << 14)
 def _exactly(expression: str) -> tuple[Fraction, list[int]] | None:
     """`expression_value`, of decimals too."""
-    return expression_value(re.sub(r"(\d+)\.(\d+)", lambda m: f"({m[1]}{m[2]}/1{'0' * len(m[2])})",
+    return expression_value(re.sub(r"(\d+)\.(\d+)", lambda m: f"({int(m[1] + m[2])}/1{'0' * len(m[2])})",
         expression))
