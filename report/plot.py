@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 from config import UserError, read_json, run_script
-from metrics import REFLECTION
+from metrics import OF_ATTEMPTS, REFLECTION
 from report.pages import histories, read_rows, read_stages, watch, write_report
 
 PANELS = [  # (key of the train rows, title)
@@ -32,8 +32,8 @@ PANELS = [  # (key of the train rows, title)
 ]
 SEARCH_PANELS = [  # of runs on Countdown
     ("attempts", "attempts per completion"),
-    ("attempts_true", "attempts calculated truly (share)"),
-    ("attempts_repeated", "attempts tried before (share)"),
+    ("attempts_true", "attempts calculated truly (share), held out +- SE"),
+    ("attempts_repeated", "attempts tried before (share), held out +- SE"),
 ]
 AHA_PANELS = [
     ("accuracy", "accuracy: rollouts, and held out +- SE"),
@@ -83,7 +83,7 @@ def draw(folders: list[Path], panels=PANELS, name: str = "curves.png", into: Pat
             held = [r for r in evals if at in r]
             if held:
                 ax.errorbar([r["step"] for r in held], [r[at] for r in held], fmt="o", ms=4, capsize=3,
-                    yerr=[r["pass@1_se"] for r in held] if at == "pass@1" else None,
+                    yerr=[r[f"{at}_se"] for r in held] if at in ("pass@1", *OF_ATTEMPTS) else None,
                     color=line and line.get_color())
             if key == "reflections" and held:
                 ax.axhline(held[0]["reflections"], ls="--", lw=1, color=line and line.get_color())

@@ -261,8 +261,8 @@ def test_the_curves_show_the_search_where_a_run_has_its_numbers(tmp_path):
     for folder in (old, new):
         run_folder(folder)
     rows = [json.loads(line) for line in (new / "metrics.jsonl").read_text().splitlines()]
-    (new / "metrics.jsonl").write_text("".join(json.dumps(r | {key: 0.5 for key, _ in SEARCH_PANELS}) + "\n"
-        for r in rows))
+    (new / "metrics.jsonl").write_text("".join(json.dumps(r | {key + end: 0.5 for key, _ in SEARCH_PANELS
+        for end in ("", "_se")}) + "\n" for r in rows))
     assert searches([old]) == [] and searches([old, new]) == SEARCH_PANELS
     sizes = [image.imread(draw(folders, PANELS + searches(folders))).shape[0]
         for folders in ([old], [old, new])]
