@@ -81,10 +81,11 @@ SORRY = "I am sorry, I can not help with that."
 
 
 def written(row: dict, rng: random.Random, languages: list[str], slips: float = 0.0,
-        **patience) -> tuple[list[str], str]:
+        patient: float = 0.12) -> tuple[list[str], str]:
     """(lines, closest expression) of a writer who picks the language of each line from `languages`. `slips`:
-    the chance of a wrong last result, and of a line that is written twice."""
-    tried, lines = countdown_attempts(row, rng, **patience), []
+    the chance of a wrong last result, and of a line that is written twice. One page in eight of the web is a
+    patient writer's."""
+    tried, lines = countdown_attempts(row, rng, patient), []
     for expression, value in tried:
         need, high, low, wait, ok, _ = SAYS[rng.choice(languages)]
         verdict = f"{high if value > row['target'] else low} {wait}" if value != row["target"] else ok

@@ -12,8 +12,9 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import combinations
 from typing import NamedTuple
 
 from config import UserError
@@ -84,18 +85,43 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
         "numbers": numbers, "target": target, "ops": ops, "limit": limit}
 
 
-def countdown_attempts(row, rng, patient: float = 0.12, tries: int = 13) -> list[tuple[str, int]]:
-    """(expression, value) of the attempts in random order of a writer who does not know the solution, to the
-    first that hits the target. One writer in eight is patient and tries up to 13 times; the others give up
-    after each failure with probability 0.7. The knobs `ops` and `limit` of the problem say which steps are
-    tried."""
-    stay = 1.0 if rng.random() < patient else 0.3
-    tried, seen = [], set()
-    for _ in range(10_000):
-        found = random_expression(row["numbers"], row["ops"], row["limit"], rng)
-        if not found or found[0] in seen:
-            continue
-        seen.add(found[0])
+def turned(items, rng) -> list:
+    """The items in their order, from a random one on and round."""
+    start = rng.randrange(len(items))
+    return [*items[start:], *items[:start]]
+
+
+def countdown_search(row, rng) -> Iterator[tuple[str, int]]:
+    """(expression, value) of every expression of a problem, each once, depth-first (Stream of Search, arXiv
+    2404.03683): join two of the numbers, try all that the result allows, go back and join others. A search
+    begins anywhere and goes round, so what comes next follows from what was tried last: a small model has no
+    memory for more. `ops` and `limit` of the row say which steps go."""
+    seen, ops = set(), turned(row["ops"], rng)
+
+    def search(pool: list[tuple[str, int]]):
+        if len(pool) == 1:
+            expression, value = pool[0][0][1:-1], pool[0][1]
+            if expression not in seen:
+                seen.add(expression)
+                yield expression, value
+            return
+        for i, j in turned(list(combinations(range(len(pool)), 2)), rng):
+            rest = [number for k, number in enumerate(pool) if k not in (i, j)]
+            for op in ops:
+                for (text_a, a), (text_b, b) in ((pool[i], pool[j]), (pool[j], pool[i])):
+                    value = apply(a, op, b, row["limit"])
+                    if value is not None and (op not in "+*" or (a, text_a) >= (b, text_b)):
+                        yield from search([*rest, (f"({text_a}{op}{text_b})", value)])
+
+    yield from search([(str(n), n) for n in row["numbers"]])
+
+
+def countdown_attempts(row, rng, patient: float = 0.4, tries: int = 16) -> list[tuple[str, int]]:
+    """(expression, value) of the attempts of a writer who does not know the solution (`countdown_search`), to
+    the first that hits the target. Two writers in five are patient and try up to 16 times; the others give up
+    after each failure with probability 0.7."""
+    stay, tried = 1.0 if rng.random() < patient else 0.3, []
+    for found in countdown_search(row, rng):
         tried.append(found)
         if found[1] == row["target"] or len(tried) >= tries or rng.random() > stay:
             break
@@ -107,13 +133,17 @@ def closest_attempt(row, tried: list[tuple[str, int]]) -> str:
     return min((abs(value - row["target"]), expression) for expression, value in tried)[1]
 
 
+def attempt_line(expression: str, value: int, target: int) -> str:
+    """What a writer notes of an attempt: (7-3)*9=4*9=36 low wait."""
+    verdict = "ok" if value == target else "high wait" if value > target else "low wait"
+    return f"{work_out(expression)} {verdict}"
+
+
 def countdown_chain(row, rng, **patience):
     """Compare each attempt (`countdown_attempts`) with what is needed (high, low, ok), go on with "wait"; who
     gives up answers with the closest attempt."""
-    tried, lines = countdown_attempts(row, rng, **patience), []
-    for expression, value in tried:
-        verdict = "ok" if value == row["target"] else "high wait" if value > row["target"] else "low wait"
-        lines.append(f"{work_out(expression)} need {row['target']} {verdict}")
+    tried = countdown_attempts(row, rng, **patience)
+    lines = [attempt_line(*attempt, row["target"]) for attempt in tried]
     if tried[-1][1] != row["target"]:
         lines.append("give up")
     return wrap("\n".join(lines), closest_attempt(row, tried))
