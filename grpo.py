@@ -79,7 +79,7 @@ from lora import as_reference, load_reference, reference_state, renew_reference,
 from metrics import Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, trained
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
 from parallel import (
     Ranks,
     StopSignal,
@@ -122,15 +122,18 @@ class Config(Training):
     temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
         group="sampling")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
-    lr: float = knob(1e-5, "peak learning rate of AdamW; 5 steps of warm-up, then linear decay to a tenth")
+    lr: float = knob(1e-5, "peak learning rate (Muon is scaled to AdamW's); 5 steps of warm-up, then linear "
+        "decay to a tenth")
+    optimizer: str = knob("adamw", "adamw, or muon (matrices; AdamW for the rest)")
     loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
     loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05",
         group="loss", of="loss")
-    scale: str = knob("", "advantages are divided by the std of the group, of the batch, or by none; "
-        "empty = as the loss's paper does", of="loss")
+    scale: str = knob("", "what makes rewards to advantages: group, batch, none, mean, rloo or global (the "
+        "table SCALES); empty = as the loss's paper does", of="loss")
     clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
     clip_high: float | None = knob(None, "epsilon of the ratio's clip above 1; none = the paper's", of="loss")
-    kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
+    kl_coef: float = knob(0.001, "beta of the KL to the reference; 0 = no reference is loaded")
+    kl: str = knob("k3", "its form: k3, or unbiased (k3 times the ratio: DeepSeek-V3.2, sec. 3.1)")
     ref_every: int = knob(0,
         "steps after which the policy becomes the reference; 0 = the initial model stays")
     resample: int = knob(0,
@@ -172,24 +175,43 @@ EVAL_SAMPLES, FINAL_SAMPLES = 4, 8
 # ----------------------------------------------------------------------------------------- advantages, losses
 
 
-def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
-    """A_i = (r_i - mean(r)) / std(r) over the G completions of one prompt (DeepSeekMath, sec. 4.1.2).
+def over_mean(R, centered):
+    """(R - mean) / mean: the gradient of log pass@1, so the rarer a success the more it counts (MaxRL, arXiv
+    2602.02710). It is meant for rewards from 0 on: a group whose mean is not above 0 gets no advantages."""
+    mean = R.mean(1, keepdim=True)
+    return torch.where(mean > 1e-4, centered / mean, 0)  # not > 0: a sum of 0.1 and -0.1 rounds
 
-    rewards (B,), prompt-major -> (B,). scale: "group" divides by the group's std, "batch" by the std of
-    all B rewards, "none" by nothing (Dr. GRPO, arXiv 2503.20783). Differs from the paper: unbiased std,
-    plus 1e-4."""
+
+def over_batch(R, centered):
+    """(R - mean) / std over all rewards: no group has a baseline of its own, and one of equal rewards
+    teaches, too (REINFORCE++, arXiv 2501.03262). In float64 equal rewards do not differ from their mean."""
+    return ((R.double() - R.double().mean()) / (R.double().std() + 1e-4)).float()
+
+
+# What makes rewards R (P, G) to advantages, given R - mean of the group, which is exactly 0 where all of a
+# group are equal. Differs from the papers: unbiased std, plus 1e-4, as in TRL.
+SCALES: dict[str, Callable] = {
+    "group": lambda R, centered: centered / (R.std(1, keepdim=True) + 1e-4),  # DeepSeekMath, sec. 4.1.2
+    "batch": lambda R, centered: centered / (R.std() + 1e-4),  # REINFORCE++-baseline, arXiv 2501.03262
+    "none": lambda R, centered: centered,  # Dr. GRPO, arXiv 2503.20783
+    "mean": over_mean,
+    # R_i - mean of the others (RLOO, arXiv 2402.14740)
+    "rloo": lambda R, centered: centered * (R.shape[1] / (R.shape[1] - 1)),
+    "global": over_batch,
+}
+
+
+def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
+    """A_i = (r_i - mean(r)) / std(r) over the G completions of one prompt (DeepSeekMath, sec. 4.1.2), or as
+    another row of SCALES says. rewards (B,), prompt-major -> (B,). Raises UserError."""
     if group_size < 2 or rewards.numel() % group_size:
         raise UserError(f"group_size {group_size}: a group needs at least 2 completions, and whole groups")
+    if scale not in SCALES:
+        raise UserError(f"scale {scale}{closest(scale, SCALES)}")
     groups = rewards.view(-1, group_size)  # (P, G)
-    centered = groups - groups.mean(1, keepdim=True)
-    if scale == "group":
-        centered = centered / (groups.std(1, keepdim=True) + 1e-4)
-    elif scale == "batch":
-        centered = centered / (rewards.std() + 1e-4)
-    elif scale != "none":
-        raise UserError(f"scale {scale}: expected group, batch or none")
     equal = (groups == groups[:, :1]).all(1, keepdim=True)
-    return centered.masked_fill(equal, 0).flatten()  # exactly 0, whatever the mean rounds to
+    centered = (groups - groups.mean(1, keepdim=True)).masked_fill(equal, 0)  # whatever the mean rounds to
+    return SCALES[scale](groups, centered).flatten()
 
 
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
@@ -233,6 +255,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+# The KL of policy and reference from k3 and the token's ratio. k3's mean is the KL, but its gradient as a
+# loss is another's, even where the ratio is 1 (arXiv 2510.01555). Times the ratio, whose gradient counts, it
+# is that of each token's reverse KL, on-policy and off (DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1).
+KLS: dict[str, Callable] = {"k3": lambda k3, ratio: k3, "unbiased": lambda k3, ratio: ratio * k3}
+
+
 def settings_of(loss: str, text: str) -> dict[str, float]:
     """All settings of the loss's own, as keyword arguments of its objective: the defaults, changed by a text
     like "tau_pos=1,tau_neg=1.05". Raises UserError."""
@@ -242,17 +270,20 @@ def settings_of(loss: str, text: str) -> dict[str, float]:
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
-        kl_coef=0.0, ref_logprobs=None, normalizer=None, settings=None):
+        kl_coef=0.0, kl="k3", ref_logprobs=None, normalizer=None, settings=None):
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). settings: keyword arguments of the loss's own. Returns (loss, metrics): means
-    over this call's completion tokens, and "tokens", their number; clip_fraction is of the two objectives
-    above that clip, else 0. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
+    own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own. Returns (loss,
+    metrics): means over this call's completion tokens, and "tokens", their number; clip_fraction is of the
+    two objectives above that clip, else 0. Raises UserError for an unknown loss or KL, or kl_coef without
+    ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
+    if kl not in KLS:
+        raise UserError(f"kl {kl}{closest(kl, KLS)}")
     if kl_coef and ref_logprobs is None:
         raise UserError("kl_coef > 0 needs ref_logprobs")
     objective, sequence_ratio, sequence_mean, count = LOSSES[loss][:4]
@@ -260,16 +291,19 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     zero = logprobs.new_zeros(())
     lengths, tokens = mask.sum(1).clamp(min=1), mask.sum()
     log_ratio = torch.where(mask, logprobs - old_logprobs, zero)  # (B, T)
+    token_ratio = ratio = log_ratio.exp()
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
-    ratio, A = log_ratio.exp(), advantages[:, None]
+        ratio = log_ratio.exp()
+    A = advantages[:, None]
     per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
     metrics = {"tokens": int(tokens)}
     if ref_logprobs is not None:
         log_ref = torch.where(mask, ref_logprobs - logprobs, zero)
         k3 = log_ref.exp() - log_ref - 1  # >= 0, DeepSeekMath eq. 4; added to the loss
-        per_token = per_token + kl_coef * k3
-        metrics["kl"] = mean_over(k3, mask)
+        divergence = KLS[kl](k3, token_ratio)
+        per_token = per_token + kl_coef * divergence
+        metrics["kl"] = mean_over(divergence, mask)
     per_sequence = torch.where(mask, per_token, zero).sum(1)
     if sequence_mean:
         per_sequence = per_sequence / lengths
@@ -373,8 +407,8 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
-        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
-        settings=settings_of(cfg.loss, cfg.loss_settings))
+        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, kl=cfg.kl, ref_logprobs=ref_logprobs,
+        normalizer=normalizer, settings=settings_of(cfg.loss, cfg.loss_settings))
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
@@ -390,7 +424,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     return sums
 
 
-def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: Config, tokenizer,
+def update(model, reference, optimizers: list, samples: list[Sample], step: int, cfg: Config, tokenizer,
            ranks: Ranks) -> dict:
     """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
     sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
@@ -413,7 +447,7 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
-        norms.append(apply_gradients(ranks, trained(model), [optimizer], lr_at(step, cfg)))
+        norms.append(apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg)))
     skipped = sum(not math.isfinite(norm) for norm in norms)
     if cfg.router == "bias" and skipped < len(parts):
         for router, load in zip(model.routers(), total["load"], strict=True):
@@ -459,19 +493,17 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizer", "reference"))
+    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
-    optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
-        fused=True)
+    keep_masters(model, state)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
+        saved=state and state.pop("optimizers"))
     reference = model if model.lora else None  # itself, as it was before its adapters learnt
     if cfg.kl_coef and not model.lora:
         reference = frozen_copy(model)
-    start, cursor, in_a_row = 0, 0, 0
-    if state:
-        start, cursor = state["step"], state["cursor"]
-        optimizer.load_state_dict(state["optimizer"])
-        if reference is not None:
-            load_reference(reference, state.pop("reference"))
+    start, cursor, in_a_row = (state["step"], state["cursor"], 0) if state else (0, 0, 0)
+    if state and reference is not None:
+        load_reference(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
@@ -508,7 +540,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
         if samples:
-            m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
+            m |= update(model, reference, optimizers, samples, step, cfg, tokenizer, ranks)
             give_back_memory()
         clock.append(time.perf_counter())
         m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
@@ -529,12 +561,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if (due or stopped) and (ranks.main or is_sharded(model)):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizer=optimizer.state_dict(), reference=reference and reference_state(reference))
+                       optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
     check_sound(model, prompt)
-    optimizer.zero_grad()  # gradients are as large as the model, and nothing needs them any more
+    for optimizer in optimizers:  # gradients are as large as the model, and nothing needs them any more
+        optimizer.zero_grad()
     look(cfg.steps, *((eval_rows, FINAL_SAMPLES) if final else (some, EVAL_SAMPLES)))
     return log
 
@@ -542,7 +575,9 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
-        (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
+        (cfg.scale in SCALES, f"--scale {cfg.scale}{closest(cfg.scale, SCALES)}"),
+        (cfg.kl in KLS, f"--kl {cfg.kl}{closest(cfg.kl, KLS)}"),
+        (cfg.optimizer in ("adamw", "muon"), f"--optimizer {cfg.optimizer}: expected adamw or muon"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
@@ -611,7 +646,7 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
         decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
-        reference=cfg.kl_coef > 0)
+        reference=cfg.kl_coef > 0, optimizer=cfg.optimizer)
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     none, small = dict(reference=False), dict(work=largest(1))
     short = f"--micro_tokens {prompt + cfg.max_new_tokens}"

@@ -36,7 +36,7 @@ TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo"
     "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
 
-def trl_loss(x, loss, low, high, beta):
+def trl_loss(x, loss, low, high, beta, kl="k3"):
     """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's."""
     trl = pytest.importorskip("trl.trainer.grpo_trainer",
         reason="the oracle for losses: requirements-oracles.txt")
@@ -49,7 +49,7 @@ def trl_loss(x, loss, low, high, beta):
     me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
         **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
         off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1,
+        args=SimpleNamespace(use_bias_correction_kl=kl == "unbiased", delta=None, steps_per_generation=1,
             sapo_temperature_pos=1.0, sapo_temperature_neg=1.05),
         loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
@@ -75,14 +75,17 @@ def random_batch(seed, B=6, T=9, spread=1.0):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("beta,kl", [(0.0, "k3"), (0.3, "k3"), (0.3, "unbiased")])
 @pytest.mark.parametrize("loss", TRL_LOSSES)
-def test_policy_loss_equals_trl(loss, beta, seed):
+def test_policy_loss_equals_trl(loss, beta, kl, seed):
+    if (loss, kl) == ("gspo", "unbiased"):
+        pytest.skip("TRL multiplies by the whole sequence's ratio, which does not correct the bias")
     x = random_batch(seed)
-    want, theirs = trl_loss(x, loss, 0.2, 0.28, beta)
+    want, theirs = trl_loss(x, loss, 0.2, 0.28, beta, kl)
     ref = x.pop("ref_logprobs") if beta else None
     x.pop("ref_logprobs", None)
-    got, ours = policy_loss(**x, loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=beta, ref_logprobs=ref)
+    got, ours = policy_loss(**x, loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=beta, kl=kl,
+        ref_logprobs=ref)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(got, x["logprobs"]), torch.autograd.grad(want, x["logprobs"]),
             strict=True):
@@ -113,14 +116,94 @@ def test_advantages_equal_trl(scale):
     torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
 
 
+def test_leave_one_out_advantages_equal_trl():
+    trl = pytest.importorskip("trl.trainer.rloo_trainer", reason="the oracle: requirements-oracles.txt")
+    import inspect
+    import textwrap
+
+    source = inspect.getsource(trl.RLOOTrainer._generate_and_score_completions)
+    start, end = source.index("        grouped_rewards = rewards.view"), source.index(
+        "        # Normalize advantages over the scorable subset only")
+    rewards = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0.1, 0.2])
+    space = dict(vars(trl), rewards=rewards, num_generations=4)
+    exec(textwrap.dedent(source[start:end]), space)  # noqa: S102  the oracle's own source
+    torch.testing.assert_close(group_advantages(rewards, 4, "rloo"), space["advantages"])
+
+
+def test_maxrl_advantages_are_the_gradient_of_the_log_of_the_success_rate():
+    """For rewards of 0 and 1 the update sum_i A_i grad log pi / G is the mean over successes of grad log pi
+    less the mean over all; a group without success gets none, nor one whose mean is below 0."""
+    rewards = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0.1, -0.1, 0.3, -0.3, -1, -1, -1, 0])
+    want = [3.0, -1, -1, -1, 1 / 3, 1 / 3, 1 / 3, -1, *[0] * 12]
+    assert group_advantages(rewards, 4, "mean").tolist() == pytest.approx(want, abs=1e-6)
+
+
+def test_reinforce_plus_plus_has_one_baseline_for_all_groups():
+    rewards = torch.tensor([1.0, 1, 1, 0, 0, 1])
+    got = group_advantages(rewards, 3, "global")
+    torch.testing.assert_close(got, (rewards - rewards.mean()) / (rewards.std() + 1e-4))
+    assert got[:3].all()  # though all of the group are equal
+    assert not group_advantages(torch.full((12,), 1.1), 4, "global").any()
+
+
+def every_sequence(seed, V=3, T=3):
+    """A policy, a reference and a sampler over all sequences of T tokens: a table of logits (V^t, V) per step
+    t, its rows numbered by the tokens before. Returns (the policy's tables, sequences (V^T, T), a function
+    from tables to the log-probabilities (V^T, T) of all tokens, the reference's, the sampler's)."""
+    g = torch.Generator().manual_seed(seed)
+    policy, reference, sampler = ([torch.randn(V**t, V, generator=g, dtype=torch.float64) for t in range(T)]
+        for _ in range(3))
+    sequences = torch.cartesian_prod(*[torch.arange(V)] * T)
+    rows = [sum(sequences[:, i] * V ** (t - 1 - i) for i in range(t)) + 0 * sequences[:, 0] for t in range(T)]
+
+    def logprobs(tables):
+        return torch.stack([table.log_softmax(-1)[row, token] for table, row, token in
+            zip(tables, rows, sequences.T, strict=True)], dim=1)
+
+    return [p.requires_grad_() for p in policy], logprobs, reference, sampler
+
+
+def kl_gradients(seed, kl, on_policy):
+    """(gradient of policy_loss summed over all sequences, each with its probability under the sampler;
+    autograd's of the full-vocabulary reverse KL after each prefix, with the prefix's probability)."""
+    policy, logprobs, reference, sampler = every_sequence(seed)
+    if on_policy:
+        sampler = [p.detach() for p in policy]
+    mu, new, ref = logprobs(sampler), logprobs(policy), logprobs(reference)
+    total = 0
+    for i, p in enumerate(mu.sum(1).exp()):
+        row = slice(i, i + 1)
+        total = total + policy_loss(new[row], mu[row], torch.zeros(1, dtype=p.dtype), torch.ones_like(mu[row]),
+            loss="dr_grpo", kl_coef=1.0, kl=kl, ref_logprobs=ref[row], normalizer=1 / p)[0]
+    got = torch.autograd.grad(total, policy)
+    exact, reach = 0, torch.ones(1, dtype=mu.dtype)  # the probability of each prefix
+    for p, r, s in zip(policy, reference, sampler, strict=True):
+        exact = exact + reach @ (p.softmax(-1) * (p.log_softmax(-1) - r.log_softmax(-1))).sum(-1)
+        reach = (reach[:, None] * s.softmax(-1)).flatten()
+    return got, torch.autograd.grad(exact, policy)
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_unbiased_kl_has_the_reverse_kls_gradient_in_expectation_and_k3_has_not(seed, on_policy):
+    """An exact sum over all sequences, against autograd; also where the sampler is another policy."""
+    got, want = kl_gradients(seed, "unbiased", on_policy)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    biased, _ = kl_gradients(seed, "k3", on_policy)
+    assert max(float((a - b).abs().max()) for a, b in zip(biased, want, strict=True)) > 0.05
+
+
 # --------------------------------------------------- mistakes that real GRPO codebases shipped, one test each
 
 
+@pytest.mark.parametrize("kl", grpo.KLS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_kl_is_added_to_the_loss_and_pulls_towards_the_reference(loss):
+def test_kl_is_added_to_the_loss_and_pulls_towards_the_reference(loss, kl):
     logprobs = torch.full((1, 3), -2.0, requires_grad=True)
     x = dict(old_logprobs=logprobs.detach(), advantages=torch.zeros(1), mask=torch.ones(1, 3))
-    value, m = policy_loss(logprobs, **x, loss=loss, kl_coef=0.5, ref_logprobs=torch.full((1, 3), -1.0))
+    value, m = policy_loss(logprobs, **x, loss=loss, kl_coef=0.5, kl=kl,
+        ref_logprobs=torch.full((1, 3), -1.0))
     assert float(value) == pytest.approx(0.5 * (np.e - 2), rel=1e-5) and m["kl"] == pytest.approx(np.e - 2,
         rel=1e-5)
     value.backward()
@@ -187,7 +270,7 @@ def test_rollout_logprobs_are_training_logprobs_at_the_sampling_temperature(temp
 
 def run_update(cfg, samples, model, ranks=ALONE):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    return grpo.update(model, None, optimizer, samples, 10, cfg, shipped(), ranks), model
+    return grpo.update(model, None, [optimizer], samples, 10, cfg, shipped(), ranks), model
 
 
 def test_old_logprobs_stay_those_of_the_rollout_over_the_updates_of_a_step():
@@ -380,6 +463,7 @@ def test_resampling_replaces_groups_without_variance_within_its_budget(monkeypat
 @pytest.mark.parametrize("call", [lambda: group_advantages(torch.ones(4), 1),
     lambda: group_advantages(torch.ones(5), 2), lambda: group_advantages(torch.ones(4), 2, "std"),
     lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), loss="ppo"),
+    lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), kl="k1"),
     lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), kl_coef=0.1)])
 def test_wrong_arguments_are_refused(call):
     with pytest.raises(UserError):
@@ -438,7 +522,7 @@ def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [3, 7, 12, 16])
-@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("scale", sorted({*grpo.SCALES} - {"global"}))
 def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(scale, size):
     got = group_advantages(torch.tensor([1.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
     assert not got[:size].any() and got[size:].all()

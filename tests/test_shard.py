@@ -147,7 +147,7 @@ def rl(ranks, dir):
             optimizer = torch.optim.AdamW(map(master_of, model.parameters()), betas=(0.9, 0.95), fused=True)
             reference, log = parallel.frozen_copy(model), []
             for step in range(4):
-                log.append(grpo.update(model, reference, optimizer, samples(count), step, cfg, shipped(),
+                log.append(grpo.update(model, reference, [optimizer], samples(count), step, cfg, shipped(),
                     who))
                 if step == 1:
                     parallel.copy_weights(reference, weights(model))
