@@ -28,6 +28,7 @@ class Sample(NamedTuple):
     scores: dict  # reward, accuracy and the components
     reflections: int
     advantage: float = 0.0
+    own_logprobs: list[float] | None = None  # the trainer's, before the rollout's first update (--importance)
 
 
 class Batch(NamedTuple):
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     completions: torch.Tensor  # (B, T)
     mask: torch.Tensor  # (B, T) the completion's tokens, its end token included
     old_logprobs: torch.Tensor  # (B, T)
+    own_logprobs: torch.Tensor | None = None  # (B, T)
 
     def inputs(self) -> torch.Tensor:
         """How many samples have each token as an input, flat as in `attention.SharedPrompts`: (P*S +
@@ -59,7 +61,8 @@ def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
         torch.tensor([prompts[p] for p in whole], device=device),
         padded([s.tokens[s.start :] for s in samples], pad_id),
         padded([[True] * len(s.old_logprobs) for s in samples], False),
-        padded([s.old_logprobs for s in samples], 0.0))
+        padded([s.old_logprobs for s in samples], 0.0),
+        None if samples[0].own_logprobs is None else padded([s.own_logprobs for s in samples], 0.0))
 
 
 def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:

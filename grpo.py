@@ -125,9 +125,17 @@ class Config(Training):
     lr: float = knob(1e-5, "peak learning rate (Muon is scaled to AdamW's); 5 steps of warm-up, then linear "
         "decay to a tenth")
     optimizer: str = knob("adamw", "adamw, or muon (matrices; AdamW for the rest)")
-    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
-    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05",
-        group="loss", of="loss")
+    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo, sapo or dppo (the table LOSSES)")
+    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05, for dppo "
+        "delta=0.2", group="loss", of="loss")
+    off_policy_mask: float = knob(0.0, "delta: a completion with A < 0 whose mean log(mu / pi) is above it "
+        "leaves the update (DeepSeek-V3.2 eq. 9), mu the sampler; 0 = all stay", group="loss")
+    importance: str = knob("none", "weights pi_old / mu, for a sampler that computes otherwise than the "
+        "trainer (bfloat16): truncate (TIS) or mask (IcePop); a forward pass per rollout", group="loss")
+    importance_low: float | None = knob(None, "least weight; none = truncate 0, mask 0.5", group="loss",
+        of="importance")
+    importance_high: float | None = knob(None, "largest weight; none = truncate 2, mask 5", group="loss",
+        of="importance")
     scale: str = knob("", "what makes rewards to advantages: group, batch, none, mean, rloo or global (the "
         "table SCALES); empty = as the loss's paper does", of="loss")
     clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
@@ -164,6 +172,9 @@ class Config(Training):
         self.scale = self.scale or own.scale
         self.clip_low = own.clip_low if self.clip_low is None else self.clip_low
         self.clip_high = own.clip_high if self.clip_high is None else self.clip_high
+        _, low, high = IMPORTANCE.get(self.importance, (None, None, None))
+        self.importance_low = low if self.importance_low is None else self.importance_low
+        self.importance_high = high if self.importance_high is None else self.importance_high
 
 
 RECIPES = presets_of("grpo", Config)
@@ -214,29 +225,45 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
     return SCALES[scale](groups, centered).flatten()
 
 
+# Objectives, to be maximised: (ratio (B, T), advantages (B, 1), logprobs (B, T), clip_low, clip_high) -> the
+# value of each token, and which tokens are outside of the trust region: their share is clip_fraction.
+
+
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
     """min(ratio A, clip(ratio, 1 - eps_low, 1 + eps_high) A) (DeepSeekMath eq. 3; asymmetric: DAPO eq.
     10)."""
-    return torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    below, above = (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
+    value = torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return value, below | above
 
 
 def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
     """sg(min(ratio, 1 + eps_high)) A log pi (CISPO, arXiv 2506.13585, eq. 4, 5): every token keeps a
     gradient."""
-    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
+    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs, ratio > 1 + clip_high
 
 
 def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, *, tau_pos=1.0, tau_neg=1.05):
     """(4 / tau) sigmoid(tau (ratio - 1)) A: a smooth gate in place of the clip, steeper for A < 0 (SAPO,
     arXiv 2511.20347)."""
     tau = torch.where(advantages > 0, tau_pos, tau_neg)
-    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages
+    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+
+
+def trusted(ratio, advantages, logprobs, clip_low, clip_high, *, delta=0.2):
+    """ratio A of the tokens whose probability has not moved by more than delta to where A pulls it: pi - mu
+    <= delta for A > 0, mu - pi <= delta for A < 0. So a rare token's ratio is free, and a likely one's change
+    is bounded (DPPO with the binary total variation, arXiv 2602.04879)."""
+    pi = logprobs.detach().exp()
+    moved = pi - pi / ratio.detach()  # pi - mu
+    outside = (advantages > 0) & (moved > delta) | (advantages < 0) & (moved < -delta)
+    return torch.where(outside, 0, ratio * advantages), outside
 
 
 class Loss(NamedTuple):
     """A row of LOSSES. Keyword-only arguments of the objective are settings of its own: --loss_settings."""
 
-    objective: Callable  # (ratio, advantages, logprobs, clip_low, clip_high) -> per token, to be maximised
+    objective: Callable  # one of those above
     sequence_ratio: bool  # the ratio of the whole sequence to the power 1/|o| (GSPO, arXiv 2507.18071, eq. 7)
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
     count: str  # the sum's divisor: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
@@ -252,6 +279,7 @@ LOSSES: dict[str, Loss] = {
     "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # arXiv 2507.18071
     "cispo": Loss(clipped_weight, False, False, "tokens"),
     "sapo": Loss(soft_gate, False, True, "sequences"),
+    "dppo": Loss(trusted, False, False, "tokens"),
 }
 
 
@@ -259,6 +287,14 @@ LOSSES: dict[str, Loss] = {
 # loss is another's, even where the ratio is 1 (arXiv 2510.01555). Times the ratio, whose gradient counts, it
 # is that of each token's reverse KL, on-policy and off (DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1).
 KLS: dict[str, Callable] = {"k3": lambda k3, ratio: k3, "unbiased": lambda k3, ratio: ratio * k3}
+
+
+# Weights of tokens from w = pi_old / mu, the trainer's and the sampler's probability at the same weights of
+# the model, and the bounds that hold where no flag says otherwise: truncated importance sampling (TIS: Yao et
+# al. 2025), and IcePop (Ring-1T, arXiv 2510.18855), which drops what is far off in either direction.
+IMPORTANCE: dict[str, tuple[Callable, float, float]] = {
+    "truncate": (lambda w, low, high: w.clamp(low, high), 0.0, 2.0),
+    "mask": (lambda w, low, high: w * ((w >= low) & (w <= high)), 0.5, 5.0)}
 
 
 def settings_of(loss: str, text: str) -> dict[str, float]:
@@ -270,16 +306,21 @@ def settings_of(loss: str, text: str) -> dict[str, float]:
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
-        kl_coef=0.0, kl="k3", ref_logprobs=None, normalizer=None, settings=None):
+        kl_coef=0.0, kl="k3", ref_logprobs=None, normalizer=None, settings=None,
+        off_policy_mask=0.0, sampler_logprobs=None, weights=None):
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own. Returns (loss,
-    metrics): means over this call's completion tokens, and "tokens", their number; clip_fraction is of the
-    two objectives above that clip, else 0. Raises UserError for an unknown loss or KL, or kl_coef without
-    ref_logprobs."""
+    own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own.
+
+    off_policy_mask: delta of `on_policy`, 0 = all sequences stay. sampler_logprobs (B, T): of the sampler,
+    where old_logprobs are the trainer's own. weights (B, T) of the tokens' objectives, see IMPORTANCE.
+    Neither mask nor weights touch the KL.
+
+    Returns (loss, metrics): means over this call's completion tokens, and "tokens", their number. Raises
+    UserError for an unknown loss or KL, or kl_coef without ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
     if kl not in KLS:
@@ -296,8 +337,16 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
         ratio = log_ratio.exp()
     A = advantages[:, None]
-    per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
-    metrics = {"tokens": int(tokens)}
+    value, outside = objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
+    per_token, metrics = -value, {"tokens": int(tokens)}
+    if off_policy_mask:
+        mu = old_logprobs if sampler_logprobs is None else sampler_logprobs
+        stays = on_policy(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
+        per_token = torch.where(stays, per_token, zero)
+        metrics["off_policy"] = mean_over(1 - stays.float().expand_as(mask), mask)
+    if weights is not None:
+        per_token = per_token * weights
+        metrics["importance"] = mean_over(weights, mask)
     if ref_logprobs is not None:
         log_ref = torch.where(mask, ref_logprobs - logprobs, zero)
         k3 = log_ref.exp() - log_ref - 1  # >= 0, DeepSeekMath eq. 4; added to the loss
@@ -310,11 +359,16 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if normalizer is None:
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
-    below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
-    outside = {clipped: below | above & (A > 0), clipped_weight: above}.get(objective, above & False)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics
+
+
+def on_policy(log_mu_pi, advantages, lengths, delta: float):
+    """Which sequences stay in the update: those with A >= 0, and those whose mean log(mu / pi) is at most
+    delta (DeepSeek-V3.2, arXiv 2512.02556, eq. 9): nothing is learnt from punishing what the policy has left
+    behind. log_mu_pi (B, T), advantages (B, 1), lengths (B,) -> (B, 1)."""
+    return (advantages >= 0) | ((log_mu_pi.sum(1) / lengths)[:, None] <= delta)
 
 
 def mean_over(x, mask) -> float:
@@ -405,17 +459,22 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
         release(reference)
     logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
+    mu, weights = old, None
+    if batch.own_logprobs is not None:
+        old, (weigh, *_) = batch.own_logprobs, IMPORTANCE[cfg.importance]
+        weights = weigh((old - mu).exp(), cfg.importance_low, cfg.importance_high)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
         clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, kl=cfg.kl, ref_logprobs=ref_logprobs,
-        normalizer=normalizer, settings=settings_of(cfg.loss, cfg.loss_settings))
+        normalizer=normalizer, settings=settings_of(cfg.loss, cfg.loss_settings),
+        off_policy_mask=cfg.off_policy_mask, sampler_logprobs=mu, weights=weights)
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
     n = m.pop("tokens")
     sums = {k: v * n for k, v in m.items()} | {"entropy": float(entropy.sum()), "tokens": n}
     sums["loss"] = float(loss.detach())
-    sums["mismatch"] = float((logprobs.detach() - old).abs().max())
+    sums["mismatch"] = float((logprobs.detach() - mu).abs().max())
     if sampled:
         same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1) @ counts.float()
                 for used, theirs in zip(routing.indices, sampled, strict=True)]
@@ -424,10 +483,28 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     return sums
 
 
+def with_own_logprobs(model, samples: list[Sample], cfg: Config, pad_id: int, ranks: Ranks) -> list[Sample]:
+    """The samples with the trainer's own log-probabilities, pi_old: one forward pass over all of them, each
+    rank its share."""
+    mine, found = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
+        [(tuple(s.tokens[: s.start]), s.start) for s in samples]), {}
+    for rows, counts in lockstep(ranks, mine, model):
+        batch = collate([samples[i] for i in rows], pad_id, ranks.device)
+        replay = routing_of([samples[i] for i in rows], batch) if cfg.router == "replay" else None
+        with together(), torch.no_grad():
+            logprobs, _ = completion_logprobs(model, batch, cfg.temperature, Routing(replay=replay or None))
+        found |= {i: row[m].tolist() for i, row, m in zip(rows, logprobs, batch.mask, strict=True) if counts}
+    release(model)
+    everyone = {i: row for part in gather(ranks, found) for i, row in part.items()}
+    return [s._replace(own_logprobs=everyone[i]) for i, s in enumerate(samples)]
+
+
 def update(model, reference, optimizers: list, samples: list[Sample], step: int, cfg: Config, tokenizer,
            ranks: Ranks) -> dict:
     """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
     sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
+    if cfg.importance != "none":
+        samples = with_own_logprobs(model, samples, cfg, tokenizer.pad_id, ranks)
     order = np.random.default_rng([cfg.seed, step]).permutation(len(samples))
     seed_dropout(model, cfg.seed, step, ranks.rank)
     parts = [[samples[i] for i in part] for part in np.array_split(order, cfg.updates) if len(part)]
@@ -453,7 +530,8 @@ def update(model, reference, optimizers: list, samples: list[Sample], step: int,
         for router, load in zip(model.routers(), total["load"], strict=True):
             router.update_bias(torch.as_tensor(load, device=router.weight.device))
     n = total.pop("tokens")
-    out = {k: total[k] / n for k in ("kl", "clip_fraction", "ratio", "kl_old", "entropy") if k in total}
+    means = ("kl", "clip_fraction", "ratio", "kl_old", "entropy", "off_policy", "importance")
+    out = {k: total[k] / n for k in means if k in total}
     out |= {"loss": total["loss"] / len(parts), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
             "skipped": skipped,
             "logprob_mismatch": mismatches[0]}  # of the first minibatch: the two engines at the same weights
@@ -577,6 +655,12 @@ def check(cfg: Config):
     for ok, message in [
         (cfg.scale in SCALES, f"--scale {cfg.scale}{closest(cfg.scale, SCALES)}"),
         (cfg.kl in KLS, f"--kl {cfg.kl}{closest(cfg.kl, KLS)}"),
+        (cfg.importance in ("none", *IMPORTANCE),
+         f"--importance {cfg.importance}{closest(cfg.importance, ['none', *IMPORTANCE])}"),
+        (cfg.importance != "none" or cfg.importance_low is cfg.importance_high is None,
+         "--importance_low and --importance_high need --importance truncate or mask"),
+        (cfg.importance not in IMPORTANCE or cfg.importance_low < cfg.importance_high,
+         f"--importance_low {cfg.importance_low} must be below --importance_high {cfg.importance_high}"),
         (cfg.optimizer in ("adamw", "muon"), f"--optimizer {cfg.optimizer}: expected adamw or muon"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),

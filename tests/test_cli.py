@@ -142,7 +142,8 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
     assert found == {"data": ["--columns", "--answer_pattern", "--broken", "--too_long", "--eval_task",
         "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
-            "loss": ["--loss_settings"],
+        "loss": ["--loss_settings", "--off_policy_mask", "--importance", "--importance_low",
+            "--importance_high"],
         "sampling": ["--temperature", "--resample"],
         "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
             "--lora_targets", "--shard", "--micro_tokens"],

@@ -36,8 +36,9 @@ TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo"
     "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
 
-def trl_loss(x, loss, low, high, beta, kl="k3"):
-    """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's."""
+def trl_loss(x, loss, low, high, beta, kl="k3", delta=None, weights=None):
+    """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's. x may hold
+    sampler_logprobs, where old_logprobs are not the sampler's."""
     trl = pytest.importorskip("trl.trainer.grpo_trainer",
         reason="the oracle for losses: requirements-oracles.txt")
     kind, level = TRL_LOSSES[loss]
@@ -48,17 +49,21 @@ def trl_loss(x, loss, low, high, beta, kl="k3"):
         reduce=lambda t, **_: t)
     me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
         **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
+        off_policy_mask_threshold=delta, importance_sampling_level=level, beta=beta,
         args=SimpleNamespace(use_bias_correction_kl=kl == "unbiased", delta=None, steps_per_generation=1,
             sapo_temperature_pos=1.0, sapo_temperature_neg=1.05),
-        loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
+        loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=weights is not None,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         max_completion_length=x["mask"].shape[1], accelerator=accelerator, aux_loss_enabled=False,
-        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)})
+        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
+        vllm_importance_sampling_correction=True, get_off_policy_mask=trl.GRPOTrainer.get_off_policy_mask)
     ids = torch.ones_like(x["mask"])
     inputs = dict(prompt_ids=ids[:, :1], prompt_mask=ids[:, :1], completion_ids=ids,
         completion_mask=x["mask"], advantages=x["advantages"], old_per_token_logps=x["old_logprobs"],
-        ref_per_token_logps=x["ref_logprobs"], num_items_in_batch=x["mask"].sum())
+        ref_per_token_logps=x["ref_logprobs"], num_items_in_batch=x["mask"].sum(),
+        importance_sampling_ratio=weights)
+    if "sampler_logprobs" in x:
+        inputs["sampling_per_token_logps"] = x["sampler_logprobs"]
     return trl.GRPOTrainer._compute_loss(me, None, inputs), me._metrics["train"]
 
 
@@ -94,6 +99,53 @@ def test_policy_loss_equals_trl(loss, beta, kl, seed):
         assert ours["kl"] == pytest.approx(theirs["kl"][0], rel=1e-5)
     if loss in ("grpo", "dr_grpo", "dapo"):
         assert ours["clip_fraction"] == pytest.approx(theirs["clip_ratio/region_mean"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("loss", TRL_LOSSES)
+def test_masked_and_weighted_losses_equal_trl(loss, separate):
+    """The off-policy mask of sequences, also where the sampler's log-probabilities are not the old ones, and
+    weights of tokens; the KL is left alone by both."""
+    x, g = random_batch(1, B=16), torch.Generator().manual_seed(1)
+    if separate:
+        x["sampler_logprobs"] = x["old_logprobs"] + 0.4 * torch.randn(x["mask"].shape, generator=g)
+        x["weights"] = 2 * torch.rand(x["mask"].shape, generator=g) * (x["old_logprobs"] < -0.5)
+    others = {k: v for k, v in x.items() if k != "weights"}
+    want, _ = trl_loss(others, loss, 0.2, 0.28, 0.3, delta=0.1, weights=x.get("weights"))
+    settings = dict(loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=0.3)
+    got, m = policy_loss(**x, **settings, off_policy_mask=0.1)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    a, b = (torch.autograd.grad(loss, x["logprobs"])[0] for loss in (got, want))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    mu, rows = x.get("sampler_logprobs", x["old_logprobs"]), x["mask"].bool()
+    far = [bool(A < 0 and (m - p)[r].mean() > 0.1) for A, m, p, r in
+        zip(x["advantages"], mu, x["logprobs"].detach(), rows, strict=True)]
+    assert 0 < sum(far) < len(far)
+    share = sum(float(r.sum()) for r, f in zip(rows, far, strict=True) if f) / float(rows.sum())
+    assert m["off_policy"] == pytest.approx(share) and ("importance" in m) == separate
+    assert "off_policy" not in policy_loss(**x, **settings)[1]
+
+
+@pytest.mark.parametrize("kind,low,high", [("truncate", 0.0, 2.0), ("truncate", 0.6, 3.0), ("mask", 0.5, 5.0),
+    ("mask", 0.8, 1.2)])
+def test_importance_weights_equal_trl(kind, low, high):
+    """TRL computes them in the middle of a long method; these are its own lines, run from its source."""
+    trl = pytest.importorskip("trl.trainer.grpo_trainer", reason="the oracle: requirements-oracles.txt")
+    import inspect
+    import textwrap
+
+    source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
+    start = source.index("                mask = completion_mask if tool_mask is None")
+    end = source.index("            # Compute the per-token log probabilities for the reference model", start)
+    own, mu = (-3 * torch.rand(5, 40, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    me = SimpleNamespace(vllm_importance_sampling_mode=f"token_{kind}", vllm_importance_sampling_clip_min=low,
+        vllm_importance_sampling_clip_max=high)
+    space = dict(vars(trl), self=me, completion_mask=torch.ones(5, 40), tool_mask=None,
+        old_per_token_logps=own, sampling_per_token_logps=mu)
+    exec(textwrap.dedent(source[start:end]), space)  # noqa: S102  the oracle's own source
+    got = grpo.IMPORTANCE[kind][0]((own - mu).exp(), low, high)
+    torch.testing.assert_close(got, space["vllm_importance_sampling_ratio"])
+    assert not torch.equal(got, (own - mu).exp())
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -173,7 +225,7 @@ def kl_gradients(seed, kl, on_policy):
     total = 0
     for i, p in enumerate(mu.sum(1).exp()):
         row = slice(i, i + 1)
-        total = total + policy_loss(new[row], mu[row], torch.zeros(1, dtype=p.dtype), torch.ones_like(mu[row]),
+        total = total + policy_loss(new[row], mu[row], torch.zeros(1), torch.ones(1, mu.shape[1]),
             loss="dr_grpo", kl_coef=1.0, kl=kl, ref_logprobs=ref[row], normalizer=1 / p)[0]
     got = torch.autograd.grad(total, policy)
     exact, reach = 0, torch.ones(1, dtype=mu.dtype)  # the probability of each prefix
@@ -219,6 +271,21 @@ def test_clipping_takes_the_minimum_for_both_signs_of_the_advantage(ratio, advan
     assert float(value) == pytest.approx(-min(ratio * advantage, float(np.clip(ratio, 0.8, 1.2)) * advantage),
         rel=1e-5)
     assert bool(logprobs.grad.abs().sum() > 0) == gradient and m["clip_fraction"] == float(not gradient)
+
+
+@pytest.mark.parametrize("mu,pi,advantage,dropped", [(0.5, 0.75, 1.0, True), (0.5, 0.75, -1.0, False),
+    (0.5, 0.25, -1.0, True), (0.5, 0.25, 1.0, False), (0.5, 0.65, 1.0, False), (0.01, 0.2, 1.0, False),
+    (0.2, 0.01, -1.0, False), (0.9, 0.6, -1.0, True)])
+def test_dppo_drops_what_has_moved_too_far_in_probability_not_in_ratio(mu, pi, advantage, dropped):
+    """The others get the gradient ratio A, however far the ratio is from 1."""
+    logprobs = torch.tensor([[np.log(pi)]], requires_grad=True)
+    args = torch.tensor([[np.log(mu)]]), torch.tensor([advantage]), torch.ones(1, 1)
+    value, m = policy_loss(logprobs, *args, loss="dppo")
+    value.backward()
+    assert m["clip_fraction"] == float(dropped)
+    assert float(logprobs.grad) == pytest.approx(0 if dropped else -pi / mu * advantage)
+    _, loose = policy_loss(logprobs, *args, loss="dppo", settings=settings_of("dppo", "delta=0.31"))
+    assert loose["clip_fraction"] == 0
 
 
 def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
@@ -271,6 +338,28 @@ def test_rollout_logprobs_are_training_logprobs_at_the_sampling_temperature(temp
 def run_update(cfg, samples, model, ranks=ALONE):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     return grpo.update(model, None, [optimizer], samples, 10, cfg, shipped(), ranks), model
+
+
+@pytest.mark.parametrize("router", ["frozen", "replay"])
+def test_importance_weights_correct_a_sampler_that_computes_otherwise(router):
+    """Its log-probabilities are off by up to 0.8: the ratio is pi / pi_old, and starts at 1; weights tell."""
+    model, samples = sampled(count=4, new=20)
+    g = np.random.default_rng(0)
+    off = [g.uniform(-0.8, 0.8, len(s.old_logprobs)) for s in samples]
+    moved = [s._replace(old_logprobs=(np.array(s.old_logprobs) - d).tolist()) for s, d in
+        zip(samples, off, strict=True)]
+    cfg = Config(kl_coef=0.0, router=router, micro_tokens=200, loss="dapo")
+    plain, _ = run_update(cfg, moved, model)
+    assert "importance" not in plain and plain["kl_old"] > 0.05
+    w = np.exp(np.concatenate(off))
+    for kind, want in (("truncate", w.clip(0, 2)), ("mask", w * (w >= 0.5))):
+        m, _ = run_update(dataclasses.replace(cfg, importance=kind), moved, model)
+        assert m["ratio"] == pytest.approx(1, abs=1e-5) and m["kl_old"] < 1e-6
+        assert m["logprob_mismatch"] == pytest.approx(plain["logprob_mismatch"], rel=1e-4)
+        assert m["importance"] == pytest.approx(want.mean(), rel=1e-4)
+    whole, _ = run_update(dataclasses.replace(cfg, importance="mask", importance_low=0.01,
+        importance_high=9.0, micro_tokens=10**6), moved, model)
+    assert whole["importance"] == pytest.approx(w.mean(), rel=1e-4)
 
 
 def test_old_logprobs_stay_those_of_the_rollout_over_the_updates_of_a_step():
