@@ -121,6 +121,8 @@ class Config(Training):
     max_new_tokens: int = knob(256, "longest completion")
     temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
         group="sampling")
+    top_p: float = knob(1.0, "nucleus sampling; training's softmax is then over what the sampler kept, too "
+        "(DeepSeek-V3.2, sec. 3.1)", group="sampling")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
     lr: float = knob(1e-5, "peak learning rate (Muon is scaled to AdamW's); 5 steps of warm-up, then linear "
         "decay to a tenth")
@@ -398,7 +400,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=numbers,
-            record_routing=True)
+            top_p=cfg.top_p, record_routing=True, record_kept=cfg.top_p < 1)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
             plan_of_run(cfg, tokenizer), list(map(len, out.completions)), cfg.max_new_tokens,
@@ -407,7 +409,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
-                         scores[j] | how, how["reflections"])
+                         scores[j] | how, how["reflections"], kept=out.kept[j])
             groups.setdefault(numbers[j // cfg.group_size], []).append(one)
     everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]
@@ -729,7 +731,8 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
             math.ceil(share / cfg.updates))
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
-        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
+        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens,
+            math.ceil(share) if cfg.top_p < 1 else 0),
         reference=cfg.kl_coef > 0, optimizer=cfg.optimizer)
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     none, small = dict(reference=False), dict(work=largest(1))

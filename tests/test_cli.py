@@ -144,7 +144,7 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
         "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
         "loss": ["--loss_settings", "--off_policy_mask", "--importance", "--importance_low",
             "--importance_high"],
-        "sampling": ["--temperature", "--resample"],
+        "sampling": ["--temperature", "--top_p", "--resample"],
         "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
             "--lora_targets", "--shard", "--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}

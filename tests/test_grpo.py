@@ -288,17 +288,17 @@ def test_dppo_drops_what_has_moved_too_far_in_probability_not_in_ratio(mu, pi, a
     assert loose["clip_fraction"] == 0
 
 
-def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
+def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12, top_p=1.0):
     """Samples of a random tiny model, some of them finished, with made-up advantages."""
     model, tok = model or tiny(), shipped()
     prompts = [tok.encode_prompt(f"Use {i} 7 9 to make 30.") for i in range(count)]
     out = generate(model, prompts, group_size=G, max_new_tokens=new, eos_id=tok.eos_id, seed=seed,
-        temperature=temperature, record_routing=True)
+        temperature=temperature, top_p=top_p, record_routing=True, record_kept=True)
     rng = np.random.default_rng(seed)
     samples = []
     for i, completion in enumerate(out.completions):
         completion, old = list(completion), list(out.logprobs[i])
-        if i % 3 == 0:  # end some rows with EOS, at its true log-probability
+        if i % 3 == 0 and top_p == 1:  # end some rows with EOS, at its true log-probability
             completion, old = completion[: 4 + i % 5], old[: 4 + i % 5]
             completion[-1] = tok.eos_id
             tokens = torch.tensor([prompts[i // G] + completion])
@@ -308,7 +308,7 @@ def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
         n = len(prompts[i // G]) + len(completion) - 1
         samples.append(Sample(prompts[i // G] + completion, len(prompts[i // G]), old, i % 3 == 0,
             out.routing[i][:n] if out.routing[i] is not None else None, {"reward": 0.0}, 0,
-            float(rng.normal())))
+            float(rng.normal()), out.kept[i]))
     return model, samples
 
 
@@ -333,6 +333,25 @@ def test_rollout_logprobs_are_training_logprobs_at_the_sampling_temperature(temp
     wrong = micro_step(model, None, samples, len(samples), len(samples),
         dataclasses.replace(cfg, temperature=1.0 if temperature != 1.0 else 0.8), shipped().pad_id, "cpu")
     assert wrong["mismatch"] > 0.05
+
+
+@pytest.mark.parametrize("top_p,temperature", [(0.9, 1.0), (0.5, 0.8)])
+def test_training_is_over_what_the_sampler_kept(top_p, temperature):
+    """Policy and reference: their log-probabilities are the sampler's, and their KL is 0; without what was
+    kept they are not."""
+    model, samples = sampled(count=4, new=40, temperature=temperature, top_p=top_p)
+    samples = [s._replace(tokens=s.tokens[: s.start + 3 + 5 * i], old_logprobs=s.old_logprobs[: 3 + 5 * i],
+        routing=s.routing[: s.start + 2 + 5 * i], kept=(s.kept[0][: 3 + 5 * i],
+        s.kept[1][: s.kept[0][: 3 + 5 * i].sum()])) for i, s in enumerate(samples[:8])]  # ragged
+    cfg, count = Config(kl_coef=0.1, temperature=temperature, top_p=top_p), len(samples)
+    for budget in (1, 300, 10**6):
+        parts = micro_batches(ALONE, [len(s.tokens) for s in samples], budget)
+        sums = [micro_step(model, model, [samples[i] for i in part], count, count, cfg, shipped().pad_id,
+            "cpu") for part in parts]
+        assert max(m["mismatch"] for m in sums) <= 1e-4 and sum(m["kl"] for m in sums) == 0
+    without = micro_step(model, model, [s._replace(kept=None) for s in samples], count, count, cfg,
+        shipped().pad_id, "cpu")
+    assert without["mismatch"] > 0.05
 
 
 def run_update(cfg, samples, model, ranks=ALONE):
