@@ -8,7 +8,14 @@ scratch.
 One step: sample groups of completions -> score them by rules -> advantages within each group -> a few
 minibatch updates of the clipped objective -> log. Differs from the paper: std is the unbiased one plus 1e-4,
 as in TRL; groups whose rewards are all equal (advantage 0) are left out of the update and of its normalizer,
-or replaced (DAPO, --resample).
+or replaced (DAPO, --resample). What has been proposed since is a knob each:
+
+    objective, normalizer      --loss: a row of LOSSES           Dr. GRPO, DAPO, GSPO, CISPO, SAPO, DPPO
+    rewards to advantages      --scale: a row of SCALES          Dr. GRPO, RLOO, REINFORCE++, MaxRL
+    gradient of the KL         --kl unbiased: a row of KLS       DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1
+    stale failures left out    --off_policy_mask 0.5             the same, eq. 9
+    the sampler's choices      --router replay, --top_p 0.9      the same: its experts, and what it kept
+    the sampler's rounding     --importance truncate or mask     TIS, IcePop (arXiv 2510.18855)
 """
 
 import importlib.util
@@ -334,13 +341,12 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     zero = logprobs.new_zeros(())
     lengths, tokens = mask.sum(1).clamp(min=1), mask.sum()
     log_ratio = torch.where(mask, logprobs - old_logprobs, zero)  # (B, T)
-    token_ratio = ratio = log_ratio.exp()
+    token_ratio, metrics = log_ratio.exp(), {"tokens": int(tokens)}
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
-        ratio = log_ratio.exp()
-    A = advantages[:, None]
+    ratio, A = log_ratio.exp(), advantages[:, None]
     value, outside = objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
-    per_token, metrics = -value, {"tokens": int(tokens)}
+    per_token = -value
     if off_policy_mask:
         mu = old_logprobs if sampler_logprobs is None else sampler_logprobs
         stays = on_policy(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
@@ -738,7 +744,7 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
     none, small = dict(reference=False), dict(work=largest(1))
     short = f"--micro_tokens {prompt + cfg.max_new_tokens}"
     check_memory(settings, ranks, {"--kl_coef 0": none, short: small, f"--kl_coef 0 {short}": none | small,
-        **smaller(cfg, dtype, ranks)})
+        "--optimizer muon": dict(optimizer="muon"), **smaller(cfg, dtype, ranks)})
     return settings["recompute"]
 
 

@@ -323,6 +323,21 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
     assert torch.equal(weights(tmp_path / "c"), weights(finished[0]))
 
 
+def test_an_interrupted_run_of_the_newer_knobs_goes_on_exactly(base, tmp_path):
+    """Muon's states, the mask of the sampler, a pass for pi_old; each leaves its mark in the metrics."""
+    more = dict(optimizer="muon", scale="mean", kl="unbiased", loss="dppo", top_p=0.9, importance="truncate",
+        off_policy_mask=0.01, ref_every=2)
+    interrupt_and_go_on(signal.SIGKILL, base, tmp_path / "c", **more)
+    out = run("grpo", init=base, out=tmp_path / "whole", device="cpu:1", **FAST | more)
+    assert out.returncode == 0, out.stderr
+    assert train_rows(tmp_path / "c") == train_rows(tmp_path / "whole")
+    assert torch.equal(weights(tmp_path / "c"), weights(tmp_path / "whole"))
+    rows = [json.loads(line) for line in (tmp_path / "c/metrics.jsonl").read_text().splitlines()]
+    rows = [r for r in rows if r["kind"] == "train"]
+    assert all(r["logprob_mismatch"] < 1e-4 and r["importance"] == pytest.approx(1, abs=1e-4) for r in rows)
+    assert any(r["off_policy"] > 0 for r in rows)
+
+
 def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):
     code = "import config, grpo; grpo.free_bytes = lambda ranks: 0; config.run_script(grpo.main)"
     words = [w for k, v in FAST.items() for w in (f"--{k}", str(v))]
