@@ -277,8 +277,8 @@ class Loss(NamedTuple):
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
     count: str  # the sum's divisor: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
     scale: str = "group"  # the paper's own: these three hold where no flag says otherwise
-    clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_low: float | None = 0.2  # None = the objective has none
+    clip_high: float | None = 0.2
 
 
 LOSSES: dict[str, Loss] = {
@@ -286,9 +286,9 @@ LOSSES: dict[str, Loss] = {
     "dr_grpo": Loss(clipped, False, False, "max_tokens", scale="none"),  # arXiv 2503.20783
     "dapo": Loss(clipped, False, False, "tokens", clip_high=0.28),  # arXiv 2503.14476, eq. 8
     "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # arXiv 2507.18071
-    "cispo": Loss(clipped_weight, False, False, "tokens"),
-    "sapo": Loss(soft_gate, False, True, "sequences"),
-    "dppo": Loss(trusted, False, False, "tokens"),
+    "cispo": Loss(clipped_weight, False, False, "tokens", clip_low=None),
+    "sapo": Loss(soft_gate, False, True, "sequences", clip_low=None, clip_high=None),
+    "dppo": Loss(trusted, False, False, "tokens", clip_low=None, clip_high=None),
 }
 
 
@@ -662,6 +662,8 @@ def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
         (cfg.scale in SCALES, f"--scale {cfg.scale}{closest(cfg.scale, SCALES)}"),
+        *((getattr(LOSSES[cfg.loss], clip) is not None or getattr(cfg, clip) is None,
+           f"--{clip}: --loss {cfg.loss} has no such clip") for clip in ("clip_low", "clip_high")),
         (cfg.kl in KLS, f"--kl {cfg.kl}{closest(cfg.kl, KLS)}"),
         (cfg.importance in ("none", *IMPORTANCE),
          f"--importance {cfg.importance}{closest(cfg.importance, ['none', *IMPORTANCE])}"),

@@ -325,8 +325,8 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
 
 def test_an_interrupted_run_of_the_newer_knobs_goes_on_exactly(base, tmp_path):
     """Muon's states, the mask of the sampler, a pass for pi_old; each leaves its mark in the metrics."""
-    more = dict(optimizer="muon", scale="mean", kl="unbiased", loss="dppo", top_p=0.9, importance="truncate",
-        off_policy_mask=0.01, ref_every=2)
+    more = dict(optimizer="muon", scale="rloo", kl="unbiased", loss="dppo", top_p=0.9, importance="truncate",
+        off_policy_mask=1e-5, ref_every=2)
     interrupt_and_go_on(signal.SIGKILL, base, tmp_path / "c", **more)
     out = run("grpo", init=base, out=tmp_path / "whole", device="cpu:1", **FAST | more)
     assert out.returncode == 0, out.stderr

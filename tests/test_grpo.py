@@ -578,10 +578,14 @@ def test_wrong_arguments_are_refused(call):
 
 
 @pytest.mark.parametrize("settings,message", [(dict(scale="grop"), "--scale grop; did you mean group"),
-    (dict(kl="k1"), "--kl k1; choose from k3"), (dict(optimizer="sgd"), "expected adamw or muon"),
+    (dict(loss="dppo", clip_high=0.2), "--clip_high: --loss dppo has no such clip"),
+    (dict(loss="cispo", clip_low=0.2), "--clip_low"), (dict(kl="k1"), "--kl k1; choose from k3"),
+    (dict(optimizer="sgd"), "expected adamw or muon"),
     (dict(importance="trunc"), "did you mean truncate"), (dict(importance_low=0.5), "need --importance"),
     (dict(importance="mask", importance_low=6.0), "importance_low 6.0 must be below --importance_high 5.0")])
 def test_settings_that_cannot_work_are_refused(settings, message):
+    for loss in LOSSES:
+        grpo.check(Config(loss=loss))
     grpo.check(Config(importance="truncate", importance_low=0.5, kl="unbiased", optimizer="muon"))
     with pytest.raises(UserError, match=message):
         grpo.check(Config(**settings))
