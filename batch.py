@@ -28,6 +28,8 @@ class Sample(NamedTuple):
     scores: dict  # reward, accuracy and the components
     reflections: int
     advantage: float = 0.0
+    kept: tuple[np.ndarray, np.ndarray] | None = None  # with top_p < 1, see sample.Rollout
+    own_logprobs: list[float] | None = None  # the trainer's, before the rollout's first update (--importance)
 
 
 class Batch(NamedTuple):
@@ -39,6 +41,8 @@ class Batch(NamedTuple):
     completions: torch.Tensor  # (B, T)
     mask: torch.Tensor  # (B, T) the completion's tokens, its end token included
     old_logprobs: torch.Tensor  # (B, T)
+    own_logprobs: torch.Tensor | None = None  # (B, T)
+    allowed: tuple[torch.Tensor, torch.Tensor] | None = None  # see kernels.token_logprobs_plain
 
     def inputs(self) -> torch.Tensor:
         """How many samples have each token as an input, flat as in `attention.SharedPrompts`: (P*S +
@@ -59,7 +63,17 @@ def collate(samples: list[Sample], pad_id: int, device: str) -> Batch:
         torch.tensor([prompts[p] for p in whole], device=device),
         padded([s.tokens[s.start :] for s in samples], pad_id),
         padded([[True] * len(s.old_logprobs) for s in samples], False),
-        padded([s.old_logprobs for s in samples], 0.0))
+        padded([s.old_logprobs for s in samples], 0.0),
+        None if samples[0].own_logprobs is None else padded([s.own_logprobs for s in samples], 0.0),
+        None if samples[0].kept is None else allowed_of(samples, device))
+
+
+def allowed_of(samples: list[Sample], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the sampler could draw (DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1, "keep sampling mask"), over all
+    completions' tokens one behind the other: (number of the token, id) of each."""
+    counts, ids = (np.concatenate(parts) for parts in zip(*(s.kept for s in samples), strict=True))
+    rows = np.arange(len(counts)).repeat(counts)
+    return torch.from_numpy(rows).to(device), torch.from_numpy(ids).long().to(device)
 
 
 def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
@@ -94,7 +108,8 @@ def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
     inputs, at = batch.completions[:, :-1], batch.mask.flatten().nonzero().squeeze(1)
     hidden = model.hidden_shared(batch.prompts, batch.lengths, inputs, batch.owner, routing)  # (B, T, D)
     hidden, targets = hidden.flatten(0, 1).index_select(0, at), batch.completions.flatten()[at]
-    logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, targets, temperature)
+    logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, targets, temperature,
+        allowed=batch.allowed)
     zeros = torch.zeros(batch.mask.shape, device=at.device)
     return zeros.masked_scatter(batch.mask, logprobs), zeros.masked_scatter(batch.mask, entropy)
 
@@ -113,12 +128,13 @@ class Pass(NamedTuple):
 
 class Decoding(NamedTuple):
     """The size of a rollout: rows decoded together, their prompts, tokens of each prompt, new ones of each
-    row."""
+    row; rows whose `sample.Rollout.kept` is recorded."""
 
     rows: int
     prompts: int
     prompt: int
     new: int
+    kept: int = 0
 
 
 def rows_pass(budget: int, length: int) -> Pass:
@@ -281,15 +297,16 @@ def layer_bytes(model: Transformer, adapted: list[str], work: Pass, dtype: torch
 
 def decoding_bytes(cfg: ModelConfig, work: Decoding, dtype: torch.dtype, device: str) -> dict[str, float]:
     """Bytes of a rollout beside the weights: while prompts are computed, or while rows are decoded."""
-    rows, P, S, T = work
+    rows, P, S, T, kept = work
     size, token = dtype.itemsize, cfg.num_hidden_layers * cfg.cached_per_token * dtype.itemsize
     room = cache_room(T) if device == "cpu" else max(FIRST_ROOM, T)
     width = max(cfg.intermediate_size, cfg.num_experts_per_tok * 2 * cfg.moe_intermediate_size * (
         not cfg.is_dense))
     computing = P * S * (token + size * (4 * cfg.hidden_size + 3 * width)) + rows * FIRST_ROOM * token
     growing = rows * room * token * (1 + 1 / cfg.num_hidden_layers)
-    return {"prompts' cache": P * S * token, "rows' cache and logits, or prompts' states": max(computing,
-        growing + rows * cfg.vocab_size * 12)}
+    recorded = {"kept tokens": kept * T * -(-cfg.vocab_size // 8)} if kept else {}
+    return recorded | {"prompts' cache": P * S * token, "rows' cache and logits, or prompts' states": max(
+        computing, growing + rows * cfg.vocab_size * 12)}
 
 
 GIB = 1 << 30

@@ -8,7 +8,14 @@ scratch.
 One step: sample groups of completions -> score them by rules -> advantages within each group -> a few
 minibatch updates of the clipped objective -> log. Differs from the paper: std is the unbiased one plus 1e-4,
 as in TRL; groups whose rewards are all equal (advantage 0) are left out of the update and of its normalizer,
-or replaced (DAPO, --resample).
+or replaced (DAPO, --resample). What has been proposed since is a knob each:
+
+    objective, normalizer      --loss: a row of LOSSES           Dr. GRPO, DAPO, GSPO, CISPO, SAPO, DPPO
+    rewards to advantages      --scale: a row of SCALES          Dr. GRPO, RLOO, REINFORCE++, MaxRL
+    gradient of the KL         --kl unbiased: a row of KLS       DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1
+    stale failures left out    --off_policy_mask 0.5             the same, eq. 9
+    the sampler's choices      --router replay, --top_p 0.9      the same: its experts, and what it kept
+    the sampler's rounding     --importance truncate or mask     TIS, IcePop (arXiv 2510.18855)
 """
 
 import importlib.util
@@ -79,7 +86,7 @@ from lora import as_reference, load_reference, reference_state, renew_reference,
 from metrics import OF_ATTEMPTS, Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, trained
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
 from parallel import (
     Ranks,
     StopSignal,
@@ -121,16 +128,29 @@ class Config(Training):
     max_new_tokens: int = knob(256, "longest completion")
     temperature: float = knob(1.0, "of sampling, and of the log-probabilities that are trained",
         group="sampling")
+    top_p: float = knob(1.0, "nucleus sampling; training's softmax is then over what the sampler kept, too "
+        "(DeepSeek-V3.2, sec. 3.1)", group="sampling")
     updates: int = knob(1, "optimizer steps per rollout; its rows are split into that many minibatches")
-    lr: float = knob(1e-5, "peak learning rate of AdamW; 5 steps of warm-up, then linear decay to a tenth")
-    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo or sapo (the table LOSSES)")
-    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05",
-        group="loss", of="loss")
-    scale: str = knob("", "advantages are divided by the std of the group, of the batch, or by none; "
-        "empty = as the loss's paper does", of="loss")
+    lr: float = knob(1e-5, "peak learning rate (Muon is scaled to AdamW's); 5 steps of warm-up, then linear "
+        "decay to a tenth")
+    optimizer: str = knob("adamw", "adamw, or muon (matrices; AdamW for the rest)")
+    loss: str = knob("grpo", "grpo, dr_grpo, dapo, gspo, cispo, sapo or dppo (the table LOSSES)")
+    loss_settings: str = knob("", "numbers of the loss's own: for sapo tau_pos=1,tau_neg=1.05, for dppo "
+        "delta=0.2", group="loss", of="loss")
+    off_policy_mask: float = knob(0.0, "delta: a completion with A < 0 whose mean log(mu / pi) is above it "
+        "leaves the update (DeepSeek-V3.2 eq. 9), mu the sampler; 0 = all stay", group="loss")
+    importance: str = knob("none", "weights pi_old / mu, for a sampler that computes otherwise than the "
+        "trainer (bfloat16): truncate (TIS) or mask (IcePop); a forward pass per rollout", group="loss")
+    importance_low: float | None = knob(None, "least weight; none = truncate 0, mask 0.5", group="loss",
+        of="importance")
+    importance_high: float | None = knob(None, "largest weight; none = truncate 2, mask 5", group="loss",
+        of="importance")
+    scale: str = knob("", "what makes rewards to advantages: group, batch, none, mean, rloo or global (the "
+        "table SCALES); empty = as the loss's paper does", of="loss")
     clip_low: float | None = knob(None, "epsilon of the ratio's clip below 1; none = the paper's", of="loss")
     clip_high: float | None = knob(None, "epsilon of the ratio's clip above 1; none = the paper's", of="loss")
-    kl_coef: float = knob(0.001, "beta of the k3 KL to the reference; 0 = no reference is loaded")
+    kl_coef: float = knob(0.001, "beta of the KL to the reference; 0 = no reference is loaded")
+    kl: str = knob("k3", "its form: k3, or unbiased (k3 times the ratio: DeepSeek-V3.2, sec. 3.1)")
     ref_every: int = knob(0,
         "steps after which the policy becomes the reference; 0 = the initial model stays")
     resample: int = knob(0,
@@ -161,6 +181,9 @@ class Config(Training):
         self.scale = self.scale or own.scale
         self.clip_low = own.clip_low if self.clip_low is None else self.clip_low
         self.clip_high = own.clip_high if self.clip_high is None else self.clip_high
+        _, low, high = IMPORTANCE.get(self.importance, (None, None, None))
+        self.importance_low = low if self.importance_low is None else self.importance_low
+        self.importance_high = high if self.importance_high is None else self.importance_high
 
 
 RECIPES = presets_of("grpo", Config)
@@ -172,55 +195,90 @@ EVAL_SAMPLES, FINAL_SAMPLES = 4, 8
 # ----------------------------------------------------------------------------------------- advantages, losses
 
 
-def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
-    """A_i = (r_i - mean(r)) / std(r) over the G completions of one prompt (DeepSeekMath, sec. 4.1.2).
+def over_mean(R, centered):
+    """(R - mean) / mean: the gradient of log pass@1, so the rarer a success the more it counts (MaxRL, arXiv
+    2602.02710). It is meant for rewards from 0 on: a group whose mean is not above 0 gets no advantages."""
+    mean = R.mean(1, keepdim=True)
+    return torch.where(mean > 1e-4, centered / mean, 0)  # not > 0: a sum of 0.1 and -0.1 rounds
 
-    rewards (B,), prompt-major -> (B,). scale: "group" divides by the group's std, "batch" by the std of
-    all B rewards, "none" by nothing (Dr. GRPO, arXiv 2503.20783). Differs from the paper: unbiased std,
-    plus 1e-4."""
+
+def over_batch(R, centered):
+    """(R - mean) / std over all rewards: no group has a baseline of its own, and one of equal rewards
+    teaches, too (REINFORCE++, arXiv 2501.03262). In float64 equal rewards do not differ from their mean."""
+    return ((R.double() - R.double().mean()) / (R.double().std() + 1e-4)).float()
+
+
+# What makes rewards R (P, G) to advantages, given R - mean of the group, which is exactly 0 where all of a
+# group are equal. Differs from the papers: unbiased std, plus 1e-4, as in TRL.
+SCALES: dict[str, Callable] = {
+    "group": lambda R, centered: centered / (R.std(1, keepdim=True) + 1e-4),  # DeepSeekMath, sec. 4.1.2
+    "batch": lambda R, centered: centered / (R.std() + 1e-4),  # REINFORCE++-baseline, arXiv 2501.03262
+    "none": lambda R, centered: centered,  # Dr. GRPO, arXiv 2503.20783
+    "mean": over_mean,
+    # R_i - mean of the others (RLOO, arXiv 2402.14740)
+    "rloo": lambda R, centered: centered * (R.shape[1] / (R.shape[1] - 1)),
+    "global": over_batch,
+}
+
+
+def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
+    """A_i = (r_i - mean(r)) / std(r) over the G completions of one prompt (DeepSeekMath, sec. 4.1.2), or as
+    another row of SCALES says. rewards (B,), prompt-major -> (B,). Raises UserError."""
     if group_size < 2 or rewards.numel() % group_size:
         raise UserError(f"group_size {group_size}: a group needs at least 2 completions, and whole groups")
+    if scale not in SCALES:
+        raise UserError(f"scale {scale}{closest(scale, SCALES)}")
     groups = rewards.view(-1, group_size)  # (P, G)
-    centered = groups - groups.mean(1, keepdim=True)
-    if scale == "group":
-        centered = centered / (groups.std(1, keepdim=True) + 1e-4)
-    elif scale == "batch":
-        centered = centered / (rewards.std() + 1e-4)
-    elif scale != "none":
-        raise UserError(f"scale {scale}: expected group, batch or none")
     equal = (groups == groups[:, :1]).all(1, keepdim=True)
-    return centered.masked_fill(equal, 0).flatten()  # exactly 0, whatever the mean rounds to
+    centered = (groups - groups.mean(1, keepdim=True)).masked_fill(equal, 0)  # whatever the mean rounds to
+    return SCALES[scale](groups, centered).flatten()
+
+
+# Objectives, to be maximised: (ratio (B, T), advantages (B, 1), logprobs (B, T), clip_low, clip_high) -> the
+# value of each token, and which tokens are outside of the trust region: their share is clip_fraction.
 
 
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
     """min(ratio A, clip(ratio, 1 - eps_low, 1 + eps_high) A) (DeepSeekMath eq. 3; asymmetric: DAPO eq.
     10)."""
-    return torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    below, above = (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
+    value = torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return value, below | above
 
 
 def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
     """sg(min(ratio, 1 + eps_high)) A log pi (CISPO, arXiv 2506.13585, eq. 4, 5): every token keeps a
     gradient."""
-    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
+    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs, ratio > 1 + clip_high
 
 
 def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, *, tau_pos=1.0, tau_neg=1.05):
     """(4 / tau) sigmoid(tau (ratio - 1)) A: a smooth gate in place of the clip, steeper for A < 0 (SAPO,
     arXiv 2511.20347)."""
     tau = torch.where(advantages > 0, tau_pos, tau_neg)
-    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages
+    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+
+
+def trusted(ratio, advantages, logprobs, clip_low, clip_high, *, delta=0.2):
+    """ratio A of the tokens whose probability has not moved by more than delta to where A pulls it: pi - mu
+    <= delta for A > 0, mu - pi <= delta for A < 0. So a rare token's ratio is free, and a likely one's change
+    is bounded (DPPO with the binary total variation, arXiv 2602.04879)."""
+    pi = logprobs.detach().exp()
+    moved = pi - pi / ratio.detach()  # pi - mu
+    outside = (advantages > 0) & (moved > delta) | (advantages < 0) & (moved < -delta)
+    return torch.where(outside, 0, ratio * advantages), outside
 
 
 class Loss(NamedTuple):
     """A row of LOSSES. Keyword-only arguments of the objective are settings of its own: --loss_settings."""
 
-    objective: Callable  # (ratio, advantages, logprobs, clip_low, clip_high) -> per token, to be maximised
+    objective: Callable  # one of those above
     sequence_ratio: bool  # the ratio of the whole sequence to the power 1/|o| (GSPO, arXiv 2507.18071, eq. 7)
     sequence_mean: bool  # 1/|o| sum_t within a sequence, or a plain sum
     count: str  # the sum's divisor: "sequences", "tokens", or "max_tokens" = sequences x max_new_tokens
     scale: str = "group"  # the paper's own: these three hold where no flag says otherwise
-    clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_low: float | None = 0.2  # None = the objective has none
+    clip_high: float | None = 0.2
 
 
 LOSSES: dict[str, Loss] = {
@@ -228,9 +286,24 @@ LOSSES: dict[str, Loss] = {
     "dr_grpo": Loss(clipped, False, False, "max_tokens", scale="none"),  # arXiv 2503.20783
     "dapo": Loss(clipped, False, False, "tokens", clip_high=0.28),  # arXiv 2503.14476, eq. 8
     "gspo": Loss(clipped, True, True, "sequences", clip_low=3e-4, clip_high=4e-4),  # arXiv 2507.18071
-    "cispo": Loss(clipped_weight, False, False, "tokens"),
-    "sapo": Loss(soft_gate, False, True, "sequences"),
+    "cispo": Loss(clipped_weight, False, False, "tokens", clip_low=None),
+    "sapo": Loss(soft_gate, False, True, "sequences", clip_low=None, clip_high=None),
+    "dppo": Loss(trusted, False, False, "tokens", clip_low=None, clip_high=None),
 }
+
+
+# The KL of policy and reference from k3 and the token's ratio. k3's mean is the KL, but its gradient as a
+# loss is another's, even where the ratio is 1 (arXiv 2510.01555). Times the ratio, whose gradient counts, it
+# is that of each token's reverse KL, on-policy and off (DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1).
+KLS: dict[str, Callable] = {"k3": lambda k3, ratio: k3, "unbiased": lambda k3, ratio: ratio * k3}
+
+
+# Weights of tokens from w = pi_old / mu, the trainer's and the sampler's probability at the same weights of
+# the model, and the bounds that hold where no flag says otherwise: truncated importance sampling (TIS: Yao et
+# al. 2025), and IcePop (Ring-1T, arXiv 2510.18855), which drops what is far off in either direction.
+IMPORTANCE: dict[str, tuple[Callable, float, float]] = {
+    "truncate": (lambda w, low, high: w.clamp(low, high), 0.0, 2.0),
+    "mask": (lambda w, low, high: w * ((w >= low) & (w <= high)), 0.5, 5.0)}
 
 
 def settings_of(loss: str, text: str) -> dict[str, float]:
@@ -242,17 +315,25 @@ def settings_of(loss: str, text: str) -> dict[str, float]:
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_low=0.2, clip_high=0.2,
-        kl_coef=0.0, ref_logprobs=None, normalizer=None, settings=None):
+        kl_coef=0.0, kl="k3", ref_logprobs=None, normalizer=None, settings=None,
+        off_policy_mask=0.0, sampler_logprobs=None, weights=None):
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
     that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo and
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). settings: keyword arguments of the loss's own. Returns (loss, metrics): means
-    over this call's completion tokens, and "tokens", their number; clip_fraction is of the two objectives
-    above that clip, else 0. Raises UserError for an unknown loss, or kl_coef without ref_logprobs."""
+    own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own.
+
+    off_policy_mask: delta of `on_policy`, 0 = all sequences stay. sampler_logprobs (B, T): of the sampler,
+    where old_logprobs are the trainer's own. weights (B, T) of the tokens' objectives, see IMPORTANCE.
+    Neither mask nor weights touch the KL.
+
+    Returns (loss, metrics): means over this call's completion tokens, and "tokens", their number. Raises
+    UserError for an unknown loss or KL, or kl_coef without ref_logprobs."""
     if loss not in LOSSES:
         raise UserError(f"loss {loss}{closest(loss, LOSSES)}")
+    if kl not in KLS:
+        raise UserError(f"kl {kl}{closest(kl, KLS)}")
     if kl_coef and ref_logprobs is None:
         raise UserError("kl_coef > 0 needs ref_logprobs")
     objective, sequence_ratio, sequence_mean, count = LOSSES[loss][:4]
@@ -260,27 +341,42 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     zero = logprobs.new_zeros(())
     lengths, tokens = mask.sum(1).clamp(min=1), mask.sum()
     log_ratio = torch.where(mask, logprobs - old_logprobs, zero)  # (B, T)
+    token_ratio, metrics = log_ratio.exp(), {"tokens": int(tokens)}
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
     ratio, A = log_ratio.exp(), advantages[:, None]
-    per_token = -objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
-    metrics = {"tokens": int(tokens)}
+    value, outside = objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
+    per_token = -value
+    if off_policy_mask:
+        mu = old_logprobs if sampler_logprobs is None else sampler_logprobs
+        stays = on_policy(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
+        per_token = torch.where(stays, per_token, zero)
+        metrics["off_policy"] = mean_over(1 - stays.float().expand_as(mask), mask)
+    if weights is not None:
+        per_token = per_token * weights
+        metrics["importance"] = mean_over(weights, mask)
     if ref_logprobs is not None:
         log_ref = torch.where(mask, ref_logprobs - logprobs, zero)
         k3 = log_ref.exp() - log_ref - 1  # >= 0, DeepSeekMath eq. 4; added to the loss
-        per_token = per_token + kl_coef * k3
-        metrics["kl"] = mean_over(k3, mask)
+        divergence = KLS[kl](k3, token_ratio)
+        per_token = per_token + kl_coef * divergence
+        metrics["kl"] = mean_over(divergence, mask)
     per_sequence = torch.where(mask, per_token, zero).sum(1)
     if sequence_mean:
         per_sequence = per_sequence / lengths
     if normalizer is None:
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
-    below, above = (ratio < 1 - clip_low) & (A < 0), ratio > 1 + clip_high
-    outside = {clipped: below | above & (A > 0), clipped_weight: above}.get(objective, above & False)
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics
+
+
+def on_policy(log_mu_pi, advantages, lengths, delta: float):
+    """Which sequences stay in the update: those with A >= 0, and those whose mean log(mu / pi) is at most
+    delta (DeepSeek-V3.2, arXiv 2512.02556, eq. 9): nothing is learnt from punishing what the policy has left
+    behind. log_mu_pi (B, T), advantages (B, 1), lengths (B,) -> (B, 1)."""
+    return (advantages >= 0) | ((log_mu_pi.sum(1) / lengths)[:, None] <= delta)
 
 
 def mean_over(x, mask) -> float:
@@ -310,7 +406,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
     if numbers:
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=numbers,
-            record_routing=True)
+            top_p=cfg.top_p, record_routing=True, record_kept=cfg.top_p < 1)
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         scores = score([row for row in mine for _ in range(cfg.group_size)], texts,
             plan_of_run(cfg, tokenizer), list(map(len, out.completions)), cfg.max_new_tokens,
@@ -319,7 +415,7 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
-                         scores[j] | how, how["reflections"])
+                         scores[j] | how, how["reflections"], kept=out.kept[j])
             groups.setdefault(numbers[j // cfg.group_size], []).append(one)
     everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]
@@ -371,17 +467,22 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
             ref_logprobs, _ = completion_logprobs(reference, batch, cfg.temperature)
         release(reference)
     logprobs, entropy = completion_logprobs(model, batch, cfg.temperature, routing)
+    mu, weights = old, None
+    if batch.own_logprobs is not None:
+        old, (weigh, *_) = batch.own_logprobs, IMPORTANCE[cfg.importance]
+        weights = weigh((old - mu).exp(), cfg.importance_low, cfg.importance_high)
     advantages = torch.tensor([s.advantage for s in samples], device=device)
     loss, m = policy_loss(logprobs, old, advantages, batch.mask, loss=cfg.loss, clip_low=cfg.clip_low,
-        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, ref_logprobs=ref_logprobs, normalizer=normalizer,
-        settings=settings_of(cfg.loss, cfg.loss_settings))
+        clip_high=cfg.clip_high, kl_coef=cfg.kl_coef, kl=cfg.kl, ref_logprobs=ref_logprobs,
+        normalizer=normalizer, settings=settings_of(cfg.loss, cfg.loss_settings),
+        off_policy_mask=cfg.off_policy_mask, sampler_logprobs=mu, weights=weights)
     for extra in routing.balance_losses:
         loss = loss + BALANCE_COEF * extra / sequences
     loss.backward()
     n = m.pop("tokens")
     sums = {k: v * n for k, v in m.items()} | {"entropy": float(entropy.sum()), "tokens": n}
     sums["loss"] = float(loss.detach())
-    sums["mismatch"] = float((logprobs.detach() - old).abs().max())
+    sums["mismatch"] = float((logprobs.detach() - mu).abs().max())
     if sampled:
         same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1) @ counts.float()
                 for used, theirs in zip(routing.indices, sampled, strict=True)]
@@ -390,10 +491,28 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     return sums
 
 
-def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: Config, tokenizer,
+def with_own_logprobs(model, samples: list[Sample], cfg: Config, pad_id: int, ranks: Ranks) -> list[Sample]:
+    """The samples with the trainer's own log-probabilities, pi_old: one forward pass over all of them, each
+    rank its share."""
+    mine, found = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
+        [(tuple(s.tokens[: s.start]), s.start) for s in samples]), {}
+    for rows, counts in lockstep(ranks, mine, model):
+        batch = collate([samples[i] for i in rows], pad_id, ranks.device)
+        replay = routing_of([samples[i] for i in rows], batch) if cfg.router == "replay" else None
+        with together(), torch.no_grad():
+            logprobs, _ = completion_logprobs(model, batch, cfg.temperature, Routing(replay=replay or None))
+        found |= {i: row[m].tolist() for i, row, m in zip(rows, logprobs, batch.mask, strict=True) if counts}
+    release(model)
+    everyone = {i: row for part in gather(ranks, found) for i, row in part.items()}
+    return [s._replace(own_logprobs=everyone[i]) for i, s in enumerate(samples)]
+
+
+def update(model, reference, optimizers: list, samples: list[Sample], step: int, cfg: Config, tokenizer,
            ranks: Ranks) -> dict:
     """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
     sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
+    if cfg.importance != "none":
+        samples = with_own_logprobs(model, samples, cfg, tokenizer.pad_id, ranks)
     order = np.random.default_rng([cfg.seed, step]).permutation(len(samples))
     seed_dropout(model, cfg.seed, step, ranks.rank)
     parts = [[samples[i] for i in part] for part in np.array_split(order, cfg.updates) if len(part)]
@@ -413,13 +532,14 @@ def update(model, reference, optimizer, samples: list[Sample], step: int, cfg: C
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
-        norms.append(apply_gradients(ranks, trained(model), [optimizer], lr_at(step, cfg)))
+        norms.append(apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg)))
     skipped = sum(not math.isfinite(norm) for norm in norms)
     if cfg.router == "bias" and skipped < len(parts):
         for router, load in zip(model.routers(), total["load"], strict=True):
             router.update_bias(torch.as_tensor(load, device=router.weight.device))
     n = total.pop("tokens")
-    out = {k: total[k] / n for k in ("kl", "clip_fraction", "ratio", "kl_old", "entropy") if k in total}
+    means = ("kl", "clip_fraction", "ratio", "kl_old", "entropy", "off_policy", "importance")
+    out = {k: total[k] / n for k in means if k in total}
     out |= {"loss": total["loss"] / len(parts), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
             "skipped": skipped,
             "logprob_mismatch": mismatches[0]}  # of the first minibatch: the two engines at the same weights
@@ -463,19 +583,17 @@ def lr_at(step: int, cfg: Config) -> float:
 def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizer", "reference"))
+    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
-    optimizer = torch.optim.AdamW(keep_masters(model, state), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
-        fused=True)
+    keep_masters(model, state)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
+        saved=state and state.pop("optimizers"))
     reference = model if model.lora else None  # itself, as it was before its adapters learnt
     if cfg.kl_coef and not model.lora:
         reference = frozen_copy(model)
-    start, cursor, in_a_row = 0, 0, 0
-    if state:
-        start, cursor = state["step"], state["cursor"]
-        optimizer.load_state_dict(state["optimizer"])
-        if reference is not None:
-            load_reference(reference, state.pop("reference"))
+    start, cursor, in_a_row = (state["step"], state["cursor"], 0) if state else (0, 0, 0)
+    if state and reference is not None:
+        load_reference(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
     say = print if ranks.main else lambda *a, **k: None
@@ -512,7 +630,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         m = rollout_metrics(groups, cfg)
         samples = with_advantages(groups, cfg)
         if samples:
-            m |= update(model, reference, optimizer, samples, step, cfg, tokenizer, ranks)
+            m |= update(model, reference, optimizers, samples, step, cfg, tokenizer, ranks)
             give_back_memory()
         clock.append(time.perf_counter())
         m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
@@ -533,12 +651,13 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         if (due or stopped) and (ranks.main or is_sharded(model)):
             check_sound(model, prompt)
             save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizer=optimizer.state_dict(), reference=reference and reference_state(reference))
+                       optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
         if stopped:
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
     check_sound(model, prompt)
-    optimizer.zero_grad()  # gradients are as large as the model, and nothing needs them any more
+    for optimizer in optimizers:  # gradients are as large as the model, and nothing needs them any more
+        optimizer.zero_grad()
     look(cfg.steps, *((eval_rows, FINAL_SAMPLES) if final else (some, EVAL_SAMPLES)))
     return log
 
@@ -546,7 +665,17 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
 def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
     for ok, message in [
-        (cfg.scale in ("group", "batch", "none"), f"--scale {cfg.scale}: expected group, batch or none"),
+        (cfg.scale in SCALES, f"--scale {cfg.scale}{closest(cfg.scale, SCALES)}"),
+        *((getattr(LOSSES[cfg.loss], clip) is not None or getattr(cfg, clip) is None,
+           f"--{clip}: --loss {cfg.loss} has no such clip") for clip in ("clip_low", "clip_high")),
+        (cfg.kl in KLS, f"--kl {cfg.kl}{closest(cfg.kl, KLS)}"),
+        (cfg.importance in ("none", *IMPORTANCE),
+         f"--importance {cfg.importance}{closest(cfg.importance, ['none', *IMPORTANCE])}"),
+        (cfg.importance != "none" or cfg.importance_low is cfg.importance_high is None,
+         "--importance_low and --importance_high need --importance truncate or mask"),
+        (cfg.importance not in IMPORTANCE or cfg.importance_low < cfg.importance_high,
+         f"--importance_low {cfg.importance_low} must be below --importance_high {cfg.importance_high}"),
+        (cfg.optimizer in ("adamw", "muon"), f"--optimizer {cfg.optimizer}: expected adamw or muon"),
         (cfg.router in ("frozen", "bias", "loss", "replay"),
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
@@ -614,13 +743,14 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
             math.ceil(share / cfg.updates))
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
-        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
-        reference=cfg.kl_coef > 0)
+        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens,
+            math.ceil(share) if cfg.top_p < 1 else 0),
+        reference=cfg.kl_coef > 0, optimizer=cfg.optimizer)
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     none, small = dict(reference=False), dict(work=largest(1))
     short = f"--micro_tokens {prompt + cfg.max_new_tokens}"
     check_memory(settings, ranks, {"--kl_coef 0": none, short: small, f"--kl_coef 0 {short}": none | small,
-        **smaller(cfg, dtype, ranks)})
+        "--optimizer muon": dict(optimizer="muon"), **smaller(cfg, dtype, ranks)})
     return settings["recompute"]
 
 

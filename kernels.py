@@ -420,30 +420,48 @@ class Head(Linear):
         return _Logits.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
 
 
-def token_logprobs_plain(hidden, head_weight, targets, temperature: float = 1.0):
+def token_logprobs_plain(hidden, head_weight, targets, temperature: float = 1.0, allowed=None):
     """log softmax(head_weight hidden / temperature)[target] and the entropy of that distribution, per token.
 
     hidden (..., D), head_weight (V, D), targets (...) -> logprobs (...), entropy (...), float32, in nats. The
-    entropy is the exact one over V, not the sampled -logprob, and has no gradient."""
-    logp = F.log_softmax(logits_plain(hidden, head_weight) / temperature, dim=-1)
+    entropy is the exact one over V, not the sampled -logprob, and has no gradient.
+
+    allowed: of the flat tokens, which ids of the vocabulary the softmax is over, as (rows (K,), ids (K,)), a
+    pair for each of them, sorted by row: what top_p left to the sampler. None = all."""
+    logits = logits_plain(hidden, head_weight) / temperature
+    if allowed is not None:
+        logits = only_allowed(logits.flatten(0, -2), allowed, 0).view_as(logits)
+    logp = F.log_softmax(logits, dim=-1)
     return logp.gather(-1, targets[..., None]).squeeze(-1), -(logp.exp() * logp).sum(-1).detach()
 
 
-def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk: int | None = None):
+def only_allowed(logits, allowed, start: int):
+    """logits (n, V) of the tokens start .. start + n - 1, very low where they are not allowed. (With -inf the
+    entropy would be 0 times infinity.)"""
+    rows, ids = allowed
+    first, last = torch.searchsorted(rows, rows.new_tensor([start, start + len(logits)])).tolist()
+    outside = torch.ones_like(logits, dtype=torch.bool)
+    outside[rows[first:last] - start, ids[first:last]] = False
+    return logits.masked_fill_(outside, -1e30)
+
+
+def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk: int | None = None,
+        allowed=None):
     """Equals `token_logprobs_plain`, but never holds more than `chunk` x V logits: they are by far the
     largest tensor of a training pass."""
     if PLAIN:
-        return token_logprobs_plain(hidden, head_weight, targets, temperature)
+        return token_logprobs_plain(hidden, head_weight, targets, temperature, allowed)
     numbers = CHUNK_NUMBERS if hidden.device.type == "cpu" else CHUNK_NUMBERS_GPU
     chunk = chunk or max(FEWEST_TOKENS, numbers // head_weight.shape[0])
     flat = hidden.reshape(-1, hidden.shape[-1]), head_weight, targets.reshape(-1)
-    logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk)
+    logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk, allowed)
     return logprobs.view_as(targets), entropy.view_as(targets)
 
 
-def _logits(hidden, weight, temperature: float):
+def _logits(hidden, weight, temperature: float, allowed, start: int):
     logits = product(hidden, weight.T)
-    return logits if temperature == 1 else logits.div_(temperature)
+    logits = logits if temperature == 1 else logits.div_(temperature)
+    return logits if allowed is None else only_allowed(logits, allowed, start)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -452,19 +470,19 @@ class _TokenLogprobs(torch.autograd.Function):
     are of bfloat16 operands, elsewhere of float32 copies of them; all sums are float32."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, chunk):
+    def forward(ctx, hidden, weight, targets, temperature, chunk, allowed):
         logprobs = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
         entropy, kept = torch.empty_like(logprobs), None
         h, w = operands(hidden, weight)
         for start in range(0, targets.numel(), chunk):
             part = slice(start, start + chunk)
-            logp = F.log_softmax(_logits(h[part], w, temperature), dim=-1)  # (chunk, V)
+            logp = F.log_softmax(_logits(h[part], w, temperature, allowed, start), dim=-1)  # (chunk, V)
             logprobs[part] = logp.gather(1, targets[part, None]).squeeze(1)
             p = logp.exp()
             entropy[part] = -torch.linalg.vecdot(p, logp)
             kept = p if targets.numel() <= chunk else None
         ctx.save_for_backward(hidden, weight, targets, kept)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.allowed = temperature, chunk, allowed
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -480,7 +498,8 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, targets.numel(), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             if kept is None:
-                g = F.softmax(_logits(h[part], w, ctx.temperature), dim=-1).mul_(-grad[part, None])
+                logits = _logits(h[part], w, ctx.temperature, ctx.allowed, start)
+                g = F.softmax(logits, dim=-1).mul_(-grad[part, None])
             else:
                 g = kept * -grad[:, None]
             g = g.scatter_add_(1, targets[part, None], grad[part, None])
@@ -492,7 +511,7 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 grad_weight += product(g.T, h[part])
         g_weight = grad_weight.to(weight.dtype) if trained and not in_place else None
-        return grad_hidden, g_weight, None, None, None
+        return grad_hidden, g_weight, None, None, None, None
 
 
 def operands(hidden, weight):

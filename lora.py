@@ -216,8 +216,10 @@ def renew_reference(reference: nn.Module, model: nn.Module):
         copy_weights(reference, weights(model))
 
 
-def reference_state(reference: nn.Module) -> dict:
+def reference_state(reference: nn.Module | None) -> dict | None:
     """What a stopped run needs to have its reference again."""
+    if reference is None:
+        return None
     if reference.lora is None:
         return weights(reference)
     return {name: m.reference for name, m in adapters(reference)}

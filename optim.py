@@ -127,10 +127,10 @@ def share(shapes: list[torch.Size], ranks: Ranks) -> list[tuple[int, int, tuple[
 
 
 def make_optimizers(model: torch.nn.Module, ranks: Ranks = ALONE, *, name: str = "muon", lr: float = 1e-3,
-        weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
+        weight_decay: float = 0.01, saved: list[dict] | None = None) -> list[torch.optim.Optimizer]:
     """AdamW for everything (name "adamw"), or Muon for the blocks' matrices and stacks of experts ("muon")
     beside AdamW for the rest: embedding, head, routers, norms. Only matrices decay. The optimizers step the
-    masters."""
+    masters. saved: the states of a stopped run's."""
     matrices, decay, plain = [], [], []
     for path, p in model.named_parameters():
         if not p.requires_grad:
@@ -142,6 +142,8 @@ def make_optimizers(model: torch.nn.Module, ranks: Ranks = ALONE, *, name: str =
         {"params": plain, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95), fused=True)]
     if matrices:
         optimizers.append(Muon(matrices, lr, weight_decay, ranks=ranks))
+    for optimizer, state in zip(optimizers, saved, strict=True) if saved else ():
+        optimizer.load_state_dict(state)
     return optimizers
 
 

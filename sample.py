@@ -59,23 +59,27 @@ class Rollout:
     finished: list[bool] = field(default_factory=list)  # EOS was sampled within max_new_tokens
     # per row (prompt + completion - 1, MoE layers, K), for every token that is an input in training
     routing: list[np.ndarray | None] = field(default_factory=list)
+    # with record_kept and top_p < 1, per row: how many tokens could be drawn at each step, and which
+    kept: list[tuple[np.ndarray, np.ndarray] | None] = field(default_factory=list)
 
 
 @torch.inference_mode()
 def generate_plain(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
         temperature: float = 1.0, eos_id: int | Sequence[int] | None, seed: int = 0, top_p: float = 1.0,
-        prompt_ids: list[int] | None = None, record_routing: bool = False,
+        prompt_ids: list[int] | None = None, record_routing: bool = False, record_kept: bool = False,
         on_step: Callable[[list[int]], None] | None = None) -> Rollout:
     """`generate` without an engine: row after row, the whole sequence through the model for each token."""
     out, numbers = Rollout(), range(len(prompts)) if prompt_ids is None else prompt_ids
     ends = end_ids(eos_id)
     for prompt, number in zip(prompts, numbers, strict=True):
         for noise in row_noise(seed, [number], group_size, max_new_tokens):  # a row for each sample
-            tokens, logprobs = list(prompt), []
+            tokens, logprobs, bits = list(prompt), [], []
             for uniform in noise.to(model.embed_tokens.weight.device).split(1):
                 routing = Routing(count=False)
                 hidden = model.hidden(torch.tensor([tokens], device=uniform.device), routing)  # (1, T, D)
-                token, logprob = sample_tokens(model.lm_head(hidden[:, -1]), uniform, temperature, top_p)
+                logits = model.lm_head(hidden[:, -1])
+                token, logprob = sample_tokens(logits, uniform, temperature, top_p)
+                bits.append(pack_bits(sampled_probs(logits, temperature, top_p) > 0) if record_kept else None)
                 tokens.append(int(token))
                 logprobs.append(float(logprob))
                 if on_step:
@@ -88,6 +92,7 @@ def generate_plain(model: Transformer, prompts: list[list[int]], *, group_size: 
             # the last pass had all inputs of this row: the prompt and all but the last token
             out.routing.append(torch.stack(routing.indices, dim=2)[0].to(expert_type(model)).cpu().numpy()
                 if record_routing and routing.indices else None)
+            out.kept.append(kept_ids(torch.cat(bits)) if record_kept and top_p < 1 else None)
     return out
 
 
@@ -104,7 +109,7 @@ def expert_type(model: Transformer) -> torch.dtype:
 def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 1, max_new_tokens: int,
         temperature: float = 1.0, eos_id: int | Sequence[int] | None, seed: int | None = None,
         top_p: float = 1.0, prompt_ids: list[int] | None = None, record_routing: bool = False,
-        on_step: Callable[[list[int]], None] | None = None) -> Rollout:
+        record_kept: bool = False, on_step: Callable[[list[int]], None] | None = None) -> Rollout:
     """Sample group_size completions for each prompt. Equals `generate_plain`, up to rounding.
 
     eos_id: the token that ends a completion, or several of them (Llama 3 and Qwen have two or three). seed
@@ -121,11 +126,11 @@ def generate(model: Transformer, prompts: list[list[int]], *, group_size: int = 
     if kernels.PLAIN:
         rollout = generate_plain(model, prompts, group_size=group_size, max_new_tokens=max_new_tokens,
             temperature=temperature, eos_id=eos_id, seed=seed, top_p=top_p, prompt_ids=prompt_ids,
-            record_routing=record_routing, on_step=on_step)
+            record_routing=record_routing, record_kept=record_kept, on_step=on_step)
     else:
         engine = _Engine(model, prompts, group_size, max_new_tokens, temperature, top_p, end_ids(eos_id),
             lambda some: row_noise(seed, [prompt_ids[i] for i in some], group_size, max_new_tokens),
-            record_routing)
+            record_routing, record_kept)
         with packed_weights(model):
             engine.run(on_step)
         rollout = engine.rollout()
@@ -159,11 +164,21 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
         tokens = logits.argmax(-1)
         largest = logits.gather(1, tokens[:, None]).squeeze(1).float()
         return tokens, 0 * largest  # 0, but NaN where it is not finite
+    return draw(sampled_probs(logits, temperature, top_p), uniform)
+
+
+def sampled_probs(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """The probabilities of `sample_tokens` (N, V), before they are renormalised: 0 is never drawn."""
     probs = F.softmax(logits.float() / temperature, dim=-1)
     if top_p < 1:
         ordered, place = probs.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
         probs = probs.scatter(1, place, ordered.masked_fill(outside, 0.0))
+    return probs
+
+
+def draw(probs: torch.Tensor, uniform: torch.Tensor):
+    """(tokens, log-probabilities) of `sample_tokens` from its probabilities."""
     if probs.shape[1] < 2 * VOCABULARY_BLOCK:
         tokens, _ = _invert_cdf(probs, uniform[:, None] * probs.sum(-1, keepdim=True))
     else:  # first a block of the vocabulary, then a token in it: the running sum over all of it is slow
@@ -178,6 +193,20 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
 
 
 VOCABULARY_BLOCK = 1024
+
+
+def pack_bits(kept: torch.Tensor) -> torch.Tensor:
+    """(N, V) of bools -> (N, V / 8) bytes."""
+    bits = F.pad(kept, (0, -kept.shape[1] % 8)).unflatten(1, (-1, 8))
+    return (bits << torch.arange(8, device=kept.device)).sum(-1).to(torch.uint8)
+
+
+def kept_ids(packed: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of `pack_bits` (T, V / 8) -> how many bits are set in each row (T,), and which, row after row."""
+    packed = packed.cpu().numpy()
+    row, byte = packed.nonzero()  # few of them: not each of V bits is looked at
+    which, bit = np.unpackbits(packed[row, byte][:, None], axis=1, bitorder="little").nonzero()
+    return np.bincount(row[which], minlength=len(packed)), (8 * byte[which] + bit).astype(np.int32)
 
 
 def _invert_cdf(weights, point):
@@ -198,7 +227,8 @@ class _Engine:
     the places are free, the next prompts get them as a new cohort (continuous batching). On a CPU the linear
     layers see the rows of all cohorts, attention one cohort at a time; on CUDA each cohort is a graph."""
 
-    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, ends, noise_of, record):
+    def __init__(self, model, prompts, G, max_new_tokens, temperature, top_p, ends, noise_of, record,
+            record_kept):
         self.model, self.prompts, self.G, self.T = model, prompts, G, max_new_tokens
         self.temperature, self.top_p, self.noise_of = temperature, top_p, noise_of
         self.device, B = model.embed_tokens.weight.device, len(prompts) * G
@@ -208,6 +238,10 @@ class _Engine:
         self.out = torch.full((B, self.T), -1, device=self.device)  # -1: no token
         self.logps = torch.zeros(B, self.T, device=self.device)
         self.waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike: little padding
+        self.kept = None  # bytes of `pack_bits`: small enough for a buffer that a CUDA graph can write to
+        if record_kept and top_p < 1:
+            bytes_of = -(-model.cfg.vocab_size // 8)
+            self.kept = torch.zeros(B, self.T, bytes_of, dtype=torch.uint8, device=self.device)
         self.routes, self.prefix_routes = None, {}  # the experts that the routers chose, if they are recorded
         if record and (routers := len(model.routers())):
             K = model.cfg.num_experts_per_tok
@@ -281,7 +315,13 @@ class _Engine:
 
     def sample(self, x, uniform, rows, steps):
         """The rows' next tokens (N,), written down with their log-probabilities."""
-        tokens, logps = sample_tokens(self.model.lm_head(x), uniform, self.temperature, self.top_p)
+        logits = self.model.lm_head(x)
+        if self.kept is None:
+            tokens, logps = sample_tokens(logits, uniform, self.temperature, self.top_p)
+        else:
+            probs = sampled_probs(logits, self.temperature, self.top_p)
+            tokens, logps = draw(probs, uniform)
+            self.kept[rows, steps] = pack_bits(probs > 0)
         self.out[rows, steps], self.logps[rows, steps] = tokens, logps
         return tokens
 
@@ -358,6 +398,7 @@ class _Engine:
             result.logprobs.append(logps[:n])
             result.routing.append(None if routes is None else torch.cat(
                 [self.prefix_routes[i // self.G], routes[i, : n - 1]]).numpy())
+            result.kept.append(None if self.kept is None else kept_ids(self.kept[i, :n]))
         return result
 
 

@@ -301,13 +301,12 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
     stop, start, tokens_seen, in_a_row = StopSignal(), 0, 0, 0
     example, _ = encode_row(model, tokenizer, rows(0), cfg.seed, 0)
-    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay)
     if state:
         if is_sharded(model):
             state = load_state(out / "state", ranks, ("optimizers",))
         start, tokens_seen = state["step"], state["tokens"]
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay,
+        saved=state and state["optimizers"])
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, tracker=tracker)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)

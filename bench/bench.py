@@ -238,7 +238,7 @@ def ours(work: Work, model, prompts, eos, ranks: Ranks, micro: int) -> Callable[
             samples = [s for part in gather(ranks, samples) for s in part]
             longest = max(len(s.tokens) for s in samples)
             cfg = Grpo(kl_coef=0.0, updates=1, micro_tokens=micro * longest, max_new_tokens=new)
-            update(model, None, optimizer, samples, 0, cfg, tokenizer, ranks)
+            update(model, None, [optimizer], samples, 0, cfg, tokenizer, ranks)
         return sum(gather(ranks, sum(map(len, out.completions))))
 
     return job
@@ -649,7 +649,7 @@ def measured_memory(cfg: Config) -> dict:
         samples = [s for part in gather(ranks, rows_of(prompts, out, run["group"])) for s in part]
         give_back_memory()
         new_peak()
-        update(model, None, optimizer, samples, step, settings, shipped(), ranks)
+        update(model, None, [optimizer], samples, step, settings, shipped(), ranks)
         peaks["pass"] = peak_mib()
     everyone = gather(ranks, peaks)
     said = run_memory(shape, dtype, "cpu", **run, lora_rank=cfg.lora_rank, world=ranks.world,

@@ -66,7 +66,7 @@ def record(cfg: Config) -> dict:
             "try another one")
     optimizer = torch.optim.AdamW(keep_masters(model), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0,
         fused=True)
-    measured = grpo.update(model, None, optimizer, samples, 0, knobs, tokenizer, ranks)
+    measured = grpo.update(model, None, [optimizer], samples, 0, knobs, tokenizer, ranks)
     with torch.no_grad():
         after, _ = completion_logprobs(model, collate(samples, tokenizer.pad_id, "cpu"), knobs.temperature)
     total, active = model.num_parameters()

@@ -142,8 +142,9 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
     assert found == {"data": ["--columns", "--answer_pattern", "--broken", "--too_long", "--eval_task",
         "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
-            "loss": ["--loss_settings"],
-        "sampling": ["--temperature", "--resample"],
+        "loss": ["--loss_settings", "--off_policy_mask", "--importance", "--importance_low",
+            "--importance_high"],
+        "sampling": ["--temperature", "--top_p", "--resample"],
         "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
             "--lora_targets", "--shard", "--micro_tokens"],
         "logging": ["--eval_every", "--tracker"]}
@@ -320,6 +321,21 @@ def test_an_interrupted_run_goes_on_exactly(sig, finished, base, tmp_path):
     interrupt_and_go_on(sig, base, tmp_path / "c")
     assert train_rows(tmp_path / "c") == train_rows(finished[0])
     assert torch.equal(weights(tmp_path / "c"), weights(finished[0]))
+
+
+def test_an_interrupted_run_of_the_newer_knobs_goes_on_exactly(base, tmp_path):
+    """Muon's states, the mask of the sampler, a pass for pi_old; each leaves its mark in the metrics."""
+    more = dict(optimizer="muon", scale="rloo", kl="unbiased", loss="dppo", top_p=0.9, importance="truncate",
+        off_policy_mask=1e-5, ref_every=2)
+    interrupt_and_go_on(signal.SIGKILL, base, tmp_path / "c", **more)
+    out = run("grpo", init=base, out=tmp_path / "whole", device="cpu:1", **FAST | more)
+    assert out.returncode == 0, out.stderr
+    assert train_rows(tmp_path / "c") == train_rows(tmp_path / "whole")
+    assert torch.equal(weights(tmp_path / "c"), weights(tmp_path / "whole"))
+    rows = [json.loads(line) for line in (tmp_path / "c/metrics.jsonl").read_text().splitlines()]
+    rows = [r for r in rows if r["kind"] == "train"]
+    assert all(r["logprob_mismatch"] < 1e-4 and r["importance"] == pytest.approx(1, abs=1e-4) for r in rows)
+    assert any(r["off_policy"] > 0 for r in rows)
 
 
 def test_a_run_whose_activations_do_not_fit_recomputes_them_and_says_so(finished, base, tmp_path):

@@ -36,8 +36,9 @@ TRL_LOSSES = {"grpo": ("grpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo"
     "gspo": ("grpo", "sequence"), "cispo": ("cispo", "token"), "sapo": ("sapo", "token")}
 
 
-def trl_loss(x, loss, low, high, beta):
-    """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's."""
+def trl_loss(x, loss, low, high, beta, kl="k3", delta=None, weights=None):
+    """GRPOTrainer._compute_loss itself, on given log-probabilities instead of a model's. x may hold
+    sampler_logprobs, where old_logprobs are not the sampler's."""
     trl = pytest.importorskip("trl.trainer.grpo_trainer",
         reason="the oracle for losses: requirements-oracles.txt")
     kind, level = TRL_LOSSES[loss]
@@ -48,17 +49,21 @@ def trl_loss(x, loss, low, high, beta):
         reduce=lambda t, **_: t)
     me = SimpleNamespace(_get_per_token_logps_and_entropies=lambda *a,
         **k: (x["logprobs"], torch.zeros_like(x["logprobs"]), None), top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1,
+        off_policy_mask_threshold=delta, importance_sampling_level=level, beta=beta,
+        args=SimpleNamespace(use_bias_correction_kl=kl == "unbiased", delta=None, steps_per_generation=1,
             sapo_temperature_pos=1.0, sapo_temperature_neg=1.05),
-        loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=False,
+        loss_type=kind, epsilon_low=low, epsilon_high=high, use_vllm=weights is not None,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         max_completion_length=x["mask"].shape[1], accelerator=accelerator, aux_loss_enabled=False,
-        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)})
+        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
+        vllm_importance_sampling_correction=True, get_off_policy_mask=trl.GRPOTrainer.get_off_policy_mask)
     ids = torch.ones_like(x["mask"])
     inputs = dict(prompt_ids=ids[:, :1], prompt_mask=ids[:, :1], completion_ids=ids,
         completion_mask=x["mask"], advantages=x["advantages"], old_per_token_logps=x["old_logprobs"],
-        ref_per_token_logps=x["ref_logprobs"], num_items_in_batch=x["mask"].sum())
+        ref_per_token_logps=x["ref_logprobs"], num_items_in_batch=x["mask"].sum(),
+        importance_sampling_ratio=weights)
+    if "sampler_logprobs" in x:
+        inputs["sampling_per_token_logps"] = x["sampler_logprobs"]
     return trl.GRPOTrainer._compute_loss(me, None, inputs), me._metrics["train"]
 
 
@@ -75,14 +80,16 @@ def random_batch(seed, B=6, T=9, spread=1.0):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("beta", [0.0, 0.3])
-@pytest.mark.parametrize("loss", TRL_LOSSES)
-def test_policy_loss_equals_trl(loss, beta, seed):
+@pytest.mark.parametrize("loss,beta,kl", [(loss, *how) for loss in TRL_LOSSES for how in ((0.0, "k3"),
+    (0.3, "k3"), (0.3, "unbiased")) if (loss, how[1]) != ("gspo", "unbiased")])
+def test_policy_loss_equals_trl(loss, beta, kl, seed):
+    """But for gspo's unbiased KL: TRL multiplies by the whole sequence's ratio, which does not correct it."""
     x = random_batch(seed)
-    want, theirs = trl_loss(x, loss, 0.2, 0.28, beta)
+    want, theirs = trl_loss(x, loss, 0.2, 0.28, beta, kl)
     ref = x.pop("ref_logprobs") if beta else None
     x.pop("ref_logprobs", None)
-    got, ours = policy_loss(**x, loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=beta, ref_logprobs=ref)
+    got, ours = policy_loss(**x, loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=beta, kl=kl,
+        ref_logprobs=ref)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(got, x["logprobs"]), torch.autograd.grad(want, x["logprobs"]),
             strict=True):
@@ -91,6 +98,53 @@ def test_policy_loss_equals_trl(loss, beta, seed):
         assert ours["kl"] == pytest.approx(theirs["kl"][0], rel=1e-5)
     if loss in ("grpo", "dr_grpo", "dapo"):
         assert ours["clip_fraction"] == pytest.approx(theirs["clip_ratio/region_mean"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("loss", TRL_LOSSES)
+def test_masked_and_weighted_losses_equal_trl(loss, separate):
+    """The off-policy mask of sequences, also where the sampler's log-probabilities are not the old ones, and
+    weights of tokens; the KL is left alone by both."""
+    x, g = random_batch(1, B=16), torch.Generator().manual_seed(1)
+    if separate:
+        x["sampler_logprobs"] = x["old_logprobs"] + 0.4 * torch.randn(x["mask"].shape, generator=g)
+        x["weights"] = 2 * torch.rand(x["mask"].shape, generator=g) * (x["old_logprobs"] < -0.5)
+    others = {k: v for k, v in x.items() if k != "weights"}
+    want, _ = trl_loss(others, loss, 0.2, 0.28, 0.3, delta=0.1, weights=x.get("weights"))
+    settings = dict(loss=loss, clip_low=0.2, clip_high=0.28, kl_coef=0.3)
+    got, m = policy_loss(**x, **settings, off_policy_mask=0.1)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    a, b = (torch.autograd.grad(loss, x["logprobs"])[0] for loss in (got, want))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    mu, rows = x.get("sampler_logprobs", x["old_logprobs"]), x["mask"].bool()
+    far = [bool(A < 0 and (m - p)[r].mean() > 0.1) for A, m, p, r in
+        zip(x["advantages"], mu, x["logprobs"].detach(), rows, strict=True)]
+    assert 0 < sum(far) < len(far)
+    share = sum(float(r.sum()) for r, f in zip(rows, far, strict=True) if f) / float(rows.sum())
+    assert m["off_policy"] == pytest.approx(share) and ("importance" in m) == separate
+    assert "off_policy" not in policy_loss(**x, **settings)[1]
+
+
+@pytest.mark.parametrize("kind,low,high", [("truncate", 0.0, 2.0), ("truncate", 0.6, 3.0), ("mask", 0.5, 5.0),
+    ("mask", 0.8, 1.2)])
+def test_importance_weights_equal_trl(kind, low, high):
+    """TRL computes them in the middle of a long method; these are its own lines, run from its source."""
+    trl = pytest.importorskip("trl.trainer.grpo_trainer", reason="the oracle: requirements-oracles.txt")
+    import inspect
+    import textwrap
+
+    source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
+    start = source.index("                mask = completion_mask if tool_mask is None")
+    end = source.index("            # Compute the per-token log probabilities for the reference model", start)
+    own, mu = (-3 * torch.rand(5, 40, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    me = SimpleNamespace(vllm_importance_sampling_mode=f"token_{kind}", vllm_importance_sampling_clip_min=low,
+        vllm_importance_sampling_clip_max=high)
+    space = dict(vars(trl), self=me, completion_mask=torch.ones(5, 40), tool_mask=None,
+        old_per_token_logps=own, sampling_per_token_logps=mu)
+    exec(textwrap.dedent(source[start:end]), space)  # noqa: S102  the oracle's own source
+    got = grpo.IMPORTANCE[kind][0]((own - mu).exp(), low, high)
+    torch.testing.assert_close(got, space["vllm_importance_sampling_ratio"])
+    assert not torch.equal(got, (own - mu).exp())
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -113,14 +167,94 @@ def test_advantages_equal_trl(scale):
     torch.testing.assert_close(group_advantages(rewards, 4, scale), space["advantages"])
 
 
+def test_leave_one_out_advantages_equal_trl():
+    trl = pytest.importorskip("trl.trainer.rloo_trainer", reason="the oracle: requirements-oracles.txt")
+    import inspect
+    import textwrap
+
+    source = inspect.getsource(trl.RLOOTrainer._generate_and_score_completions)
+    start, end = source.index("        grouped_rewards = rewards.view"), source.index(
+        "        # Normalize advantages over the scorable subset only")
+    rewards = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0.1, 0.2])
+    space = dict(vars(trl), rewards=rewards, num_generations=4)
+    exec(textwrap.dedent(source[start:end]), space)  # noqa: S102  the oracle's own source
+    torch.testing.assert_close(group_advantages(rewards, 4, "rloo"), space["advantages"])
+
+
+def test_maxrl_advantages_are_the_gradient_of_the_log_of_the_success_rate():
+    """For rewards of 0 and 1 the update sum_i A_i grad log pi / G is the mean over successes of grad log pi
+    less the mean over all; a group without success gets none, nor one whose mean is below 0."""
+    rewards = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0.1, -0.1, 0.3, -0.3, -1, -1, -1, 0])
+    want = [3.0, -1, -1, -1, 1 / 3, 1 / 3, 1 / 3, -1, *[0] * 12]
+    assert group_advantages(rewards, 4, "mean").tolist() == pytest.approx(want, abs=1e-6)
+
+
+def test_reinforce_plus_plus_has_one_baseline_for_all_groups():
+    rewards = torch.tensor([1.0, 1, 1, 0, 0, 1])
+    got = group_advantages(rewards, 3, "global")
+    torch.testing.assert_close(got, (rewards - rewards.mean()) / (rewards.std() + 1e-4))
+    assert got[:3].all()  # though all of the group are equal
+    assert not group_advantages(torch.full((12,), 1.1), 4, "global").any()
+
+
+def every_sequence(seed, V=3, T=3):
+    """A policy, a reference and a sampler over all sequences of T tokens: a table of logits (V^t, V) per step
+    t, its rows numbered by the tokens before. Returns (the policy's tables, sequences (V^T, T), a function
+    from tables to the log-probabilities (V^T, T) of all tokens, the reference's, the sampler's)."""
+    g = torch.Generator().manual_seed(seed)
+    policy, reference, sampler = ([torch.randn(V**t, V, generator=g, dtype=torch.float64) for t in range(T)]
+        for _ in range(3))
+    sequences = torch.cartesian_prod(*[torch.arange(V)] * T)
+    rows = [sum(sequences[:, i] * V ** (t - 1 - i) for i in range(t)) + 0 * sequences[:, 0] for t in range(T)]
+
+    def logprobs(tables):
+        return torch.stack([table.log_softmax(-1)[row, token] for table, row, token in
+            zip(tables, rows, sequences.T, strict=True)], dim=1)
+
+    return [p.requires_grad_() for p in policy], logprobs, reference, sampler
+
+
+def kl_gradients(seed, kl, on_policy):
+    """(gradient of policy_loss summed over all sequences, each with its probability under the sampler;
+    autograd's of the full-vocabulary reverse KL after each prefix, with the prefix's probability)."""
+    policy, logprobs, reference, sampler = every_sequence(seed)
+    if on_policy:
+        sampler = [p.detach() for p in policy]
+    mu, new, ref = logprobs(sampler), logprobs(policy), logprobs(reference)
+    total = 0
+    for i, p in enumerate(mu.sum(1).exp()):
+        row = slice(i, i + 1)
+        total = total + policy_loss(new[row], mu[row], torch.zeros(1), torch.ones(1, mu.shape[1]),
+            loss="dr_grpo", kl_coef=1.0, kl=kl, ref_logprobs=ref[row], normalizer=1 / p)[0]
+    got = torch.autograd.grad(total, policy)
+    exact, reach = 0, torch.ones(1, dtype=mu.dtype)  # the probability of each prefix
+    for p, r, s in zip(policy, reference, sampler, strict=True):
+        exact = exact + reach @ (p.softmax(-1) * (p.log_softmax(-1) - r.log_softmax(-1))).sum(-1)
+        reach = (reach[:, None] * s.softmax(-1)).flatten()
+    return got, torch.autograd.grad(exact, policy)
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_unbiased_kl_has_the_reverse_kls_gradient_in_expectation_and_k3_has_not(seed, on_policy):
+    """An exact sum over all sequences, against autograd; also where the sampler is another policy."""
+    got, want = kl_gradients(seed, "unbiased", on_policy)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    biased, _ = kl_gradients(seed, "k3", on_policy)
+    assert max(float((a - b).abs().max()) for a, b in zip(biased, want, strict=True)) > 0.05
+
+
 # --------------------------------------------------- mistakes that real GRPO codebases shipped, one test each
 
 
+@pytest.mark.parametrize("kl", grpo.KLS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_kl_is_added_to_the_loss_and_pulls_towards_the_reference(loss):
+def test_kl_is_added_to_the_loss_and_pulls_towards_the_reference(loss, kl):
     logprobs = torch.full((1, 3), -2.0, requires_grad=True)
     x = dict(old_logprobs=logprobs.detach(), advantages=torch.zeros(1), mask=torch.ones(1, 3))
-    value, m = policy_loss(logprobs, **x, loss=loss, kl_coef=0.5, ref_logprobs=torch.full((1, 3), -1.0))
+    value, m = policy_loss(logprobs, **x, loss=loss, kl_coef=0.5, kl=kl,
+        ref_logprobs=torch.full((1, 3), -1.0))
     assert float(value) == pytest.approx(0.5 * (np.e - 2), rel=1e-5) and m["kl"] == pytest.approx(np.e - 2,
         rel=1e-5)
     value.backward()
@@ -138,17 +272,32 @@ def test_clipping_takes_the_minimum_for_both_signs_of_the_advantage(ratio, advan
     assert bool(logprobs.grad.abs().sum() > 0) == gradient and m["clip_fraction"] == float(not gradient)
 
 
-def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
+@pytest.mark.parametrize("mu,pi,advantage,dropped", [(0.5, 0.75, 1.0, True), (0.5, 0.75, -1.0, False),
+    (0.5, 0.25, -1.0, True), (0.5, 0.25, 1.0, False), (0.5, 0.65, 1.0, False), (0.01, 0.2, 1.0, False),
+    (0.2, 0.01, -1.0, False), (0.9, 0.6, -1.0, True)])
+def test_dppo_drops_what_has_moved_too_far_in_probability_not_in_ratio(mu, pi, advantage, dropped):
+    """The others get the gradient ratio A, however far the ratio is from 1."""
+    logprobs = torch.tensor([[np.log(pi)]], requires_grad=True)
+    args = torch.tensor([[np.log(mu)]]), torch.tensor([advantage]), torch.ones(1, 1)
+    value, m = policy_loss(logprobs, *args, loss="dppo")
+    value.backward()
+    assert m["clip_fraction"] == float(dropped)
+    assert float(logprobs.grad) == pytest.approx(0 if dropped else -pi / mu * advantage)
+    _, loose = policy_loss(logprobs, *args, loss="dppo", settings=settings_of("dppo", "delta=0.31"))
+    assert loose["clip_fraction"] == 0
+
+
+def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12, top_p=1.0):
     """Samples of a random tiny model, some of them finished, with made-up advantages."""
     model, tok = model or tiny(), shipped()
     prompts = [tok.encode_prompt(f"Use {i} 7 9 to make 30.") for i in range(count)]
     out = generate(model, prompts, group_size=G, max_new_tokens=new, eos_id=tok.eos_id, seed=seed,
-        temperature=temperature, record_routing=True)
+        temperature=temperature, top_p=top_p, record_routing=True, record_kept=True)
     rng = np.random.default_rng(seed)
     samples = []
     for i, completion in enumerate(out.completions):
         completion, old = list(completion), list(out.logprobs[i])
-        if i % 3 == 0:  # end some rows with EOS, at its true log-probability
+        if i % 3 == 0 and top_p == 1:  # end some rows with EOS, at its true log-probability
             completion, old = completion[: 4 + i % 5], old[: 4 + i % 5]
             completion[-1] = tok.eos_id
             tokens = torch.tensor([prompts[i // G] + completion])
@@ -158,7 +307,7 @@ def sampled(count=3, G=4, seed=0, temperature=1.0, model=None, new=12):
         n = len(prompts[i // G]) + len(completion) - 1
         samples.append(Sample(prompts[i // G] + completion, len(prompts[i // G]), old, i % 3 == 0,
             out.routing[i][:n] if out.routing[i] is not None else None, {"reward": 0.0}, 0,
-            float(rng.normal())))
+            float(rng.normal()), out.kept[i]))
     return model, samples
 
 
@@ -185,9 +334,50 @@ def test_rollout_logprobs_are_training_logprobs_at_the_sampling_temperature(temp
     assert wrong["mismatch"] > 0.05
 
 
+@pytest.mark.parametrize("top_p,temperature", [(0.9, 1.0), (0.5, 0.8)])
+def test_training_is_over_what_the_sampler_kept(top_p, temperature):
+    """Policy and reference: their log-probabilities are the sampler's, and their KL is 0; without what was
+    kept they are not."""
+    model, samples = sampled(count=4, new=40, temperature=temperature, top_p=top_p)
+    samples = [s._replace(tokens=s.tokens[: s.start + 3 + 5 * i], old_logprobs=s.old_logprobs[: 3 + 5 * i],
+        routing=s.routing[: s.start + 2 + 5 * i], kept=(s.kept[0][: 3 + 5 * i],
+        s.kept[1][: s.kept[0][: 3 + 5 * i].sum()])) for i, s in enumerate(samples[:8])]  # ragged
+    cfg, count = Config(kl_coef=0.1, temperature=temperature, top_p=top_p), len(samples)
+    for budget in (1, 300, 10**6):
+        parts = micro_batches(ALONE, [len(s.tokens) for s in samples], budget)
+        sums = [micro_step(model, model, [samples[i] for i in part], count, count, cfg, shipped().pad_id,
+            "cpu") for part in parts]
+        assert max(m["mismatch"] for m in sums) <= 1e-4 and sum(m["kl"] for m in sums) == 0
+    without = micro_step(model, model, [s._replace(kept=None) for s in samples], count, count, cfg,
+        shipped().pad_id, "cpu")
+    assert without["mismatch"] > 0.05
+
+
 def run_update(cfg, samples, model, ranks=ALONE):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    return grpo.update(model, None, optimizer, samples, 10, cfg, shipped(), ranks), model
+    return grpo.update(model, None, [optimizer], samples, 10, cfg, shipped(), ranks), model
+
+
+@pytest.mark.parametrize("router", ["frozen", "replay"])
+def test_importance_weights_correct_a_sampler_that_computes_otherwise(router):
+    """Its log-probabilities are off by up to 0.8: the ratio is pi / pi_old, and starts at 1; weights tell."""
+    model, samples = sampled(count=4, new=20)
+    g = np.random.default_rng(0)
+    off = [g.uniform(-0.8, 0.8, len(s.old_logprobs)) for s in samples]
+    moved = [s._replace(old_logprobs=(np.array(s.old_logprobs) - d).tolist()) for s, d in
+        zip(samples, off, strict=True)]
+    cfg = Config(kl_coef=0.0, router=router, micro_tokens=200, loss="dapo")
+    plain, _ = run_update(cfg, moved, model)
+    assert "importance" not in plain and plain["kl_old"] > 0.05
+    w = np.exp(np.concatenate(off))
+    for kind, want in (("truncate", w.clip(0, 2)), ("mask", w * (w >= 0.5))):
+        m, _ = run_update(dataclasses.replace(cfg, importance=kind), moved, model)
+        assert m["ratio"] == pytest.approx(1, abs=1e-5) and m["kl_old"] < 1e-6
+        assert m["logprob_mismatch"] == pytest.approx(plain["logprob_mismatch"], rel=1e-4)
+        assert m["importance"] == pytest.approx(want.mean(), rel=1e-4)
+    whole, _ = run_update(dataclasses.replace(cfg, importance="mask", importance_low=0.01,
+        importance_high=9.0, micro_tokens=10**6), moved, model)
+    assert whole["importance"] == pytest.approx(w.mean(), rel=1e-4)
 
 
 def test_old_logprobs_stay_those_of_the_rollout_over_the_updates_of_a_step():
@@ -380,10 +570,25 @@ def test_resampling_replaces_groups_without_variance_within_its_budget(monkeypat
 @pytest.mark.parametrize("call", [lambda: group_advantages(torch.ones(4), 1),
     lambda: group_advantages(torch.ones(5), 2), lambda: group_advantages(torch.ones(4), 2, "std"),
     lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), loss="ppo"),
+    lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), kl="k1"),
     lambda: policy_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), kl_coef=0.1)])
 def test_wrong_arguments_are_refused(call):
     with pytest.raises(UserError):
         call()
+
+
+@pytest.mark.parametrize("settings,message", [(dict(scale="grop"), "--scale grop; did you mean group"),
+    (dict(loss="dppo", clip_high=0.2), "--clip_high: --loss dppo has no such clip"),
+    (dict(loss="cispo", clip_low=0.2), "--clip_low"), (dict(kl="k1"), "--kl k1; choose from k3"),
+    (dict(optimizer="sgd"), "expected adamw or muon"),
+    (dict(importance="trunc"), "did you mean truncate"), (dict(importance_low=0.5), "need --importance"),
+    (dict(importance="mask", importance_low=6.0), "importance_low 6.0 must be below --importance_high 5.0")])
+def test_settings_that_cannot_work_are_refused(settings, message):
+    for loss in LOSSES:
+        grpo.check(Config(loss=loss))
+    grpo.check(Config(importance="truncate", importance_low=0.5, kl="unbiased", optimizer="muon"))
+    with pytest.raises(UserError, match=message):
+        grpo.check(Config(**settings))
 
 
 def test_a_step_that_clips_gradients_reports_the_norm_before_clipping():
@@ -438,7 +643,7 @@ def test_a_group_teaches_if_an_advantage_is_not_zero(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [3, 7, 12, 16])
-@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("scale", sorted({*grpo.SCALES} - {"global"}))
 def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to(scale, size):
     got = group_advantages(torch.tensor([1.1] * size + [1.0] + [0.3] * (size - 1)), size, scale)
     assert not got[:size].any() and got[size:].all()

@@ -39,6 +39,28 @@ def test_token_logprobs_equal_plain_values_and_gradients(shape, V, chunk, temper
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("shape,V,chunk", [((3, 7), 11, 4), ((2, 5), 64, 100), ((13,), 33, 13)])
+@pytest.mark.parametrize("plain", [False, True])
+def test_token_logprobs_over_allowed_tokens_are_a_softmax_over_them(shape, V, chunk, plain, monkeypatch):
+    """Values, entropies and gradients, against logits with -inf elsewhere and autograd, in float64."""
+    monkeypatch.setattr(kernels, "PLAIN", plain)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(*shape, 6, requires_grad=True), torch.randn(V, 6, requires_grad=True)
+    targets, upstream = torch.randint(V, shape), torch.randn(shape)
+    allowed = torch.rand(*shape, V) < 0.3
+    allowed.scatter_(-1, targets[..., None], True)
+    pairs = allowed.flatten(0, -2).nonzero(as_tuple=True)
+    found, entropy = token_logprobs(hidden, head, targets, 0.7, chunk, pairs)
+    x, w = (t.detach().double().requires_grad_() for t in (hidden, head))
+    exact = (x @ w.T / 0.7).masked_fill(~allowed, -torch.inf).log_softmax(-1)
+    want = exact.gather(-1, targets[..., None]).squeeze(-1)
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(logits=exact).entropy(),
+        rtol=1e-5, atol=1e-5)
+    for a, b in zip(grads(found, (hidden, head), upstream), grads(want, (x, w), upstream), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
 def bf16_head(V=320, D=256):
     """A head whose weight is packed in a rollout, states, and their logits in float64."""
     g = torch.Generator().manual_seed(0)

@@ -29,6 +29,7 @@ from model import Transformer
 from moe import Routing
 from optim import apply_gradients, keep_masters, make_optimizers
 from parallel import Ranks, free_bytes, micro_batches
+from sample import _Engine
 
 B, T = 3, 40
 
@@ -179,6 +180,14 @@ def test_a_rollout_on_a_cpu_holds_packed_weights_and_caches_as_predicted(name, s
     logits, layers = 12 * policy.cfg.vocab_size * 12, policy.cfg.num_hidden_layers
     rows = said["rows' cache and logits, or prompts' states"] - logits
     assert rows == pytest.approx(sum(c.suffix.nbytes for c in cohort.caches) * (1 + 1 / layers))
+
+
+def test_what_the_sampler_kept_is_predicted_to_the_byte():
+    policy, decodings = preset("tiny"), (Decoding(12, 3, 20, 70), Decoding(12, 3, 20, 70, 12))
+    plain, kept = (predicted(policy.cfg, rows_pass(60, 40), d, dtype=torch.float32, device="cpu").phases[
+        "rollout"] for d in decodings)
+    engine = _Engine(policy, [[5] * 20] * 3, 4, 70, 1.0, 0.9, [], None, False, True)
+    assert "kept tokens" not in plain and kept == plain | {"kept tokens": engine.kept.nbytes}
 
 
 def test_with_adapters_a_rollout_has_merged_weights_and_with_shards_gathered_ones():

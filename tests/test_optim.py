@@ -72,6 +72,26 @@ def test_orthogonalized_matrices_keep_their_directions_at_one_size(dtype, off):
     assert (found - U @ s.diag_embed() @ Vh).norm() < off * s.norm()
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_optimizers_go_on_from_their_saved_states(name):
+    """Two steps, saved; the third is that of those which were not."""
+    def steps(model, optimizers, first, last):
+        for i in range(first, last):
+            for j, p in enumerate(model.parameters()):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * i + j))
+            apply_gradients(ALONE, list(model.parameters()), optimizers, lr=0.01)
+
+    whole, stopped = tiny(), tiny()
+    steps(whole, make_optimizers(whole, name=name), 0, 3)
+    optimizers = make_optimizers(stopped, name=name)
+    steps(stopped, optimizers, 0, 2)
+    again = tiny()
+    again.load_state_dict(stopped.state_dict())
+    steps(again, make_optimizers(again, name=name, saved=[o.state_dict() for o in optimizers]), 2, 3)
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+    assert not all(map(torch.equal, whole.parameters(), stopped.parameters()))
+
+
 def test_every_number_of_ranks_makes_the_same_weights(tmp_path):
     """From one summed gradient, over three steps, bit for bit; and each rank does its share of the work."""
     code = """

@@ -4,6 +4,7 @@ import math
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +16,16 @@ from data.tokenizer import shipped
 from kernels import experts_dense, token_logprobs
 from model import Transformer
 from moe import Routing
-from sample import Rollout, _Engine, generate, generate_plain, printer, sample_tokens
+from sample import (
+    Rollout,
+    _Engine,
+    generate,
+    generate_plain,
+    kept_ids,
+    pack_bits,
+    printer,
+    sample_tokens,
+)
 
 SHAPE = dict(vocab_size=60, hidden_size=32, num_attention_heads=2, num_hidden_layers=3, intermediate_size=48,
     moe_intermediate_size=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
@@ -67,12 +77,19 @@ def same(a: Rollout, b: Rollout):
 def test_the_engine_gives_what_the_plain_loop_gives(overrides, top_p):
     m, order = model(**overrides), [4, 0, 2, 1, 3]
     settings = dict(group_size=2, max_new_tokens=20, eos_id=EOS, seed=5, top_p=top_p, temperature=0.9,
-        prompt_ids=order, record_routing=True)
+        prompt_ids=order, record_routing=True, record_kept=True)
     fast, plain = generate(m, PROMPTS, **settings), generate_plain(m, PROMPTS, **settings)
     assert any(fast.finished) and not all(fast.finished)
     same(fast, plain)
     for mine, theirs in zip(fast.routing, plain.routing, strict=True):
         assert mine is theirs is None or (mine == theirs).all()
+    for mine, theirs, tokens in zip(fast.kept, plain.kept, fast.completions, strict=True):
+        if top_p == 1:
+            assert mine is theirs is None
+            continue
+        assert (mine[0] == theirs[0]).all() and (mine[1] == theirs[1]).all() and len(mine[0]) == len(tokens)
+        sets = np.split(mine[1], mine[0].cumsum()[:-1])
+        assert all(token in could for token, could in zip(tokens, sets, strict=True))
 
 
 @pytest.mark.parametrize("shape", [{"q_lora_rank": 10, "rope_scaling": YARN}, GQA])
@@ -184,10 +201,13 @@ def test_the_steps_that_cuda_graphs_record_give_the_same_rollout(shape, rows_at_
     """Two lengths, so that the suffix is seen in one and in two sizes; six places, so that prompts wait."""
     m = model(**shape)
     monkeypatch.setattr("sample.ROWS_AT_ONCE", rows_at_once)
-    fixed = run(m, max_new_tokens=new, record_routing=True)
+    settings = dict(max_new_tokens=new, record_routing=True, top_p=0.9, record_kept=True)
+    fixed = run(m, **settings)
     monkeypatch.undo()
-    plain = run(m, max_new_tokens=new, record_routing=True)
+    plain = run(m, **settings)
     same(fixed, plain)
+    assert all(np.array_equal(a, b) for x, y in zip(fixed.kept, plain.kept, strict=True)
+        for a, b in zip(x, y, strict=True))
     assert all((a == b).all() for a, b in zip(fixed.routing, plain.routing, strict=True))
 
 
@@ -211,7 +231,7 @@ def test_fixed_steps_are_the_same_operations_each_time_and_never_look_at_a_resul
             step(self, cohort)
 
     monkeypatch.setattr("sample._Engine.fixed_step", spied)
-    run(model(**shape), max_new_tokens=100, eos_id=[EOS, 17, 40])
+    run(model(**shape), max_new_tokens=100, eos_id=[EOS, 17, 40], top_p=0.9, record_kept=True)
     assert len({s[0] for s in steps}) > 3  # the suffix grew and rows left
     for before, after in zip(steps, steps[1:], strict=False):
         assert len(before) > 50 and (before[0] != after[0] or before == after)
@@ -309,6 +329,14 @@ def test_sampling_follows_the_distribution_that_it_reports(temperature, top_p):
     share = torch.bincount(tokens, minlength=6) / n
     assert (share - want).abs().max() < 5 * (0.25 / n) ** 0.5
     torch.testing.assert_close(logprobs, want.log()[tokens], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("V", [5, 8, 512, 1001])
+def test_kept_tokens_come_back_from_their_bytes(V):
+    kept = torch.rand(20, V) < 0.2
+    kept[3] = False
+    counts, ids = kept_ids(pack_bits(kept))
+    assert counts.tolist() == kept.sum(1).tolist() and ids.tolist() == kept.nonzero()[:, 1].tolist()
 
 
 @pytest.mark.parametrize("V", [2048, 5000])

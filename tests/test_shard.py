@@ -147,7 +147,7 @@ def rl(ranks, dir):
             optimizer = torch.optim.AdamW(map(master_of, model.parameters()), betas=(0.9, 0.95), fused=True)
             reference, log = parallel.frozen_copy(model), []
             for step in range(4):
-                log.append(grpo.update(model, reference, optimizer, samples(count), step, cfg, shipped(),
+                log.append(grpo.update(model, reference, [optimizer], samples(count), step, cfg, shipped(),
                     who))
                 if step == 1:
                     parallel.copy_weights(reference, weights(model))
@@ -422,7 +422,8 @@ def noise(completions, **_):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "grpo.py", "--init",
         base, "--task", TASK, "--steps", "3", "--prompts", "3", "--group_size", "2", "--max_new_tokens", "6",
         "--eval_problems", "2", "--reward", f"{tmp_path}/r.py:noise", "--reward_weights", "noise=1",
-        "--kl_coef", "0.1", "--ref_every", "1", "--lr", "1e-3", "--shard", "true", "--device", "cpu"]
+        "--kl_coef", "0.1", "--ref_every", "1", "--lr", "1e-3", "--optimizer", "muon", "--top_p", "0.9",
+        "--importance", "mask", "--shard", "true", "--device", "cpu"]
     logs = []
     for out, stops in (("whole", [""]), ("parts", ["1", ""])):
         for stop in stops:
