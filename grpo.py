@@ -137,7 +137,8 @@ class Config(Training):
         "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped",
         group="sampling")
     reward: str = knob("",
-        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER")
+        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER "
+        "and generative:FOLDER")
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
