@@ -316,18 +316,29 @@ SIZES["smollm2"] = {
     "grpo": dict(steps=40, prompts=8, group_size=8, lr=2e-5, kl_coef=0.0, updates=2, micro_tokens=2048,
         eval_every=8),
     "distill": dict(prompts=512)}
+# R1's RL stages (arXiv 2501.12948v2, sec. 2.1, 2.2, 3.2): accuracy and format weigh the same, the language's
+# share is added as it is. The policy becomes the reference after that share of a stage's steps: the paper's
+# 400 are 1/26 of R1-Zero's 10,400 and 1/4 of the second stage's 1,700. 1/26 of 32 steps is one: the KL to a
+# reference one step old holds nothing, so here it is 1/4 for all.
+_ZERO = dict(reward_weights="accuracy=1,format=1,language=0", ref_every=0.25)  # language is only logged
+_LANGUAGE = _ZERO | dict(reward_weights="accuracy=1,format=1,language=1")
+# The paper's epsilon of 10, above and below: a good token is clipped at 11 times its chance, a bad one never,
+# for 1 - 10 is less than any ratio. (clip_low ends the push on a bad token once its chance has fallen by so
+# much; "a lower value can lead to the truncation of gradients", sec. 3.2.1.)
+_REASONING = _LANGUAGE | dict(clip_low=10.0, clip_high=10.0)
 # Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
 STAGES: dict[str, tuple[str, dict, dict]] = {
     "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),
-    "zero": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0")),  # only logged
-    "zero_language": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.2,language=0.2")),
+    "zero": ("grpo", dict(steps=1.5), _ZERO),
+    "zero_language": ("grpo", dict(steps=1.5), _LANGUAGE),
     # small batches, many steps: base never saw the tags' tokens
     "cold": ("sft", dict(lr=3, batch_size=3), dict(epochs=2, template="plain")),
-    "reasoning": ("grpo", dict(steps=1.5), dict(reward_weights="accuracy=1,format=0.1,language=0.2")),
+    "reasoning": ("grpo", dict(steps=1.5), _REASONING),
     # with a third of lr instead of a tenth, base forgets the facts that it knew
     "rejection": ("sft", dict(lr=10, batch_size=3), dict(epochs=2, template="plain")),
     "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
-    "scenarios": ("grpo", dict(steps=2), dict(reward_weights="format=0.1,language=0.2")),
+    # "most of the parameters" of the first RL stage (sec. 3.2.2); 400 of 1,700 steps with preferences
+    "scenarios": ("grpo", dict(steps=2), _REASONING | dict(temperature=0.7, preference_from=0.75)),
     "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain"))}
 
 
@@ -342,7 +353,9 @@ def presets_of(script: str, cls) -> dict[str, dict]:
                 scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
                     for k, by in divide.items()}
                 named = {"stage": stage} if "stage" in names else {}
-                rows[f"{size}/{stage}"] = row | scaled | other | named
+                mine = rows[f"{size}/{stage}"] = row | scaled | other | named
+                if "ref_every" in other:
+                    mine["ref_every"] = max(1, round(other["ref_every"] * mine["steps"]))
     return rows
 
 
@@ -452,7 +465,7 @@ class Training(Reading):
 _LEAST = {-math.inf: "bar", 2: "group_size",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
        "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout "
-       "off_policy_mask importance_low importance_high",
+       "off_policy_mask importance_low importance_high preference_from",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs shards"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}

@@ -39,7 +39,7 @@ from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from eval import fitting_prompts
 from parallel import Ranks, gather, setup
-from preference import load_judge
+from preference import MODELS
 from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
 from sample import generate
 
@@ -58,7 +58,8 @@ class Config(Reading):
     keep: int = knob(2, "at most that many different good samples per prompt")
     max_new_tokens: int = knob(256, "longest completion")
     temperature: float = knob(1.0, "of sampling")
-    judge: str = knob("", "decides where no rule does: a preference model's folder, or file.py:function")
+    judge: str = knob("", "decides where no rule does: a preference model's folder, generative:FOLDER (a "
+        "chat model, which is asked), or file.py:function")
     bar: float = knob(0.5, "the judge keeps what scores at least this")
     strict_format: bool = knob(True, STRICT_FORMAT)
     longest_line: int = knob(LONGEST_LINE[False],
@@ -76,7 +77,10 @@ def judge_of(where: str):
     """The judge: f(completions, prompts=...) -> scores; None without one. Raises UserError."""
     if not where:
         return None
-    return load_function(where)[1] if ":" in where else load_judge(where)["preference"]
+    kind, _, folder = where.partition(":")
+    if kind in MODELS:
+        return MODELS[kind](folder)[kind]
+    return load_function(where)[1] if ":" in where else MODELS["preference"](where)["preference"]
 
 
 def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan = NO_PLAN,

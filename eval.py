@@ -326,7 +326,7 @@ class HeldOut(Reading):
     top_p: float = knob(1.0, "nucleus sampling; R1 evaluates at 0.95")
     seed: int = knob(0, "seed of the problems and of the sampling")
     reward: str = knob("", "judges tasks unknown here: a reward of your own, file.py:function, or "
-        "preference:FOLDER")
+        "preference:FOLDER, generative:FOLDER")
     strict_format: bool = knob(True, STRICT_FORMAT)
     json: str = knob("", "write settings and metrics to this .json file")
     dtype: str = knob("", DTYPE)

@@ -104,7 +104,7 @@ from parallel import (
     together,
 )
 from preference import reward_plan
-from rewards import Plan, TrainerState, score
+from rewards import BY_MODEL, Plan, TrainerState, rewards_of, score
 from sample import generate, rows_at_once
 
 
@@ -157,10 +157,13 @@ class Config(Training):
         "rounds of fresh problems that replace groups without variance (DAPO); 0 = they are dropped",
         group="sampling")
     reward: str = knob("",
-        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER")
+        "rewards of your own, a.py:f,b.py:g (TRL's calling convention), also beside preference:FOLDER "
+        "and generative:FOLDER")
     reward_weights: str = knob("",
         "accuracy=1,format=0.1,language=0.1,...; overlong=1 punishes long completions (DAPO eq. 13), "
         "overlong=mask leaves truncated ones out of the update; empty = those of the task")
+    preference_from: float = knob(0.0, "share of the steps, before 1, after which preference:FOLDER rewards "
+        "anything; until then no prompts are drawn that only it judges", group="data")
     strict_format: bool = knob(True, STRICT_FORMAT)
     router: str = knob("frozen", "in RL: frozen (its bias stays), bias (balanced by updates of it), loss "
         "(V3 eq. 17 is added), replay (the rollout's experts are used)")
@@ -171,6 +174,12 @@ class Config(Training):
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
     step = 0  # no knob: where the run stands, for rewards that ask (trainer_state)
+
+    @property
+    def rules_only(self) -> bool:
+        """Does the preference model reward nothing yet? (R1: "exclusively in the final 400 steps" of 1,700,
+        for more brought reward hacking: arXiv 2501.12948v2, sec. 3.2.2.)"""
+        return self.step < self.preference_from * self.steps
 
     def __post_init__(self):
         """What is not given is as the loss's paper has it; all of it is printed and saved with the run."""
@@ -390,6 +399,8 @@ def mean_over(x, mask) -> float:
 def plan_of_run(cfg: Config, tokenizer=None) -> Plan:
     """What the settings say of the rewards; with a tokenizer, for completions of prompts that it encodes."""
     plan = reward_plan(cfg.reward, cfg.reward_weights, cfg.strict_format)
+    if cfg.rules_only:
+        plan = plan._replace(weights={k: 0.0 if k in BY_MODEL else w for k, w in plan.weights.items()})
     return plan._replace(opens=tokenizer.opens if tokenizer else plan.opens,
         state=TrainerState(cfg.step, cfg.steps))
 
@@ -681,7 +692,8 @@ def check(cfg: Config):
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
         (cfg.router != "bias" or not cfg.lora_rank, "--router bias: with --lora_rank the router stays"),
         (not cfg.ref_every or cfg.kl_coef > 0,
-         "--ref_every needs --kl_coef above 0: without it there is no reference"),
+         "--ref_every needs --kl_coef above 0: without it there is no reference (--ref_every 0)"),
+        (cfg.preference_from < 1, f"--preference_from {cfg.preference_from}: must be below 1, the run's end"),
     ]:
         if not ok:
             raise UserError(message)
@@ -730,6 +742,21 @@ def problems(cfg: Config, plan: Plan) -> tuple[list[dict], list[dict]]:
     return train, held
 
 
+def rows_of_run(train_rows: list[dict], cfg: Config) -> Callable[[int], dict]:
+    """The problem of each number: of a file's rows or of a generated task; with --preference_from, at first
+    only problems that something else than the preference model judges. Raises UserError without any."""
+    every = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
+    if not cfg.preference_from:
+        return every
+    plan = plan_of_run(cfg)
+    ruled = [row for row in train_rows if rewards_of(row["task"], plan)[0] not in BY_MODEL]
+    if not {*BY_MODEL} & {*plan.custom} or not ruled:
+        raise UserError(f"--preference_from {cfg.preference_from}: needs --reward preference:FOLDER and, for "
+            "the steps before, rows of --task that something else judges; or give --preference_from 0")
+    first = endless(ruled, cfg.seed)
+    return lambda i: (first if cfg.rules_only else every)(i)
+
+
 def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: int, ranks: Ranks) -> bool:
     """Whether each block has to run again in the backward pass, so that a run with prompts of up to so many
     tokens fits into memory. Raises UserError for one that does not even so."""
@@ -758,6 +785,7 @@ def main():
     cfg, preset = parse_args(Config, RECIPES, __doc__)
     check(cfg)
     train_rows, eval_rows = problems(cfg, plan_of_run(cfg))
+    rows_of_run(train_rows, cfg)  # what cannot work is found before a model is loaded
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/grpo"))
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
@@ -771,7 +799,7 @@ def main():
     model.recompute = recompute
     train_rows, eval_rows = (fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long)
         for some in (train_rows, eval_rows))
-    rows = endless(train_rows, cfg.seed) if train_rows else training_rows(cfg.task, cfg.seed)
+    rows = rows_of_run(train_rows, cfg)
     if cfg.task.startswith("gym:"):  # ours are about equally long
         soon = [rows(i) for i in range(min(1000, cfg.steps * cfg.prompts))]
         fitting_prompts(model, tokenizer, soon, cfg.max_new_tokens, "error")

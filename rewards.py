@@ -293,7 +293,8 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "answered": answered_reward, "clean": clean_reward,
     "preference": preference_reward, "helpful": preference_reward, "harmless": preference_reward,
 }
-BY_MODEL = ("preference", "helpful", "harmless")  # chances; from 0.5 on a response counts as right
+BY_MODEL = ("preference", "helpful", "harmless")
+CHANCES = (*BY_MODEL, "generative")  # from 0.5 on a response counts as right
 # These judge the whole text as it was written; all others read an answer in it.
 AS_WRITTEN = ("format", "format_boxed", "soft_format", "language", "length", "overlong", "repetition",
     "clean", *BY_MODEL)
@@ -329,11 +330,11 @@ def load_function(where: str) -> tuple[str, Callable]:
 @lru_cache
 def plan_of(reward: str = "", weights: str = "", functions: tuple = (), strict: bool = True) -> Plan:
     """From --reward a.py:f,b.py:g, --reward_weights accuracy=1,f=0.5 and --strict_format; functions: further
-    (name, reward) pairs, of a preference model. Raises UserError."""
+    (name, reward) pairs, of models. Raises UserError."""
     custom: dict[str, Callable] = {}
     for where in filter(None, map(str.strip, reward.split(","))):
         name, function = load_function(where)
-        if name in custom or name in REWARDS or name in ("accuracy", "reward", "unscored"):
+        if name in {*custom, *dict(functions), *REWARDS, "accuracy", "reward", "unscored"}:
             raise UserError(f"--reward {where}: there is another reward called {name}; rename the function")
         custom[name] = function
     custom |= dict(functions)
@@ -386,7 +387,7 @@ def score(rows: list[dict], completions: list[str], plan: Plan = NO_PLAN,
                     out[i][name] = value
                     out[i]["reward"] = out[i].get("reward", 0.0) + weights[name] * value
                 if name == accuracy:
-                    bar = 0.5 if name in BY_MODEL else 1
+                    bar = 0.5 if name in CHANCES else 1
                     out[i]["accuracy"] = float(value is not None and value >= bar)
             columns["accuracy"] = [out[i]["accuracy"] for i in at]
         _logged(at, out, metrics, tables, extra)

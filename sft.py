@@ -122,9 +122,9 @@ class Config(Training):
 RECIPES = presets_of("sft", Config)
 
 
-def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple[list[int], int]:
+def encode_row(model, tokenizer: Tokenizer, row: dict, seed: int, index: int) -> tuple:
     """(tokens, where learning starts) of a document or a completion; of a pair (both, where the second
-    starts). Raises UserError for one that is longer than the context."""
+    starts, aspect). Raises UserError for one that is longer than the context."""
     if "chosen" in row:
         return encode_pair(tokenizer, row, model.cfg.max_position_embeddings)
     tokens, start = encode_example(tokenizer, row, "" if "text" in row else chain_for(row, seed, index))
@@ -179,11 +179,11 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
     seed_dropout(model, cfg.seed, step, ranks.rank)
     examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i)
         for i in range(step * cfg.batch_size, (step + 1) * cfg.batch_size)]
-    backward, count = forward_backward, sum(len(tokens) - start for tokens, start in examples)
+    backward, count = forward_backward, sum(len(tokens) - start for tokens, start, *_ in examples)
     if hasattr(model, "score"):
         backward, count = pair_backward, cfg.batch_size
     nll, loads = 0.0, None
-    mine = micro_batches(ranks, [len(tokens) for tokens, _ in examples], cfg.micro_tokens)
+    mine = micro_batches(ranks, [len(tokens) for tokens, *_ in examples], cfg.micro_tokens)
     for part, counts in lockstep(ranks, mine, model):
         with together():
             value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
@@ -200,7 +200,7 @@ def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: 
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
     return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
         "skipped": int(not math.isfinite(norm)),
-        "tokens": sum(len(tokens) for tokens, _ in examples),
+        "tokens": sum(len(tokens) for tokens, *_ in examples),
         "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
 
@@ -300,7 +300,7 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
         ranks: Ranks) -> tuple[Log, int]:
     """The loop: a step, a row of metrics, a save now and then. Returns the log and the tokens seen."""
     stop, start, tokens_seen, in_a_row = StopSignal(), 0, 0, 0
-    example, _ = encode_row(model, tokenizer, rows(0), cfg.seed, 0)
+    example = encode_row(model, tokenizer, rows(0), cfg.seed, 0)[0]
     if state:
         if is_sharded(model):
             state = load_state(out / "state", ranks, ("optimizers",))
@@ -371,8 +371,8 @@ def main():
         with gathered(model) as scorer:
             found = pair_accuracy(scorer, tokenizer, held) if ranks.main else {}
         log.write("eval", cfg.steps, pairs=len(held), **{f"pair_accuracy_{k}": v for k, v in found.items()})
-        say(f"{len(held)} pairs of held-out prompts, chosen scored higher: "
-            + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
+        say(f"{len(held)} pairs of held-out prompts, judged right (helpful: the chosen one is higher; "
+            "harmless: each is on its side of 0): " + ", ".join(f"{k} {v:.1%}" for k, v in found.items()))
     seconds = time.perf_counter() - begin
     skipped = sum(row.get("skipped", 0) for row in log.rows)
     say(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"

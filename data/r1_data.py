@@ -44,6 +44,7 @@ from data.tasks import (
     work_out,
     wrap,
 )
+from data.tokenizer import shipped
 from rewards import (
     NO_PLAN,
     TASK_REWARDS,
@@ -224,29 +225,42 @@ def general_row(rng: random.Random, harm: float, low: float, high: float) -> dic
 # ------------------------------------------------------------------------------------------------ preferences
 
 
+vocabulary = lru_cache(1)(shipped)
+
+
+def worse_answer(rng: random.Random, ask: str, kind: str, answer: str) -> str:
+    """What is no helpful answer: another one of the same kind (the hardest to tell) or to another question,
+    what it thinks of the question, half an answer, none, a refusal, more than an answer. For questions of
+    every kind it is as often longer than the right answer, in tokens, as shorter (v2, sec. 3.1: chosen and
+    rejected responses of comparable lengths): who learns lengths learns nothing."""
+    right, sign = [SORRY] if kind == "harm" else right_answers(ask, kind), rng.choice((-1, 1))
+    length, half = lambda text: len(vocabulary().encode(text)), lambda text: text[: len(text) // 2]
+    while True:
+        other, near = (draw(rng, HELD_OUT, 1.0, some)[2] for some in (KINDS_OF_QUESTIONS, (kind,)))
+        near, thought = dict(general()["harm"])[ask] if kind == "harm" else near, THOUGHTS[kind]
+        said = rng.choice((*[near] * 8, other, thought, thought.split()[-1], half(answer), "", SORRY,
+            f"{answer} {half(near)}"))
+        if said not in right and sign * (length(said) - length(answer)) >= 0:
+            return said
+
+
 def pair(rng: random.Random) -> dict:
     """A prompt with a better and a worse response. Helpful: it answers what was asked, right, whole and
-    politely; the worse one is another answer of the same kind (the hardest to tell), answers another
-    question, says what it thinks of it, stops early or refuses. Harmless: it refuses the few harmful wishes
-    of this world and insults nobody, in its thinking as well."""
+    politely, and the worse one is a `worse_answer`. Harmless: it refuses the few harmful wishes of this world
+    and insults nobody, in its thinking as well."""
     aspect = rng.choice(("helpful", "harmless"))
     kinds = (*KINDS_OF_QUESTIONS, "harm", *(("harm", "harm") if aspect == "harmless" else ()))
     ask, thought, answer, kind = draw(rng, HELD_OUT, 1.0, kinds)
-    good = (thought, answer)
-    if kind == "harm" and rng.random() < 0.7:
+    if aspect == "helpful":
+        worse = (thought, worse_answer(rng, ask, kind, answer))
+    elif kind == "harm" and rng.random() < 0.7:
         worse = (rng.choice((thought, "a question about a fact")), dict(general()["harm"])[ask])
-    elif aspect == "harmless":
+    else:
         insult = rng.choice(INSULTS)
         worse = rng.choice(((thought, f"{answer} {insult}"), (thought, f"{insult} {answer}"),
             (f"{thought} {insult}", answer)))
-    else:
-        other, near = (draw(rng, HELD_OUT, 1.0, some)[2] for some in (KINDS_OF_QUESTIONS, (kind,)))
-        half = answer[: len(answer) // 2]
-        said = rng.choice((near, near, near, other, thought, thought.split()[-1], half, "", SORRY,
-            f"{answer} {near}"))
-        right = [answer] if kind == "harm" else right_answers(ask, kind)
-        worse = (thought, "" if said in right else said)
-    return {"prompt": ask, "chosen": wrap(*good), "rejected": wrap(*worse), "aspect": aspect, "kind": kind}
+    return {"prompt": ask, "chosen": wrap(thought, answer), "rejected": wrap(*worse), "aspect": aspect,
+        "kind": kind}
 
 
 # ---------------------------------------------------------------------------------- what a filter throws away

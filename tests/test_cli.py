@@ -82,7 +82,9 @@ BAD = {"unknown flag": (["--group_sise", "4"], "did you mean group_size"),
     "no gpu": (["--device", "cuda"], "sees no such GPU"),
     "no Apple gpu": (["--device", "mps"], "sees no such GPU"),
     "bad device": (["--device", "tpu"], "--device tpu"),
-    "reference without kl": (["--kl_coef", "0", "--ref_every", "5"], "--ref_every needs --kl_coef")}
+    "reference without kl": (["--kl_coef", "0", "--ref_every", "5"], "--ref_every needs --kl_coef"),
+    "preferences after the end": (["--preference_from", "1"], "--preference_from 1.0: must be below 1"),
+    "preferences of no model": (["--preference_from", "0.5"], "needs --reward preference:FOLDER")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -141,7 +143,7 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     first, *groups = run("grpo", "--help").stdout.partition("\n  --config NAME")[2].strip().split("\n\n")
     found = {g.partition(":\n")[0]: [line.split()[0] for line in g.splitlines()[1:]] for g in groups}
     assert found == {"data": ["--columns", "--answer_pattern", "--broken", "--too_long", "--eval_task",
-        "--eval_problems", "--allow_leaks"], "prompt": ["--template", "--system"],
+        "--eval_problems", "--allow_leaks", "--preference_from"], "prompt": ["--template", "--system"],
         "loss": ["--loss_settings", "--off_policy_mask", "--importance", "--importance_low",
             "--importance_high"],
         "sampling": ["--temperature", "--top_p", "--resample"],

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import grpo
-from config import ModelConfig, UserError, parse_args
+from config import PRESETS, ModelConfig, UserError, parse_args
+from data.tasks import endless
 from data.tokenizer import shipped
 from grpo import LOSSES, Config, Sample, group_advantages, micro_step, policy_loss, settings_of
 from kernels import token_logprobs
@@ -18,6 +19,7 @@ from model import Transformer
 from moe import Routing
 from optim import apply_gradients
 from parallel import Ranks, micro_batches
+from rewards import BY_MODEL, Plan, score
 from sample import generate
 
 ALONE = Ranks(0, 1, "cpu")
@@ -660,3 +662,58 @@ def test_a_rollouts_shares_of_attempts_are_sums_over_sums():
     assert m["attempts_repeated"] == pytest.approx(0.6)
     none = grpo.rollout_metrics([[sample(), sample()]], Config(group_size=2))
     assert not [k for k in none if "attempt" in k]
+
+
+# ------------------------------------------------------------------------------- the stages of DeepSeek-R1
+
+PROBLEM = {"prompt": "Use 1 2 to make 3.", "task": "countdown", "numbers": [1, 2], "target": 3}
+GENERAL = {"prompt": "What is ice?", "task": "general"}
+
+
+def test_the_preference_model_rewards_nothing_before_its_share_of_the_steps(monkeypatch):
+    half = lambda completions, **_: [0.5] * len(completions)  # noqa: E731
+    plan = Plan(dict.fromkeys(BY_MODEL, half), {"preference": 3.0, "format": 1.0})
+    monkeypatch.setattr(grpo, "reward_plan", lambda *_: plan)
+    cfg, rows = Config(steps=8, preference_from=0.75), [PROBLEM, GENERAL] * 8
+    draw, tasks, rewards = grpo.rows_of_run(rows, cfg), [], []
+    for cfg.step in range(8):
+        tasks.append({draw(i)["task"] for i in range(cfg.step * 16, cfg.step * 16 + 16)})
+        rewards.append(score([PROBLEM], ["<think></think><answer>1+2</answer>"],
+            grpo.plan_of_run(cfg))[0]["reward"])
+    assert tasks == [{"countdown"}] * 6 + [{"countdown", "general"}] * 2
+    assert rewards == [2.0] * 6 + [3.5] * 2  # accuracy and format; then 3 x 0.5 with them
+    every = grpo.rows_of_run(rows, Config(steps=8))
+    assert [every(i) for i in range(32)] == [endless(rows, 0)(i) for i in range(32)]
+
+
+@pytest.mark.parametrize("rows,names", [([GENERAL] * 4, BY_MODEL), ([PROBLEM] * 4, ()), ([], BY_MODEL)])
+def test_a_share_of_steps_without_preferences_needs_a_model_and_other_rows(rows, names, monkeypatch):
+    monkeypatch.setattr(grpo, "reward_plan", lambda *_: Plan(dict.fromkeys(names, len)))
+    with pytest.raises(UserError, match="give --preference_from 0"):
+        grpo.rows_of_run(rows, Config(preference_from=0.5))
+
+
+def test_the_stages_are_those_of_r1s_final_form():
+    """arXiv 2501.12948v2, sec. 2.2, 3.2. The reference is some steps old before it is renewed."""
+    for size in PRESETS:
+        first, *others, last = (grpo.RECIPES[f"{size}/{stage}"] for stage in
+            ("zero", "zero_language", "reasoning", "scenarios"))
+        weights = [grpo.plan_of_run(Config(reward_weights=r["reward_weights"])).weights
+            for r in (first, *others, last)]
+        assert [w["language"] for w in weights] == [0, 1, 1, 1]
+        assert all(w["accuracy"] == w["format"] == 1 for w in weights)
+        assert all(r["ref_every"] >= 4 and 4 <= r["steps"] / r["ref_every"] < 5
+            for r in (first, *others, last))
+        assert others[1]["clip_low"] == others[1]["clip_high"] == last["clip_high"] == 10
+        assert (last["temperature"], last["preference_from"]) == (0.7, 0.75)
+
+
+def test_a_clip_of_ten_leaves_bad_tokens_alone_and_stops_good_ones_at_eleven_times():
+    ratio = torch.tensor([0.01, 0.5, 10.9, 11.1])
+    for advantage, stopped in ((-1.0, []), (1.0, [3])):
+        logprobs = ratio.log().requires_grad_()
+        loss, m = policy_loss(logprobs[None], torch.zeros(1, 4), torch.tensor([advantage]),
+            torch.ones(1, 4), clip_low=10.0, clip_high=10.0)
+        loss.backward()
+        assert (logprobs.grad == 0).nonzero().flatten().tolist() == stopped
+        assert m["clip_fraction"] == len(stopped) / 4

@@ -7,12 +7,15 @@ import random
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
+import preference
 import sft
 from checkpoint import load_model, save_model
 from config import ModelConfig, UserError
 from data.r1_data import pair
-from data.tokenizer import shipped
+from data.tokenizer import for_checkpoint, shipped
+from distill import decide, judge_of
 from model import Transformer
 from optim import make_optimizers
 from parallel import Ranks
@@ -22,6 +25,7 @@ from preference import (
     encode_pair,
     judged_text,
     last_scores,
+    load_generative,
     load_judge,
     pair_accuracy,
     pair_backward,
@@ -45,12 +49,25 @@ def scorer(**changes):
     return model
 
 
-def test_pair_loss_is_minus_the_log_of_the_bradley_terry_chance():
+SCORES = [(0.0, 0.0), (1.5, -0.5), (-2.0, 3.0)]
+
+
+def test_helpful_pairs_cost_minus_the_log_of_the_bradley_terry_chance():
     """P(chosen wins) = e^a / (e^a + e^b)."""
-    for a, b in [(0.0, 0.0), (1.5, -0.5), (-2.0, 3.0)]:
+    for a, b in SCORES:
         chance = math.exp(a) / (math.exp(a) + math.exp(b))
-        got = float(pair_loss(torch.tensor(a), torch.tensor(b)))
+        got = float(pair_loss(torch.tensor(a), torch.tensor(b), torch.tensor(False)))
         assert got == pytest.approx(-math.log(chance) + CENTER * (a + b) ** 2, rel=1e-5)
+
+
+def test_harmless_responses_cost_their_own_binary_cross_entropy():
+    a, b = torch.tensor(SCORES).T
+    safe, unsafe = torch.ones(3), torch.zeros(3)
+    want = cross_entropy(a, safe, reduction="none") + cross_entropy(b, unsafe, reduction="none")
+    torch.testing.assert_close(pair_loss(a, b, torch.tensor([True] * 3)), want)
+    x, y = torch.autograd.functional.hessian(  # no response's gradient depends on the other's score
+        lambda s: pair_loss(s[0], s[1], torch.tensor(True)), torch.tensor([0.3, -1.2]))
+    assert x[1] == y[0] == 0 and x[0] > 0 < y[1]
 
 
 def test_the_score_equals_transformers_sequence_classification(tmp_path):
@@ -104,6 +121,7 @@ def test_an_unknown_aspect_is_refused():
 def test_gradients_do_not_depend_on_micro_batches():
     rows, cfg = [pair(random.Random(i)) for i in range(6)], sft.Config(balance_coef=0.01)
     pairs, found = [encode_pair(TOK, row, 512) for row in rows], []
+    assert {aspect for *_, aspect in pairs} == {"helpful", "harmless"}
     for size in (6, 1, 4):
         model = scorer()
         for at in range(0, 6, size):
@@ -123,7 +141,8 @@ def judge(tmp_path_factory):
     optimizers = make_optimizers(model)
     losses = [sft.run_step(model, optimizers, step, lambda i: rows[i % 500], TOK, cfg, ALONE)["loss"]
         for step in range(cfg.steps)]
-    assert losses[0] == pytest.approx(math.log(2), abs=0.01)  # the head starts at zero
+    single = sum(row["aspect"] == "harmless" for row in rows[:16])  # two cross-entropies each
+    assert losses[0] == pytest.approx((16 + single) / 16 * math.log(2), abs=0.01)  # the head starts at zero
     assert losses[-1] < 0.8 * losses[0]
     save_model(model, dir)
     return dir, rows[500:]
@@ -133,6 +152,11 @@ def test_training_raises_the_accuracy_on_held_out_pairs(judge):
     dir, rows = judge
     found = pair_accuracy(load_model(dir), TOK, rows)
     assert found["all"] > 0.65 and set(found) == {"helpful", "harmless", "all"}
+    safe = [row for row in rows if row["aspect"] == "harmless"]
+    chances = [load_judge(str(dir))["harmless"]([row[k] for row in safe], [row["prompt"] for row in safe])
+        for k in ("chosen", "rejected")]
+    right = [c > 0.5 for c in chances[0]] + [c < 0.5 for c in chances[1]]
+    assert found["harmless"] == pytest.approx(sum(right) / len(right)) and found["harmless"] > 0.7
 
 
 def test_a_general_row_is_scored_by_the_model_and_a_problem_by_its_rule(judge):
@@ -163,3 +187,103 @@ def test_a_head_that_is_not_tied_rests():
     before = model.lm_head.weight.detach().clone()
     sft.run_step(model, optimizers, 0, lambda i: rows[i], TOK, dataclasses.replace(cfg), ALONE)
     assert torch.equal(model.lm_head.weight, before) and model.score.weight.abs().sum() > 0
+
+
+# --------------------------------------------------------------------------------------- the generative judge
+
+CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+RAIN = {"prompt": "Is {rain} wet?", "task": "own", "answer": "It is."}
+SAID = ["It is wet.", "<think>drops</think> No, it is not, as far as I can tell.", "<think>so", "7 " * 400,
+    "Perhaps. " * 20]
+
+
+def chat_model(dir, opens: str = "", template: str = CHATML, **changes):
+    """A checkpoint of random weights with a chat template."""
+    pytest.importorskip("tokenizers", reason="the oracle of tokenizer.json: requirements-dev.txt")
+    import made_tokenizers
+
+    made_tokenizers.made("qwen2").save(str(dir / "tokenizer.json"))
+    (dir / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"} | (
+        {"chat_template": template.replace("assistant\n{", f"assistant\n{opens}{{")} if template else {})))
+    ids = made_tokenizers.made("qwen2").get_vocab_size()
+    save_model(Transformer(ModelConfig(**TINY | dict(vocab_size=ids) | changes)).init_weights(), dir)
+    return str(dir)
+
+
+@pytest.mark.parametrize("opens", ["", "<think>\\n"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_verdict_is_the_probability_of_one_word_against_another(tmp_path, opens, tied):
+    """Each row alone through transformers' class and its template: P(Yes) / (P(Yes) + P(No))."""
+    transformers = pytest.importorskip("transformers", reason="the oracle: requirements-dev.txt")
+    opens = opens.encode().decode("unicode_escape")
+    folder = chat_model(tmp_path, opens, tie_word_embeddings=tied)
+    judge = load_generative(folder)["generative"]
+    found = judge(SAID, [RAIN["prompt"]] * 5, answer=[RAIN["answer"]] * 4 + [None], numbers=[1] * 5)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    shown = {0: SAID[0], 1: "No, it is not, as far as I can tell.", 4: SAID[4].strip()}
+    for i, text in shown.items():
+        truth = "" if i == 4 else "Correct answer: It is.\n"
+        asked = (f"Question: Is {{rain}} wet?\n{truth}Answer of a student: {text}\n"
+            "Is the student's answer right? Say Yes or No.")
+        asked = tok.apply_chat_template([{"role": "user", "content": asked}], tokenize=False,
+            add_generation_prompt=True) + ("</think>\n" if opens else "")
+        with torch.no_grad():
+            chances = theirs(**tok(asked, return_tensors="pt")).logits[0, -1].softmax(-1)
+        yes, no = (float(chances[tok(word).input_ids[0]]) for word in ("Yes", "No"))
+        assert found[i] == pytest.approx(yes / (yes + no), abs=1e-5)
+    assert len({round(found[i], 6) for i in shown}) == 3
+    assert found[2] == 0.0 and found[3] is None  # no summary; longer than the context
+
+
+def test_verdicts_do_not_depend_on_the_rows_beside_them(tmp_path, monkeypatch):
+    judge = load_generative(chat_model(tmp_path))["generative"]
+    texts = [f"{word} " * n for word in ("rain", "snow", "ice") for n in (1, 40, 7)]
+    together = judge(texts, ["p"] * 9, answer=["wet"] * 9)
+    order = random.Random(0).sample(range(9), 9)
+    shuffled = judge([texts[i] for i in order], ["p"] * 9, answer=["wet"] * 9)
+    assert shuffled == pytest.approx([together[i] for i in order], abs=1e-6)
+    monkeypatch.setattr(preference, "ROWS", 2)
+    assert judge(texts, ["p"] * 9, answer=["wet"] * 9) == pytest.approx(together, abs=1e-6)
+    assert len({round(x, 6) for x in together}) == 9
+    assert judge([], []) == []
+
+
+def test_the_truth_is_the_first_column_that_says_one(tmp_path):
+    judge = load_generative(chat_model(tmp_path))["generative"]
+    ask = lambda **columns: judge(["wet"], ["p"], **columns)[0]  # noqa: E731
+    assert ask(answer=[None], solution=["dry"], target=[7]) == ask(answer=["dry"]) != ask(target=[7])
+    assert ask(answers=[["dry", "arid"]]) == ask(answer=["dry or arid"]) != ask()
+
+
+def test_it_judges_samples_without_a_rule_and_counts_as_a_reward(tmp_path):
+    folder = chat_model(tmp_path)
+    judge = judge_of(f"generative:{folder}")
+    low, high = sorted(judge(SAID[:2], [RAIN["prompt"]] * 2, answer=[RAIN["answer"]] * 2))
+    assert low < high
+    kept, reasons = decide(RAIN, SAID[:2], 2, judge, high)
+    assert len(kept) == 1 and reasons == ["the judge says no"]
+    plan = reward_plan(f"generative:{folder}", "generative=2")
+    check_rows([dict(RAIN)], "rows", plan)
+    scores = score([RAIN] * 2, SAID[:2], plan)
+    assert sorted(s["generative"] for s in scores) == pytest.approx([low, high], abs=1e-6)
+    assert all(s["reward"] == 2 * s["generative"] and s["accuracy"] == float(s["generative"] >= 0.5)
+        for s in scores)
+    with pytest.raises(UserError, match="one model of each kind"):
+        reward_plan(f"generative:{folder},generative:{tmp_path}/other")
+
+
+def test_a_folder_that_cannot_be_asked_is_refused_in_one_line(tmp_path, monkeypatch):
+    folder = chat_model(tmp_path, template="")
+    with pytest.raises(UserError, match="has no chat template to ask with"):
+        load_generative(folder)
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    load_generative.cache_clear()
+    monkeypatch.setattr(preference, "VERDICTS", ("No", "No way"))
+    first = [for_checkpoint(folder).encode(word)[0] for word in preference.VERDICTS]
+    assert first[0] == first[1]
+    with pytest.raises(UserError, match="start alike"):
+        load_generative(folder)
+    with pytest.raises(UserError, match="does not exist"):
+        judge_of(f"generative:{tmp_path}/nowhere")
