@@ -292,13 +292,15 @@ PRESETS: dict[str, dict] = {
 }
 
 
-# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own.
+# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own; "r1":
+# what the stages of `make r1` start from instead.
 _TINY = {
     "all": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", max_new_tokens=320,
         device="cpu:2"),
-    "sft": dict(steps=400, batch_size=96, micro_tokens=2048, lr=1.5e-2),
-    "grpo": dict(steps=48, prompts=16, group_size=16, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048,
-        eval_every=8),
+    "sft": dict(steps=900, batch_size=48, micro_tokens=2048, lr=1e-2),
+    "grpo": dict(steps=24, prompts=16, group_size=16, lr=1e-4, updates=2, clip_high=0.28, micro_tokens=2048,
+        eval_every=6),
+    "r1": {"sft": dict(batch_size=96, lr=1.5e-2), "grpo": dict(steps=48, lr=3e-4, eval_every=8)},
     "distill": dict(prompts=2048, keep=3, longest_line=90)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
@@ -350,6 +352,7 @@ def presets_of(script: str, cls) -> dict[str, dict]:
     for size, row in list(rows.items()):
         for stage, (owner, divide, other) in STAGES.items():
             if owner == script and size in PRESETS:
+                row = row | SIZES[size].get("r1", {}).get(script, {})
                 scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
                     for k, by in divide.items()}
                 named = {"stage": stage} if "stage" in names else {}
