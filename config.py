@@ -292,8 +292,8 @@ PRESETS: dict[str, dict] = {
 }
 
 
-# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own; "r1":
-# what the stages of `make r1` start from instead.
+# Settings of the scripts for each of these sizes: what all share (those that a script has), then its own;
+# "r1": what the stages of `make r1` have instead.
 _TINY = {
     "all": dict(task="countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", max_new_tokens=320,
         device="cpu:2"),
@@ -350,9 +350,9 @@ def presets_of(script: str, cls) -> dict[str, dict]:
     rows = {size: {k: v for k, v in (table["all"] | table.get(script, {})).items() if k in names}
         for size, table in SIZES.items()}
     for size, row in list(rows.items()):
+        row = row | SIZES[size].get("r1", {}).get(script, {})
         for stage, (owner, divide, other) in STAGES.items():
             if owner == script and size in PRESETS:
-                row = row | SIZES[size].get("r1", {}).get(script, {})
                 scaled = {k: round(row[k] / by) if isinstance(row[k], int) else row[k] / by
                     for k, by in divide.items()}
                 named = {"stage": stage} if "stage" in names else {}
