@@ -299,7 +299,7 @@ _TINY = {
     "sft": dict(steps=400, batch_size=96, micro_tokens=2048, lr=1.5e-2),
     "grpo": dict(steps=48, prompts=16, group_size=16, lr=3e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=8),
-    "distill": dict(prompts=2048, keep=3, longest_line=90, batch_size=256, lr=1e-3, optimizer="muon",
+    "distill": dict(prompts=2048, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
         micro_tokens=2048, eval_every=8)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
