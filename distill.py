@@ -372,9 +372,11 @@ def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Con
     stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers",))
     keep_masters(model, state)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0)
-    start, in_a_row = state["step"] if state else 0, 0
-    for optimizer, saved in zip(optimizers, state["optimizers"] if state else (), strict=bool(state)):
-        optimizer.load_state_dict(saved)
+    start, in_a_row = 0, 0
+    if state:
+        start = state["step"]
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log, example = Log(out, start, ranks.main, cfg.steps, tracker), tokenizer.encode_row(rows(0))
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
@@ -485,7 +487,7 @@ def on_policy(cfg: Config, preset: str):
     same_vocabulary(tokenizer, for_checkpoint(cfg.init))
     state, ranks = unfinished(out, cfg), setup(cfg.device)
     shape, kind = stored_shape(cfg.init)
-    longest = max(len(tokenizer.encode_row(row)) for row in held or some)
+    longest = max(len(tokenizer.encode_row(row)) for row in (held or some)[:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
     model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)
     teacher = (load_split(cfg.from_, ranks, cfg.dtype, lambda model: model.requires_grad_(False)) if cfg.shard
