@@ -305,7 +305,7 @@ _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),
     "grpo": dict(steps=200, lr=1e-4, updates=2),
-    "distill": dict(prompts=2048, samples=16, longest_line=90)}
+    "distill": dict(prompts=2048, samples=16, longest_line=90, batch_size=256, lr=2e-4, optimizer="muon")}
 SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_dense": _TINY, "small": _SMALL,
     "small_dense": _SMALL, "base1b": _SMALL | {
         "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
@@ -330,10 +330,11 @@ STAGES: dict[str, tuple[str, dict, dict]] = {
     "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
     "scenarios": ("grpo", dict(steps=2), dict(reward_weights="format=0.1,language=0.2")),
     "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain")),
-    # a quarter of distilled's steps: dense_base never saw the tags' tokens, and reverse KL alone hardly
-    # raises what a student never samples
-    "warm": ("sft", dict(lr=7.5, batch_size=3, steps=4), dict(template="plain")),
-    "on_policy": ("distill", dict(prompts=2.5), dict(on_policy=True, template="plain")),
+    # half of distilled's tokens by SFT, about half on-policy: a student that does not calculate yet learns
+    # the teacher's persistence first, and its samples grow to the limit
+    "warm": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=1, template="plain")),
+    "on_policy": ("distill", dict(prompts=4, batch_size=4, lr=2), dict(on_policy=True, template="plain",
+        eval_every=16)),
     # RL after either
     "after": ("grpo", dict(steps=3), dict(reward_weights="accuracy=1,format=0.1,language=0.2"))}
 

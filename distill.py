@@ -13,8 +13,9 @@ depends on the seed and the prompt's number alone.
 On-policy distillation (GKD, arXiv 2306.13649, lambda = 1 and reverse KL; Thinking Machines, 2025): the
 student samples, and at every token of its samples the loss is KL(student || teacher) over the whole
 vocabulary. No reward, and any prompt will do. The samples are fixed: no gradient goes through sampling. The
-student must know roughly what the teacher does, by a short SFT on its samples: reverse KL asks for less of
-what the student says, and hardly for what it never says. Routers' biases stay.
+student must be near the teacher before, by SFT on its samples: on a page that the teacher would not write,
+what the teacher says next is no lesson. One that is far learns to write on and on (`truncated` in
+metrics.jsonl rises, `kl` stays). Routers' biases stay.
 """
 
 import json
