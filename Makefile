@@ -37,10 +37,12 @@ MAKE_DATA = $(PY) data/r1_data.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed 
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
 GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
+ON_POLICY = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $(@D) --config
 EVAL = $(PY) eval.py --config $(CONFIG) --seed $(SEED) $(EVAL_FLAGS) --from $(@D) --json $@
 SEARCH = $(subst eval.py,experiments/search.py,$(EVAL))
 DONE = config.json
 STAGES := base zero zero_language cold reasoning rejection scenarios dense_base distilled dense_rl  # in the paper's order
+WAYS := warm on_policy distilled_rl on_policy_rl  # other ways to make the small model reason
 r1: $(OUT)/report.md
 
 # 0 base: a mixture of experts reads the web
@@ -75,6 +77,13 @@ $(OUT)/distilled/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
 	$(SFT) $(CONFIG)_dense/distilled --init $(OUT)/dense_base --task $(DATA)/rejection.jsonl
 $(OUT)/dense_rl/$(DONE): $(OUT)/dense_base/$(DONE) $(PROBLEMS)
 	$(GRPO) $(CONFIG)_dense/zero $(ON) --init $(OUT)/dense_base
+# 6b the teacher of those data on the student's own samples, which need a short SFT before; RL after each
+$(OUT)/warm/$(DONE): $(OUT)/dense_base/$(DONE) $(DATA)/rejection.jsonl
+	$(SFT) $(CONFIG)_dense/warm --init $(OUT)/dense_base --task $(DATA)/rejection.jsonl
+$(OUT)/on_policy/$(DONE): $(OUT)/warm/$(DONE) $(OUT)/reasoning/$(DONE) $(PROBLEMS)
+	$(ON_POLICY) $(CONFIG)_dense/on_policy $(ON) --from $(OUT)/reasoning --init $(OUT)/warm
+$(OUT)/%_rl/$(DONE): $(OUT)/%/$(DONE) $(PROBLEMS)
+	$(GRPO) $(CONFIG)_dense/after $(ON) --init $(OUT)/$*
 # 7 report: every stage on the same held-out problems, and on general prompts that only the web has seen
 # and for one of them what more tokens buy, by longer thinking, by votes, by search
 HELD_OUT = $(if $(PROBLEMS),--task "$(PROBLEMS)" --split test)
@@ -84,8 +93,8 @@ $(OUT)/%/eval.json: $(OUT)/%/$(DONE) $(PROBLEMS)
 	$(EVAL) $(HELD_OUT)
 $(OUT)/%/general.json: $(OUT)/%/$(DONE) $(OUT)/reward/$(DONE) $(HELD)
 	$(EVAL) --task $(HELD) --reward preference:$(OUT)/reward
-$(OUT)/report.md: $(foreach stage,$(STAGES),$(OUT)/$(stage)/$(DONE)) \
-		$(OUT)/reasoning/curves.json \
+$(OUT)/report.md: $(foreach stage,$(STAGES) $(WAYS),$(OUT)/$(stage)/$(DONE)) \
+		$(OUT)/reasoning/curves.json $(foreach stage,$(WAYS),$(OUT)/$(stage)/eval.json) \
 		$(foreach stage,$(STAGES),$(OUT)/$(stage)/eval.json $(OUT)/$(stage)/general.json)
 	$(PY) report/plot.py --report $(OUT)
 

@@ -102,15 +102,20 @@ def routing_of(samples: list[Sample], batch: Batch) -> list[torch.Tensor]:
 #   grpo.policy_loss         compares them with the sampler's own
 
 
+def completion_hidden(model, batch: Batch, routing=None):
+    """The states that predict the completions' tokens, one row after the other: (N, D)."""
+    inputs, at = batch.completions[:, :-1], batch.mask.flatten().nonzero().squeeze(1)
+    hidden = model.hidden_shared(batch.prompts, batch.lengths, inputs, batch.owner, routing)  # (B, T, D)
+    return hidden.flatten(0, 1).index_select(0, at)
+
+
 def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
     """Log-probabilities and entropies of the completions' tokens, zero elsewhere: (B, T) each. Equals
     `token_logprobs` of `model.hidden` over the whole sequences."""
-    inputs, at = batch.completions[:, :-1], batch.mask.flatten().nonzero().squeeze(1)
-    hidden = model.hidden_shared(batch.prompts, batch.lengths, inputs, batch.owner, routing)  # (B, T, D)
-    hidden, targets = hidden.flatten(0, 1).index_select(0, at), batch.completions.flatten()[at]
+    hidden, targets = completion_hidden(model, batch, routing), batch.completions[batch.mask]
     logprobs, entropy = token_logprobs(hidden, model.lm_head.weight, targets, temperature,
         allowed=batch.allowed)
-    zeros = torch.zeros(batch.mask.shape, device=at.device)
+    zeros = torch.zeros(batch.mask.shape, device=hidden.device)
     return zeros.masked_scatter(batch.mask, logprobs), zeros.masked_scatter(batch.mask, entropy)
 
 
@@ -220,11 +225,12 @@ class Memory(NamedTuple):
 
 def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *, dtype: torch.dtype,
         device: str, reference: bool = False, optimizer: str = "adamw", recompute: bool = False,
-        lora_rank: int = 0, lora_targets: str = "", world: int = 1, shards: int = 1) -> Memory:
+        lora_rank: int = 0, lora_targets: str = "", world: int = 1, shards: int = 1,
+        teacher: tuple[ModelConfig, torch.dtype] | None = None) -> Memory:
     """Each of `world` processes; every `shards` of them hold one model together (FSDP2). Trained are all
     parameters or, with lora_rank, adapters. Bytes per trained number: 4 of gradient, 8 of AdamW's moments
     (Muon's 4), 4 of the master if it is stored in 2. With adapters, which are not split, the reference is the
-    model itself."""
+    model itself. teacher: another model beside it, which is only asked (distill.py)."""
     with torch.device("meta"):
         model = Transformer(cfg)
     size, parameters = dtype.itemsize, dict(model.named_parameters())
@@ -238,6 +244,10 @@ def predicted(cfg: ModelConfig, work: Pass, decoding: Decoding | None = None, *,
     full16, split = size < 4 and not lora_rank, shards > 1  # split, float32 rows are their own masters
     held = {"weights": (sum(numbers.values()) * 4 if split and full16 else whole) / shards,
         "reference": whole * (reference and not lora_rank) / shards, "adapters": 4 * adapters}
+    if teacher:
+        with torch.device("meta"):
+            other = Transformer(teacher[0])
+        held["teacher"] = sum(p.numel() for p in other.parameters()) * teacher[1].itemsize / shards
     rows = 1 if lora_rank else shards  # adapters are whole on each process
     held |= {"gradients": 4 * trained / rows, "optimizer": (8 * trained - 4 * sum(matrices)) / rows,
         "masters": 4 * trained * (full16 and not split)}

@@ -301,12 +301,13 @@ _TINY = {
     "grpo": dict(steps=24, prompts=16, group_size=16, lr=1e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=6),
     "r1": {"sft": dict(batch_size=96, lr=1.5e-2), "grpo": dict(steps=48, lr=3e-4, eval_every=8)},
-    "distill": dict(prompts=2048, keep=3, longest_line=90)}
+    "distill": dict(prompts=2048, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
+        micro_tokens=2048, eval_every=8)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),
     "grpo": dict(steps=200, lr=1e-4, updates=2),
-    "distill": dict(prompts=2048, samples=16, longest_line=90)}
+    "distill": dict(prompts=2048, samples=16, longest_line=90, batch_size=256, lr=2e-4, optimizer="muon")}
 SIZES: dict[str, dict[str, dict]] = {"tiny": _TINY, "tiny_gqa": _TINY, "tiny_dense": _TINY, "small": _SMALL,
     "small_dense": _SMALL, "base1b": _SMALL | {
         "sft": dict(steps=2000, batch_size=256, lr=3e-4, dtype="bfloat16"),
@@ -341,7 +342,14 @@ STAGES: dict[str, tuple[str, dict, dict]] = {
     "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
     # "most of the parameters" of the first RL stage (sec. 3.2.2); 400 of 1,700 steps with preferences
     "scenarios": ("grpo", dict(steps=2), _REASONING | dict(temperature=0.7, preference_from=0.75)),
-    "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain"))}
+    "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain")),
+    # half of distilled's tokens by SFT, about half on-policy: a student that does not calculate yet learns
+    # the teacher's persistence first, and its samples grow to the limit
+    "warm": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=1, template="plain")),
+    "on_policy": ("distill", dict(prompts=4, batch_size=4, lr=2), dict(on_policy=True, template="plain",
+        eval_every=16)),
+    # RL after either
+    "after": ("grpo", dict(steps=3), _REASONING)}
 
 
 def presets_of(script: str, cls) -> dict[str, dict]:

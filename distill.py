@@ -1,63 +1,122 @@
-"""Data from a teacher: sample it, keep what is good, write JSONL for sft.py.
+"""What a teacher knows, to a student: by the teacher's good samples, or by its word on the student's own.
 
     python distill.py --config tiny --from out/tiny/reasoning --out rejection.jsonl
     python distill.py --from BIG --task problems.jsonl --judge out/tiny/reward --add more.jsonl --out d.jsonl
+    python distill.py --on_policy true --from TEACHER --init STUDENT --task problems.jsonl --out FOLDER
 
 Rejection sampling (DeepSeek-R1, arXiv 2501.12948, sec. 2.3.3) when the teacher is one's own checkpoint,
-distillation (sec. 2.4) when it is a larger one. N samples per prompt; a rule decides where the task has one,
-else the judge; mixed languages, repetition and overlong paragraphs are dropped (`why_not`). A run that
-was interrupted goes on: each chunk of prompts is a line of OUT.part, and the noise depends on the seed and
-the prompt's number alone.
+distillation (sec. 2.4) when it is a larger one: writes JSONL for sft.py. N samples per prompt; a rule decides
+where the task has one, else the judge; mixed languages, repetition and overlong paragraphs are dropped
+(`why_not`). A run that was interrupted goes on: each chunk of prompts is a line of OUT.part, and the noise
+depends on the seed and the prompt's number alone.
+
+On-policy distillation (GKD, arXiv 2306.13649, lambda = 1 and reverse KL; Thinking Machines, 2025): the
+student samples, and at every token of its samples the loss is KL(student || teacher) over the whole
+vocabulary. No reward, and any prompt will do. The samples are fixed: no gradient goes through sampling. The
+student must be near the teacher before, by SFT on its samples: on a page that the teacher would not write,
+what the teacher says next is no lesson. One that is far learns to write on and on (`truncated` in
+metrics.jsonl rises, `kl` stays). Routers' biases stay.
 """
 
 import json
+import math
 import os
 import random
+import sys
+import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting thread gives its core away
 
-from checkpoint import load_model
+import torch
+
+from batch import (
+    Batch,
+    Decoding,
+    Sample,
+    check_memory,
+    collate,
+    completion_hidden,
+    needed,
+    shared_pass,
+    smaller,
+    training_settings,
+)
+from checkpoint import (
+    last_good_state,
+    load_model,
+    load_split,
+    load_state,
+    load_trained,
+    new_run_folder,
+    save_run,
+    save_state,
+    stored_shape,
+    unfinished,
+)
 from config import (
-    DTYPE,
     STRICT_FORMAT,
     SYSTEM,
     TASK_FILE,
     TEMPLATE,
-    Reading,
+    ModelConfig,
+    Training,
     UserError,
+    base_of,
     knob,
     parse_args,
     presets_of,
     run_script,
+    say,
 )
 from data.r1_data import LONGEST_LINE, why_not, write_jsonl
 from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
-from eval import fitting_prompts
-from parallel import Ranks, gather, setup
+from eval import evaluate, fitting_prompts, held_out
+from kernels import reverse_kl
+from lora import seed_dropout
+from metrics import Log, check_tracker, clock, open_tracker, table
+from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
+from parallel import (
+    Ranks,
+    StopSignal,
+    check_shard,
+    free_bytes,
+    gather,
+    gathered,
+    give_back_memory,
+    is_sharded,
+    lockstep,
+    micro_batches,
+    release,
+    setup,
+    together,
+)
 from preference import MODELS
 from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
-from sample import generate
+from sample import generate, rows_at_once
 
 CHUNK = 64  # prompts between two saves
 
 
 @dataclass
-class Config(Reading):
+class Config(Training):
     from_: str = knob("out/tiny/reasoning", "the teacher's folder")
+    on_policy: bool = knob(False, "train --init on its own samples, by what the teacher says of each token; "
+        "false = write the teacher's good samples")
     task: str = knob("countdown", f"task with its knobs, or {TASK_FILE}")
     template: str = knob("", TEMPLATE, group="prompt")
     system: str = knob("", SYSTEM, group="prompt")
-    out: str = knob("out/distilled.jsonl", "the file to write: rows {prompt, task, completion, ...}")
-    prompts: int = knob(512, "how many prompts")
+    out: str = knob("", "the file to write: rows {prompt, task, completion, ...}; with --on_policy the "
+        "student's folder; empty = out/distilled.jsonl, out/<config>/on_policy")
+    prompts: int = knob(512, "how many prompts, in all")
     samples: int = knob(8, "samples per prompt")
     keep: int = knob(2, "at most that many different good samples per prompt")
     max_new_tokens: int = knob(256, "longest completion")
-    temperature: float = knob(1.0, "of sampling")
+    temperature: float = knob(1.0, "of sampling, and of both distributions of the KL")
     judge: str = knob("", "decides where no rule does: a preference model's folder, generative:FOLDER (a "
         "chat model, which is asked), or file.py:function")
     bar: float = knob(0.5, "the judge keeps what scores at least this")
@@ -66,11 +125,46 @@ class Config(Reading):
         "characters of a paragraph; completions with a longer one are dropped; 0 = none is")
     add: str = knob("", "a file of further rows with completions (general data), mixed in as they are")
     seed: int = knob(0, "seed of the prompts and of the sampling")
-    dtype: str = knob("", DTYPE)
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
+    init: str = knob("", "the student's folder", group="on_policy")
+    batch_size: int = knob(64, "samples per optimizer step: a multiple of --samples", group="on_policy")
+    lr: float = knob(1e-5, "peak learning rate; 5 steps of warm-up, then linear decay to a tenth",
+        group="on_policy")
+    optimizer: str = knob("adamw", "muon (matrices; AdamW for the rest) or adamw", group="on_policy")
+    micro_tokens: int = knob(16384, "tokens per forward/backward pass, padding included", group="on_policy")
+    eval_problems: int = knob(128, "held-out problems, where a rule judges them", group="on_policy")
+    eval_every: int = knob(10, "steps between held-out evaluations and saves", group="on_policy")
+    tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only",
+        group="on_policy")
+
+    @property
+    def per_step(self) -> int:
+        """Prompts of an optimizer step."""
+        return self.batch_size // self.samples
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.prompts / self.per_step)
 
 
 RECIPES = {"default": {}, **presets_of("distill", Config)}
+EVAL_SAMPLES = 4  # of each held-out problem
+# What only one of the two ways has; --dtype, --template and the like are of both.
+REJECTION = {"keep", "judge", "bar", "longest_line", "add"}
+ON_POLICY = ({f.name for f in fields(Config) if f.metadata["group"] == "on_policy"}
+    | {f.name for f in fields(Training) if f.name == "shard" or f.name.startswith("lora_")})
+
+
+def check_way(cfg: Config, preset: str):
+    """Raises UserError for a setting of the other way to distil: it would be ignored."""
+    for f in fields(Config):
+        given = getattr(cfg, f.name) != RECIPES[preset].get(f.name, f.default)
+        if given and f.name in (REJECTION if cfg.on_policy else ON_POLICY):
+            way = "with" if cfg.on_policy else "without"
+            raise UserError(f"--{f.name} means nothing {way} --on_policy true")
+
+
+# ------------------------------------------------------------------------------------- rejection sampling
 
 
 def judge_of(where: str):
@@ -115,11 +209,12 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
         ranks: Ranks) -> dict:
     """Sample and judge some prompts: {"rows": the kept ones, "yield": [[task, reason or "kept", count],
     ...]}."""
-    mine, found = ranks.share(numbers), []
+    mine, found, tokens = ranks.share(numbers), [], 0
     if mine:
         prompts = [tokenizer.encode_row(rows(i)) for i in mine]
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
+        tokens = sum(map(len, out.completions))
         texts = [tokenizer.decode_completion(c) for c in out.completions]
         plan = NO_PLAN._replace(strict=cfg.strict_format, opens=tokenizer.opens)
         for j, i in enumerate(mine):
@@ -131,7 +226,8 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
         row = {k: v for k, v in rows(i).items() if k != "completion"}
         kept += [row | {"completion": text} for text in good]
         counts.update([(row["task"], "kept")] * len(good) + [(row["task"], reason) for reason in reasons])
-    return {"first": numbers[0], "rows": kept, "yield": [[*k, n] for k, n in sorted(counts.items())]}
+    return {"first": numbers[0], "rows": kept, "generated": sum(gather(ranks, tokens)),
+        "yield": [[*k, n] for k, n in sorted(counts.items())]}
 
 
 def finished_chunks(part: Path, settings: dict) -> list[dict]:
@@ -169,8 +265,9 @@ def say_yield(chunks: list[dict]):
         print(f"{task}: kept {kept} of {total} samples ({kept / total:.0%}); dropped: {reasons}")
 
 
-def main():
-    cfg, _ = parse_args(Config, RECIPES, __doc__)
+def rejection(cfg: Config):
+    """Write the good samples to --out, and beside them what they cost, a row of metrics per chunk."""
+    cfg.out = cfg.out or "out/distilled.jsonl"
     some, judge = prompt_rows(cfg), judge_of(cfg.judge)
     rows = training_rows(cfg.task, cfg.seed, hold_out=True) if not some else None
     more = read_rows(cfg.add) if cfg.add else []
@@ -201,9 +298,234 @@ def main():
         if not kept:
             raise UserError(f"{cfg.from_}: no sample was good enough; see the reasons in {part}")
         write_jsonl(cfg.out, kept)
+        write_jsonl(Path(cfg.out).with_suffix(".metrics.jsonl"), [{"kind": "sample", "step": i,
+            "generated": c["generated"], "kept": len(c["rows"])} for i, c in enumerate(chunks, 1)])
         say_yield(chunks)
         print(f"{len(kept)} rows in {cfg.out}, {len(more)} of them from {cfg.add or 'no other file'}")
         part.unlink()
+
+
+# ---------------------------------------------------------------------------------------------- on-policy
+
+
+def same_vocabulary(teacher: Tokenizer, student: Tokenizer):
+    """Raises UserError where an id is not the same text to both: their distributions cannot be compared."""
+    sizes = [t.vocab_size for t in (teacher, student)]
+    for i in range(max(sizes)):
+        if teacher.token_bytes(i) != student.token_bytes(i):
+            raise UserError(f"the teacher and --init need the same tokenizer: id {i} is "
+                f"{teacher.decode([i])!r} to the teacher, {student.decode([i])!r} to --init")
+
+
+def sample_batch(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config,
+        ranks: Ranks) -> list[Sample]:
+    """cfg.samples completions of each of these prompts, on every rank; each rank samples its share. The noise
+    is keyed by the prompt's number."""
+    mine, found = ranks.share(numbers), []
+    if mine:
+        prompts = [tokenizer.encode_row(rows(i)) for i in mine]
+        out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
+            temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
+        for j, completion in enumerate(out.completions):
+            prompt = prompts[j // cfg.samples]
+            found.append((mine[j // cfg.samples], Sample(prompt + completion, len(prompt), out.logprobs[j],
+                out.finished[j], None, {}, 0)))
+    everyone = [item for part in gather(ranks, found) for item in part]
+    return [sample for _, sample in sorted(everyone, key=lambda item: item[0])]
+
+
+def kl_backward(model, teacher, batch: Batch, count: float, temperature: float) -> float:
+    """Add the gradient of the sum of the tokens' KL(student || teacher) / `count`; returns the sum. Models of
+    one tokenizer can have different numbers of ids: those without a token are left out."""
+    hidden, theirs = completion_hidden(model, batch), completion_hidden(teacher, batch)
+    heads = model.lm_head.weight, teacher.lm_head.weight
+    V = min(map(len, heads))
+    mine, other = (head if len(head) == V else head[:V] for head in heads)
+    kl = reverse_kl(hidden, mine, theirs, other, temperature).sum()
+    (kl / count).backward()
+    release(teacher)
+    return float(kl.detach())
+
+
+def update(model, teacher, optimizers, samples: list[Sample], step: int, cfg: Config, tokenizer: Tokenizer,
+        ranks: Ranks) -> dict:
+    """One optimizer step on the mean over all tokens of the samples, those of all ranks."""
+    seed_dropout(model, cfg.seed, step, ranks.rank)
+    count, total = sum(len(s.old_logprobs) for s in samples), 0.0
+    mine = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
+        [(tuple(s.tokens[: s.start]), s.start) for s in samples])
+    for part, counts in lockstep(ranks, mine, model):
+        with together():
+            kl = kl_backward(model, teacher, collate([samples[i] for i in part], tokenizer.pad_id,
+                ranks.device), count if counts else math.inf, cfg.temperature)
+        total += kl if counts else 0.0
+    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
+    return {"kl": sum(gather(ranks, total)) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
+        "skipped": int(not math.isfinite(norm)), "length": count / len(samples),
+        "truncated": sum(not s.finished for s in samples) / len(samples), "generated": count,
+        "trained_tokens": count}
+
+
+def lr_at(step: int, cfg: Config) -> float:
+    """Five steps of linear warm-up, then linear decay to a tenth."""
+    return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
+
+
+def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Config, out: Path,
+        ranks: Ranks) -> Log:
+    """The loop: sample, step towards the teacher, log, evaluate and save now and then."""
+    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers",))
+    keep_masters(model, state)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0)
+    start, in_a_row = 0, 0
+    if state:
+        start = state["step"]
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
+    log, example = Log(out, start, ranks.main, cfg.steps, tracker), tokenizer.encode_row(rows(0))
+    say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
+
+    def look(step):
+        with gathered(model) as sampler:
+            m, _ = evaluate(sampler, tokenizer, held, samples=EVAL_SAMPLES, max_new_tokens=cfg.max_new_tokens,
+                ranks=ranks, seed=cfg.seed, plan=NO_PLAN._replace(strict=cfg.strict_format))
+        give_back_memory()
+        log.write("eval", step, **m)
+        say(f"-- held out after step {step}: pass@1 {m['pass@1']:.1%} +- {m['pass@1_se']:.1%}, "
+            f"length {m['length']:.0f}")
+
+    if held and start == 0:
+        look(0)
+    begin = time.perf_counter()
+    for step in range(start, cfg.steps):
+        numbers, times = range(step * cfg.per_step, cfg.prompts)[: cfg.per_step], [time.perf_counter()]
+        with gathered(model) as sampler:
+            samples = sample_batch(sampler, tokenizer, rows, list(numbers), cfg, ranks)
+        give_back_memory()
+        times.append(time.perf_counter())
+        m = update(model, teacher, optimizers, samples, step, cfg, tokenizer, ranks)
+        give_back_memory()
+        times.append(time.perf_counter())
+        m |= {"rollout_seconds": times[1] - times[0], "train_seconds": times[2] - times[1],
+            "tokens_per_second": m["generated"] / (times[2] - times[0])}
+        log.write("train", step + 1, **m)
+        left = (times[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
+        say(f"step {step + 1:>4}/{cfg.steps}  kl {m['kl']:.4f}  len {m['length']:5.1f}  truncated "
+            f"{m['truncated']:.1%}  {m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(left)}")
+        in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
+        due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
+        if held and due and step + 1 < cfg.steps:
+            look(step + 1)
+        if (due or stopped) and (ranks.main or is_sharded(model)):
+            check_sound(model, example)
+            save_state(out / "state", model, step=step + 1, config=asdict(cfg),
+                optimizers=[o.state_dict() for o in optimizers])
+        if stopped:
+            say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
+            sys.exit(130)
+    check_sound(model, example)
+    if held:
+        look(cfg.steps)
+    return log
+
+
+def check(cfg: Config, out: Path):
+    """Raises UserError for a setting that cannot work."""
+    teacher = Path(cfg.from_).resolve()
+    for ok, message in [
+        (cfg.init, "--on_policy true trains a student: it needs --init"),
+        (cfg.optimizer in ("muon", "adamw"), f"--optimizer {cfg.optimizer}: expected muon or adamw"),
+        (cfg.temperature > 0, "--temperature must be above 0: a greedy sample is no sample of the student"),
+        (cfg.batch_size % cfg.samples == 0,
+         f"--batch_size {cfg.batch_size} must be a multiple of --samples {cfg.samples}"),
+        (out.resolve() not in (teacher, *teacher.parents),
+         f"--from {cfg.from_} is also where this run writes; give another --out"),
+        (not cfg.shard or base_of(cfg.from_) == Path(cfg.from_),
+         f"--shard true: {cfg.from_} is an adapter; give the folder of the merged model"),
+    ]:
+        if not ok:
+            raise UserError(message)
+    cfg.check_adapters()
+    if cfg.shard:
+        check_shard(cfg.device)
+    check_tracker(cfg.tracker)
+
+
+def student_rows(cfg: Config) -> tuple[list[dict], list[dict]]:
+    """(the rows of a file to sample from, none of a generated task; held-out problems that a rule judges).
+    Raises UserError."""
+    if not is_file(cfg.task):
+        nothing_to_read(cfg.task, cfg.columns, cfg.answer_pattern)
+        return [], held_out(cfg.task, cfg.eval_problems)
+    parts = split_rows(read_rows(cfg.task, cfg.columns, cfg.answer_pattern, cfg.broken), cfg.task)
+    held = [row for row in parts["test"] if has_rule(row["task"])]
+    check_rows(held, cfg.task)
+    random.Random(0).shuffle(held)
+    return parts["train"], held[: cfg.eval_problems]
+
+
+def must_recompute(cfg: Config, shape: ModelConfig, dtype, prompt: int, ranks: Ranks) -> bool:
+    """Whether each block has to run again in the backward pass, so that a run with prompts of so many tokens
+    fits into memory, beside the teacher. Raises UserError for one that does not even so."""
+    (theirs, stored), share = stored_shape(cfg.from_), math.ceil(cfg.batch_size / ranks.world)
+    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), share)
+
+    def largest(budget):
+        return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.samples, share)
+
+    settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
+        decoding=Decoding(rows, math.ceil(rows / cfg.samples), prompt, cfg.max_new_tokens),
+        optimizer=cfg.optimizer, teacher=(theirs, getattr(torch, cfg.dtype) if cfg.dtype else stored))
+    settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
+    check_memory(settings, ranks, {f"--micro_tokens {prompt + cfg.max_new_tokens}": dict(work=largest(1)),
+        **smaller(cfg, dtype, ranks)})
+    return settings["recompute"]
+
+
+def on_policy(cfg: Config, preset: str):
+    """Train the student --init into --out. It gets the teacher's tokenizer files and template."""
+    out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/on_policy"))
+    check(cfg, out)
+    some, held = student_rows(cfg)
+    tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
+    same_vocabulary(tokenizer, for_checkpoint(cfg.init))
+    state, ranks = unfinished(out, cfg), setup(cfg.device)
+    shape, kind = stored_shape(cfg.init)
+    longest = max(len(tokenizer.encode_row(row)) for row in (held or some)[:1000])
+    recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
+    model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)
+    teacher = (load_split(cfg.from_, ranks, cfg.dtype, lambda model: model.requires_grad_(False)) if cfg.shard
+        else load_model(cfg.from_, ranks.device, cfg.dtype).requires_grad_(False))
+    model.recompute, model.cfg.think_tags = recompute, teacher.cfg.think_tags
+    shorter = min(model, teacher, key=lambda m: m.cfg.max_position_embeddings)
+    some, held = (fitting_prompts(shorter, tokenizer, part, cfg.max_new_tokens, cfg.too_long)
+        for part in (some, held))
+    rows = endless(some, cfg.seed) if some else training_rows(cfg.task, cfg.seed)
+    if ranks.main and not state:  # only now: an input that is wrong must not move an earlier run's folder
+        new_run_folder(out, cfg.init)
+    gather(ranks, None)  # wait for the folder
+    if ranks.main:
+        (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n",
+            encoding="utf-8")
+    with last_good_state(out):
+        log = train(model, teacher, tokenizer, rows, held, cfg, out, ranks)
+    save_run(out, model, tokenizer, cfg.from_, ranks)
+    if ranks.main and held:
+        evals = [row for row in log.rows if row["kind"] == "eval"]
+        print(f"\nheld out: {evals[-1]['problems']} problems x {evals[-1]['k']} samples, temperature 1\n"
+            + table({"before": evals[0], "after": evals[-1]}))
+    tokens = sum(row.get("generated", 0) for row in log.rows)
+    say(f"{tokens / 1e6:.2f}M tokens sampled and learnt from, saved in {out}")
+
+
+def main():
+    cfg, preset = parse_args(Config, RECIPES, __doc__)
+    check_way(cfg, preset)
+    if cfg.on_policy:
+        on_policy(cfg, preset)
+    else:
+        rejection(cfg)
 
 
 if __name__ == "__main__":

@@ -451,14 +451,19 @@ def token_logprobs(hidden, head_weight, targets, temperature: float = 1.0, chunk
     largest tensor of a training pass."""
     if PLAIN:
         return token_logprobs_plain(hidden, head_weight, targets, temperature, allowed)
-    numbers = CHUNK_NUMBERS if hidden.device.type == "cpu" else CHUNK_NUMBERS_GPU
-    chunk = chunk or max(FEWEST_TOKENS, numbers // head_weight.shape[0])
+    chunk = chunk or _chunk(head_weight)
     flat = hidden.reshape(-1, hidden.shape[-1]), head_weight, targets.reshape(-1)
     logprobs, entropy = _TokenLogprobs.apply(*flat, temperature, chunk, allowed)
     return logprobs.view_as(targets), entropy.view_as(targets)
 
 
-def _logits(hidden, weight, temperature: float, allowed, start: int):
+def _chunk(weight) -> int:
+    """Tokens whose logits are held at once."""
+    numbers = CHUNK_NUMBERS if weight.device.type == "cpu" else CHUNK_NUMBERS_GPU
+    return max(FEWEST_TOKENS, numbers // len(weight))
+
+
+def _logits(hidden, weight, temperature: float, allowed=None, start: int = 0):
     logits = product(hidden, weight.T)
     logits = logits if temperature == 1 else logits.div_(temperature)
     return logits if allowed is None else only_allowed(logits, allowed, start)
@@ -489,29 +494,102 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         hidden, weight, targets, kept = ctx.saved_tensors
-        trained, in_place = ctx.needs_input_grad[1], gradient_in_place(weight) is not None
-        grad_hidden, grad_weight = torch.empty_like(hidden), gradient_in_place(weight)
-        if trained and not in_place:
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        h, w = operands(hidden, weight)
         grad = grad / ctx.temperature  # d logprob / d logit = (1[target] - softmax) / temperature
-        for start in range(0, targets.numel(), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
+
+        def of_logits(part, h, w):
             if kept is None:
-                logits = _logits(h[part], w, ctx.temperature, ctx.allowed, start)
-                g = F.softmax(logits, dim=-1).mul_(-grad[part, None])
+                g = F.softmax(_logits(h, w, ctx.temperature, ctx.allowed, part.start), dim=-1)
+                g.mul_(-grad[part, None])
             else:
                 g = kept * -grad[:, None]
-            g = g.scatter_add_(1, targets[part, None], grad[part, None])
-            grad_hidden[part] = product(g, w)
-            if not trained:
-                continue
-            if h.dtype == torch.float32:
-                grad_weight.addmm_(g.T, h[part])  # no second (V, D)
-            else:
-                grad_weight += product(g.T, h[part])
-        g_weight = grad_weight.to(weight.dtype) if trained and not in_place else None
-        return grad_hidden, g_weight, None, None, None, None
+            return g.scatter_add_(1, targets[part, None], grad[part, None])
+
+        found = _head_gradients(hidden, weight, ctx.needs_input_grad[1], ctx.chunk, of_logits)
+        return *found, None, None, None, None
+
+
+def _head_gradients(hidden, weight, trained: bool, chunk: int, of_logits):
+    """The gradients of hidden (N, D) and, if it is trained, of weight (V, D), None where it was added in
+    place; from of_logits(rows, hidden[rows], weight), the logits' of one chunk."""
+    in_place = gradient_in_place(weight) is not None
+    grad_hidden, grad_weight = torch.empty_like(hidden), gradient_in_place(weight)
+    if trained and not in_place:
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+    h, w = operands(hidden, weight)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        g = of_logits(part, h[part], w)
+        grad_hidden[part] = product(g, w)
+        if not trained:
+            continue
+        if h.dtype == torch.float32:
+            grad_weight.addmm_(g.T, h[part])  # no second (V, D)
+        else:
+            grad_weight += product(g.T, h[part])
+    return grad_hidden, grad_weight.to(weight.dtype) if trained and not in_place else None
+
+
+def reverse_kl_plain(hidden, head_weight, teacher_hidden, teacher_weight, temperature: float = 1.0):
+    """KL(student || teacher) = sum_v p_v (log p_v - log q_v) per token, in nats: p is the student's
+    distribution, softmax(head_weight hidden / temperature), q the teacher's (GKD, arXiv 2306.13649, sec. 3.1,
+    D(p_S || p_T)). Zero where both agree; what the student never says costs nothing.
+
+    hidden (..., D), head_weight (V, D); the teacher's may have another width, over the same V ids -> (...),
+    float32. The gradient is the student's alone."""
+    logp = F.log_softmax(logits_plain(hidden, head_weight) / temperature, dim=-1)
+    logq = F.log_softmax(logits_plain(teacher_hidden, teacher_weight) / temperature, dim=-1).detach()
+    return (logp.exp() * (logp - logq)).sum(-1)
+
+
+def reverse_kl(hidden, head_weight, teacher_hidden, teacher_weight, temperature: float = 1.0,
+        chunk: int | None = None):
+    """Equals `reverse_kl_plain`, but never holds more than four times `chunk` x V numbers."""
+    if PLAIN:
+        return reverse_kl_plain(hidden, head_weight, teacher_hidden, teacher_weight, temperature)
+    chunk = chunk or _chunk(head_weight)
+    flat = hidden.reshape(-1, hidden.shape[-1]), teacher_hidden.reshape(-1, teacher_hidden.shape[-1])
+    kl = _ReverseKL.apply(flat[0], head_weight, flat[1], teacher_weight, temperature, chunk)
+    return kl.view(hidden.shape[:-1])
+
+
+class _ReverseKL(torch.autograd.Function):
+    """`reverse_kl_plain`, chunk by chunk, with the gradient by hand: d KL / d logit_v = p_v (log p_v - log
+    q_v - KL) / temperature. The backward pass keeps that if it is one chunk, else it recomputes each chunk's
+    logits, the teacher's too."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, teacher_hidden, teacher_weight, temperature, chunk):
+        kl, kept = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device), None
+        (h, w), (th, tw) = operands(hidden, weight), operands(teacher_hidden, teacher_weight)
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            p, gap = _log_ratio(h[part], w, th[part], tw, temperature)
+            kl[part] = torch.linalg.vecdot(p, gap)
+            kept = p.mul_(gap.sub_(kl[part, None])) if len(hidden) <= chunk else None
+        ctx.save_for_backward(hidden, weight, teacher_hidden, teacher_weight, kl, kept)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return kl
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, teacher_hidden, teacher_weight, kl, kept = ctx.saved_tensors
+        grad, (th, tw) = grad / ctx.temperature, operands(teacher_hidden, teacher_weight)
+
+        def of_logits(part, h, w):
+            if kept is not None:
+                return kept * grad[:, None]
+            p, gap = _log_ratio(h, w, th[part], tw, ctx.temperature)
+            return p.mul_(gap.sub_(kl[part, None])).mul_(grad[part, None])
+
+        found = _head_gradients(hidden, weight, ctx.needs_input_grad[1], ctx.chunk, of_logits)
+        return *found, None, None, None, None
+
+
+def _log_ratio(h, w, th, tw, temperature: float):
+    """p and log p - log q of one chunk, each (chunk, V)."""
+    logp = F.log_softmax(_logits(h, w, temperature), dim=-1)
+    logq = F.log_softmax(_logits(th, tw, temperature), dim=-1)
+    return logp.exp(), logp.sub_(logq)
 
 
 def operands(hidden, weight):

@@ -17,7 +17,14 @@ STAGES = [  # (folders that may hold it, what it is), in the paper's order
     (("distilled",), "6 distilled: a dense model, SFT on 4's data"),
     (("dense_base",), "6b the same dense model: base"),
     (("dense_rl",), "6c the same dense model: GRPO from 6b"),
+    (("warm",), "6d the same dense model: a short SFT on 4's data"),
+    (("on_policy",), "6e on-policy distillation of 3 into 6d"),
+    (("distilled_rl",), "6f GRPO from 6"), (("on_policy_rl",), "6g GRPO from 6e"),
 ]
+WAYS = [  # to make a small model reason: (what they are, their stages after the dense base)
+    ("SFT on the teacher's samples", ("distilled",)), ("on-policy, after a short SFT", ("warm", "on_policy")),
+    ("RL", ("dense_rl",)), ("SFT, then RL", ("distilled", "distilled_rl")),
+    ("on-policy, then RL", ("warm", "on_policy", "on_policy_rl"))]
 COLUMNS = [  # (title, keys of which the first that is there counts, is it a share)
     ("pass@1", ("pass@1",), True), ("pass@k", ("pass@k",), True), ("cons@k", ("cons@k",), True),
     ("format", ("format",), True), ("length", ("length",), False),
@@ -40,6 +47,10 @@ EXPECTED = [
      "answered"),
     ("and more harmless", "scenarios", "clean", "rejection", "clean"),
     ("distilled dense beats RL on the same dense model", "distilled", "pass@1", "dense_rl", "pass@1"),
+    ("on-policy distillation beats SFT on the teacher's samples", "on_policy", "pass@1", "distilled",
+     "pass@1"),
+    ("RL after SFT gains accuracy", "distilled_rl", "pass@1", "distilled", "pass@1"),
+    ("RL after on-policy distillation gains accuracy", "on_policy_rl", "pass@1", "on_policy", "pass@1"),
     *((f"votes beat one sample: {s}", s, "cons@k", s, "pass@1") for names, _ in STAGES for s in names[:1])]
 
 
@@ -174,21 +185,52 @@ def expectations(recipes: list[dict[str, dict]]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def tokens_of(stage: dict) -> tuple[int, float, float, float]:
+    """(steps, M tokens trained, sampled, read by a second model) of a stage, from its metrics.jsonl; zeros
+    without one."""
+    path = stage["dir"] and stage["dir"] / "metrics.jsonl"
+    rows = [r for r in read_rows(path) if r["kind"] == "train"] if path and path.exists() else []
+    return (len(rows), sum(r.get("tokens", r.get("trained_tokens", 0)) for r in rows) / 1e6,
+        sum(r.get("generated", 0) for r in rows) / 1e6,
+        sum(r.get("trained_tokens", 0) for r in rows if "kl" in r) / 1e6)
+
+
+def ways_table(recipes: list[dict[str, dict]]) -> list[str]:
+    """The ways to make a small model reason, each with its tokens, those of all its stages after the base (of
+    the first recipe). The teacher samples what SFT reads (distill.py's metrics: the whole file, also of a
+    stage that reads a part), and reads what the student samples on-policy."""
+    lines = ["| the dense model by | M tokens trained | M tokens sampled by it | M tokens of the teacher | "
+        "pass@1 % | pass@k % | cons@k % |", "|---|---|---|---|---|---|---|"]
+    for title, stages in WAYS:
+        runs = [r[stages[-1]]["metrics"] for r in recipes if "pass@1" in r[stages[-1]]["metrics"]]
+        if not runs:
+            continue
+        trained = sampled = teacher = 0.0
+        for name in stages:
+            stage = recipes[0][name]
+            _, more, own, read = tokens_of(stage)
+            trained, sampled = trained + more, sampled + own
+            teacher += read if name == "on_policy" else 0
+            costs = stage["dir"] and stage["dir"].parent / "data" / "rejection.metrics.jsonl"
+            if name in ("distilled", "warm") and costs and costs.exists():
+                teacher += sum(row["generated"] for row in read_rows(costs)) / 1e6
+        cells = [cell(keys, share, runs) for _, keys, share in COLUMNS[:3]]
+        lines.append(f"| {title} | {trained:.2f} | {sampled:.2f} | {teacher:.2f} | " + " | ".join(cells)
+            + " |")
+    return lines if len(lines) > 2 else []
+
+
 def cost_table(recipe: dict[str, dict]) -> list[str]:
     """The cost of each stage, from its metrics.jsonl, in tokens and in forward passes of one token: training
-    on a token counts as three, sampling it as one, the reference's log-probability of it as one."""
+    on a token counts as three, sampling it as one, the log-probability of it to a reference or a teacher as
+    one."""
     lines = ["| stage | steps | M tokens trained | M tokens sampled | M forward passes |",
         "|---|---|---|---|---|"]
     for r in recipe.values():
-        path = r["dir"] and r["dir"] / "metrics.jsonl"
-        if not path or not path.exists():
-            continue
-        rows = [row for row in read_rows(path) if row["kind"] == "train"]
-        trained = sum(row.get("tokens", row.get("trained_tokens", 0)) for row in rows) / 1e6
-        sampled = sum(row.get("generated", 0) for row in rows) / 1e6
-        reference = sum(row.get("trained_tokens", 0) for row in rows if "kl" in row) / 1e6
-        lines.append(f"| {r['title']} | {len(rows)} | {trained:.2f} | {sampled:.2f} | "
-            f"{3 * trained + sampled + reference:.2f} |")
+        steps, trained, sampled, reference = tokens_of(r)
+        if steps:
+            lines.append(f"| {r['title']} | {steps} | {trained:.2f} | {sampled:.2f} | "
+                f"{3 * trained + sampled + reference:.2f} |")
     return lines if len(lines) > 2 else []
 
 
@@ -209,6 +251,7 @@ def write_report(folders: list[Path], recipes: list[dict[str, dict]], pictures: 
                 cell((k,), k != "reflections", [r["metrics"]]) for k in names) + " |")
     lines = [f"# The stages of {folders[0]}", "", f"{told}; {error}.", "", *stage_table(recipes), "",
         *(line for r in recipes for line in same_problems(r)), "", *expectations(recipes), "",
+        *ways_table(recipes), "",
         "How they think (reflection words per completion; the others in percent of the completions, "
         "consistency in percent of the words). helpful, harmless: the probability that the preference model "
         "gives. In the first table rules decide, where the prompts' rows have what a rule needs: helpfulness "

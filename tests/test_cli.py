@@ -452,7 +452,8 @@ def test_make_r1_reads_like_the_papers_figure(tmp_path):
     assert scripts == ["sft.py tiny/base", "grpo.py tiny/zero", "grpo.py tiny/zero_language",
         "sft.py tiny/cold", "grpo.py tiny/reasoning",
         "distill.py tiny", "sft.py tiny/rejection", "sft.py tiny/reward", "grpo.py tiny/scenarios",
-        "sft.py tiny_dense/base", "sft.py tiny_dense/distilled", "grpo.py tiny_dense/zero"]
+        "sft.py tiny_dense/base", "sft.py tiny_dense/distilled", "grpo.py tiny_dense/zero",
+        "sft.py tiny_dense/warm", "distill.py tiny_dense/on_policy", *["grpo.py tiny_dense/after"] * 2]
     assert "--report" in commands()[-1]
     left = commands("data/web.jsonl", "base/config.json", "zero/config.json")
     assert not any(name in line for line in left for name in ("tiny/base", "tiny/zero --", "kind web"))
@@ -473,15 +474,16 @@ def test_own_files_replace_all_generated_data(tmp_path):
     lines = out.stdout.splitlines()
     for stage, name in {"tiny/base": "WEB", "tiny/zero": "PROBLEMS", "tiny/cold": "COLD",
             "tiny/reasoning": "PROBLEMS", "tiny/reward": "PAIRS", "tiny/scenarios": "SCENARIOS",
-            "tiny_dense/zero": "PROBLEMS"}.items():
+            "tiny_dense/zero": "PROBLEMS", "tiny_dense/on_policy": "PROBLEMS",
+            "tiny_dense/after": "PROBLEMS"}.items():
         line = next(line for line in lines if f"--config {stage} " in line)
         assert f"--task {files[name]}" in line, line
     distill = next(line for line in lines if "distill.py" in line)
     assert f"--task {files['PROBLEMS']}" in distill and f"--add {files['GENERAL']}" in distill
     evals = [line for line in lines if "eval.py" in line]
     held = [line for line in evals if f"{files['HELD']}" in line]
-    assert len(evals) == 2 * len(held) == 20 and not any("--split" in line for line in held)
-    assert sum(f'--task "{files["PROBLEMS"]}" --split test' in line for line in evals) == 10
+    assert len(evals) == 2 * len(held) + 4 == 24 and not any("--split" in line for line in held)
+    assert sum(f'--task "{files["PROBLEMS"]}" --split test' in line for line in evals) == 14
     curves = [line for line in lines if "experiments/search.py" in line]
     assert len(curves) == 1 and "/reasoning" in curves[0] and "--value agreement" in curves[0]
 

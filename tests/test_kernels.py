@@ -10,6 +10,8 @@ from attention import mla_attention, mla_attention_fused
 from config import ModelConfig
 from kernels import (
     experts_grouped,
+    reverse_kl,
+    reverse_kl_plain,
     rms_norm,
     rms_norm_plain,
     token_logprobs,
@@ -138,6 +140,65 @@ def test_entropy_is_that_of_the_distribution_not_the_sampled_nll():
     assert (entropy + logprobs).abs().max() > 0.1
     uniform = token_logprobs(torch.zeros(1, 6), head, torch.tensor([3]))[1]
     torch.testing.assert_close(uniform, torch.tensor([9.0]).log())
+
+
+def two_heads(N=13, V=33):
+    """Hidden states and head of a student, and of a wider teacher, over the same V ids."""
+    g = torch.Generator().manual_seed(N)
+    x, W, y, U = (torch.randn(*shape, generator=g) for shape in ((N, 6), (V, 6), (N, 9), (V, 9)))
+    return x.requires_grad_(), W.requires_grad_(), y, U
+
+
+@pytest.mark.parametrize("N,V,chunk", [(1, 5, 1), (13, 33, 13), (13, 33, 4), (21, 64, 1)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_reverse_kl_equals_torchs_kl_div_values_and_gradients(N, V, chunk, temperature):
+    x, W, y, U = two_heads(N, V)
+    logp, logq = (x @ W.T / temperature).log_softmax(-1), (y @ U.T / temperature).log_softmax(-1)
+    want = torch.nn.functional.kl_div(logq, logp, reduction="none", log_target=True).sum(-1)
+    upstream = torch.randn(N)
+    for found in (reverse_kl(x, W, y, U, temperature, chunk), reverse_kl_plain(x, W, y, U, temperature)):
+        torch.testing.assert_close(found, want)
+        for a, b in zip(grads(found, (x, W), upstream), torch.autograd.grad((want * upstream).sum(), (x, W),
+                retain_graph=True), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_reverse_kl_equals_trls_gkd_loss(temperature):
+    trl = pytest.importorskip("trl.experimental.gkd.gkd_trainer", reason="oracle: requirements-oracles.txt")
+    x, W, y, U = two_heads(12)
+    labels = torch.tensor([[1, 1, -100, 1, -100, 1]] * 2)
+    theirs = trl.GKDTrainer.generalized_jsd_loss((x @ W.T).view(2, 6, -1), (y @ U.T).view(2, 6, -1), labels,
+        beta=1, temperature=temperature)
+    kl = reverse_kl(x, W, y, U, temperature, chunk=5)[labels.flatten() != -100]
+    torch.testing.assert_close(kl.mean(), theirs)  # its batchmean is over the labelled tokens
+    for a, b in zip(torch.autograd.grad(kl.mean(), (x, W)), torch.autograd.grad(theirs, (x, W)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_reverse_kl_is_least_where_student_and_teacher_agree_and_is_not_the_forward_one():
+    x, W, y, U = two_heads()
+    same = reverse_kl(x, W, x.detach(), W.detach())
+    assert same.abs().max() < 1e-6 and max(g.abs().max() for g in grads(same, (x, W), 1.0)) < 1e-6
+    kl, forward = reverse_kl(x, W, y, U), reverse_kl(y, U, x.detach(), W.detach())
+    assert kl.min() > 0 and (kl - forward).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+def test_reverse_kl_of_bfloat16_models_is_of_logits_that_were_never_rounded(chunk):
+    """And the head's gradient is added to its master's, in float32."""
+    head, hidden, exact = bf16_head()
+    other, theirs, _ = bf16_head(D=192)
+    W, want_W = head.weight, head.weight.detach().double().requires_grad_()
+    W.master = torch.nn.Parameter(W.detach().float())
+    W.master.grad = torch.zeros_like(W.master)
+    logq = (theirs.double() @ other.weight.double().T / 4).log_softmax(-1).detach()
+    logp = (hidden.detach().double() @ want_W.T / 4).log_softmax(-1)
+    want = (logp.exp() * (logp - logq)).sum(-1)
+    kl = reverse_kl(hidden, W, theirs.detach(), other.weight.detach(), 4.0, chunk)
+    torch.testing.assert_close(kl.double(), want, rtol=1e-4, atol=1e-5)
+    kl.sum().backward(), want.sum().backward()
+    assert (W.master.grad - want_W.grad).norm() < 1e-4 * want_W.grad.norm() and W.grad is None
 
 
 @pytest.mark.parametrize("V", [40, 5])

@@ -23,6 +23,7 @@ from report.pages import (
     same_problems,
     stage_table,
     watch,
+    ways_table,
     write_report,
 )
 from report.plot import KINDS, PANELS, SEARCH_PANELS, draw, draw_experts, expert_shares, searches
@@ -58,7 +59,7 @@ def test_the_table_shows_each_stage_and_names_what_is_missing_or_not_evaluated(t
         "90.0"]  # by rule where a rule can tell, else by the model
     assert row_of(lines, "2 cold")[1] == "30.0 +- 2.0"
     assert "not evaluated" in row_of(lines, "1 r1-zero")[1] and "eval.py --from" in row_of(lines, "1 r1")[1]
-    assert row_of(lines, "6 distilled")[1] == "missing" and len(lines) == 2 + 10
+    assert row_of(lines, "6 distilled")[1] == "missing" and len(lines) == 2 + 14
 
 
 def test_several_runs_give_mean_and_standard_deviation(tmp_path):
@@ -110,7 +111,7 @@ def test_a_missing_number_is_a_dash_and_a_missing_folder_an_error(tmp_path):
         read_stages(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     text = write_report([tmp_path / "empty"], [read_stages(tmp_path / "empty")], []).read_text()
-    assert "no stage was evaluated" in text and text.count("| missing |") == 10
+    assert "no stage was evaluated" in text and text.count("| missing |") == 14
 
 
 def test_the_cost_of_a_stage_is_counted_from_its_steps(tmp_path):
@@ -123,6 +124,25 @@ def test_the_cost_of_a_stage_is_counted_from_its_steps(tmp_path):
     lines = cost_table(read_stages(tmp_path))
     assert row_of(lines, "6 distilled")[1:] == ["2", "2.00", "0.00", "6.00"]
     assert row_of(lines, "6c")[1:] == ["1", "1.00", "2.00", "6.00"] and len(lines) == 4
+
+
+def test_the_ways_to_a_small_model_are_compared_with_the_tokens_of_all_their_stages(tmp_path):
+    on_policy = [{"kind": "train", "step": i, "trained_tokens": 10**6, "generated": 10**6, "kl": 0.1}
+        for i in (1, 2)]
+    rows = {"warm": [{"kind": "train", "step": 1, "tokens": 5 * 10**5}], "on_policy": on_policy,
+        "distilled": [{"kind": "train", "step": 1, "tokens": 3 * 10**6}], "on_policy_rl": on_policy[:1]}
+    for name, some in rows.items():
+        stage(tmp_path, name, **{"pass@1": 0.1 * len(name)})
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
+    (tmp_path / "data").mkdir()
+    chunks = [{"kind": "sample", "step": i, "generated": 2 * 10**6, "kept": 9} for i in (1, 2)]
+    (tmp_path / "data/rejection.metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in chunks))
+    lines = ways_table([read_stages(tmp_path)])
+    assert row_of(lines, "SFT on the teacher's")[1:5] == ["3.00", "0.00", "4.00", "90.0 +- 2.0"]
+    assert row_of(lines, "on-policy, after")[1:4] == ["2.50", "2.00", "6.00"]
+    assert row_of(lines, "on-policy, then RL")[1:4] == ["3.50", "3.00", "6.00"]
+    assert len(lines) == 2 + 3  # no stage, no line
+    assert not ways_table([read_stages(tmp_path / "data")])
 
 
 def run_folder(folder):
