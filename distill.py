@@ -79,7 +79,15 @@ from eval import evaluate, fitting_prompts, held_out
 from kernels import reverse_kl
 from lora import seed_dropout
 from metrics import Log, check_tracker, clock, open_tracker, table
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
+from optim import (
+    apply_gradients,
+    check_sound,
+    count_skipped,
+    keep_masters,
+    lr_at,
+    make_optimizers,
+    trained,
+)
 from parallel import (
     Ranks,
     StopSignal,
@@ -366,22 +374,14 @@ def update(model, teacher, optimizers, samples: list[Sample], step: int, cfg: Co
         "trained_tokens": count}
 
 
-def lr_at(step: int, cfg: Config) -> float:
-    """Five steps of linear warm-up, then linear decay to a tenth."""
-    return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
-
-
 def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Config, out: Path,
         ranks: Ranks) -> Log:
     """The loop: sample, step towards the teacher, log, evaluate and save now and then."""
     stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers",))
     keep_masters(model, state)
-    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0)
-    start, in_a_row = 0, 0
-    if state:
-        start = state["step"]
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+    optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
+        saved=state and state["optimizers"])
+    start, in_a_row = state["step"] if state else 0, 0
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log, example = Log(out, start, ranks.main, cfg.steps, tracker), tokenizer.encode_row(rows(0))
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")

@@ -86,7 +86,15 @@ from lora import as_reference, load_reference, reference_state, renew_reference,
 from metrics import OF_ATTEMPTS, Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
-from optim import apply_gradients, check_sound, count_skipped, keep_masters, make_optimizers, trained
+from optim import (
+    apply_gradients,
+    check_sound,
+    count_skipped,
+    keep_masters,
+    lr_at,
+    make_optimizers,
+    trained,
+)
 from parallel import (
     Ranks,
     StopSignal,
@@ -581,11 +589,6 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
         "truncated": mean(not s.finished for s in samples),
         "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
         "reflections": mean(s.reflections for s in samples)}
-
-
-def lr_at(step: int, cfg: Config) -> float:
-    """Five steps of linear warm-up, then linear decay to a tenth."""
-    return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
 
 
 # --------------------------------------------------------------------------------------------------- the loop

@@ -226,6 +226,12 @@ def clip_split(parameters: list, max_norm: float) -> float:
     return float(norm)
 
 
+def lr_at(step: int, cfg) -> float:
+    """RL's and on-policy distillation's: five steps of linear warm-up, then linear decay to a tenth of cfg.lr
+    over cfg.steps."""
+    return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
+
+
 def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         max_norm: float = 1.0) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
