@@ -35,9 +35,9 @@ class Config:
     from_: str = knob("out/tiny/cold_start", "checkpoint folder, for --record")
     record: bool = knob(False, "sample and train one step from it and write one_step.json")
     task: str = knob("countdown:n=3,high=12,ops=+-*,limit=40,high_target=40", "the task of preset tiny")
-    problem: int = knob(40, "number of the problem; its four completions must not all have the same reward")
+    problem: int = knob(106, "number of the problem; its four completions must not all have the same reward")
     reward: str = knob("", "a reward of your own, file.py:function; empty = those of the task")
-    lr: float = knob(3e-4, "learning rate of the step")
+    lr: float = knob(1e-4, "learning rate of the step")
     remark: str = knob("", "a sentence about what was sampled")
     folder: str = knob("docs", "where one_step.json, one_step.md and one_step.html lie")
 
@@ -164,7 +164,7 @@ def introduction(step: dict) -> list[str]:
         f"them. They are rounded to {DIGITS} digits, and all that follows is computed from the rounded "
         "numbers: you can check it with a pocket calculator.",
         f"The model has {step['parameters'] / 1e6:.1f} million parameters and comes out of the cold start "
-        "(`python sft.py --config tiny`): it knows what a solution looks like, and mostly guesses. "
+        "(`python sft.py --config tiny`): it knows what a search looks like, and gives up early. "
         + step["remark"]]
 
 
