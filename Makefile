@@ -23,7 +23,7 @@ out/smollm2/base/config.json: | .venv/smollm2
 # A stage's file config.json is written last. Settings: SIZES and STAGES in config.py.
 # Data of your own: make r1 WEB=pages.jsonl COLD=chains.jsonl GENERAL=rows.jsonl PAIRS=pairs.jsonl SCENARIOS=rows.jsonl
 # HELD=prompts.jsonl PROBLEMS=problems.jsonl (a fifth of these is held out, for the report; needs WEB and COLD).
-# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, EVAL_FLAGS.
+# Other settings for all stages of a script: DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, DISTILL_FLAGS, ON_POLICY_FLAGS, EVAL_FLAGS.
 DATA := $(OUT)/data
 WEB ?= $(DATA)/web.jsonl
 COLD ?= $(DATA)/cold.jsonl
@@ -37,7 +37,7 @@ MAKE_DATA = $(PY) data/r1_data.py $(DATA_FLAGS) --config $(CONFIG) $(ON) --seed 
 SFT = $(PY) sft.py $(SFT_FLAGS) --seed $(SEED) --out $(@D) --config
 GRPO = $(PY) grpo.py $(GRPO_FLAGS) --seed $(SEED) --out $(@D) --config
 DISTILL = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $@ --config
-ON_POLICY = $(PY) distill.py $(DISTILL_FLAGS) --seed $(SEED) --out $(@D) --config
+ON_POLICY = $(PY) distill.py $(ON_POLICY_FLAGS) --seed $(SEED) --out $(@D) --config
 EVAL = $(PY) eval.py --config $(CONFIG) --seed $(SEED) $(EVAL_FLAGS) --from $(@D) --json $@
 SEARCH = $(subst eval.py,experiments/search.py,$(EVAL))
 DONE = config.json

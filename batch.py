@@ -316,7 +316,7 @@ def decoding_bytes(cfg: ModelConfig, work: Decoding, dtype: torch.dtype, device:
     growing = rows * room * token * (1 + 1 / cfg.num_hidden_layers)
     recorded = {"kept tokens": kept * T * -(-cfg.vocab_size // 8)} if kept else {}
     return recorded | {"prompts' cache": P * S * token, "rows' cache and logits, or prompts' states": max(
-        computing, growing + rows * cfg.vocab_size * 12)}
+        computing, growing + rows * cfg.vocab_size * (28 if kept else 12))}  # 28: sorted, with places
 
 
 GIB = 1 << 30

@@ -200,7 +200,9 @@ def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan
         reason = why_not(row, text, plan=plan, longest_line=longest_line)
         if not reason and not ruled and not judge:
             reason = "no rule and no --judge"
-        elif not reason and (score is None or score < bar):
+        elif not reason and score is None:
+            reason = "the judge does not say"
+        elif not reason and score < bar:
             reason = "the judge says no"
         elif not reason and text in kept:
             reason = "the same again"
@@ -469,13 +471,15 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype, prompt: int, ranks: R
     """Whether each block has to run again in the backward pass, so that a run with prompts of so many tokens
     fits into memory, beside the teacher. Raises UserError for one that does not even so."""
     (theirs, stored), share = stored_shape(cfg.from_), math.ceil(cfg.batch_size / ranks.world)
-    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), share)
+    held = math.ceil(EVAL_SAMPLES * cfg.eval_problems / ranks.world)
+    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), max(share, held))
+    group = EVAL_SAMPLES if held > share else cfg.samples
 
     def largest(budget):
         return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.samples, share)
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
-        decoding=Decoding(rows, math.ceil(rows / cfg.samples), prompt, cfg.max_new_tokens),
+        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
         optimizer=cfg.optimizer, teacher=(theirs, getattr(torch, cfg.dtype) if cfg.dtype else stored))
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     check_memory(settings, ranks, {f"--micro_tokens {prompt + cfg.max_new_tokens}": dict(work=largest(1)),
@@ -492,7 +496,10 @@ def on_policy(cfg: Config, preset: str):
     same_vocabulary(tokenizer, for_checkpoint(cfg.init))
     state, ranks = unfinished(out, cfg), setup(cfg.device)
     shape, kind = stored_shape(cfg.init)
-    longest = max(len(tokenizer.encode_row(row)) for row in (held or some)[:1000])
+    if shape.vocab_size > (ids := stored_shape(cfg.from_)[0].vocab_size):
+        raise UserError(f"--init {cfg.init} can sample {shape.vocab_size} ids, the teacher knows {ids}: give "
+            "a teacher with as many")
+    longest = max(len(tokenizer.encode_row(row)) for row in [*held, *some][:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
     model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)
     teacher = (load_split(cfg.from_, ranks, cfg.dtype, lambda model: model.requires_grad_(False)) if cfg.shard

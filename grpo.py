@@ -213,10 +213,11 @@ EVAL_SAMPLES, FINAL_SAMPLES = 4, 8
 
 
 def over_mean(R, centered):
-    """(R - mean) / mean: the gradient of log pass@1, so the rarer a success the more it counts (MaxRL, arXiv
-    2602.02710). It is meant for rewards from 0 on: a group whose mean is not above 0 gets no advantages."""
+    """(R - mean) / mean, so the rarer a success the more it counts (MaxRL, arXiv 2602.02710): for rewards 0
+    and 1 the gradient of log pass@1. A group with a negative reward, or with none above 0, has no advantages:
+    a mean near 0 would make them as large as one likes."""
     mean = R.mean(1, keepdim=True)
-    return torch.where(mean > 1e-4, centered / mean, 0)  # not > 0: a sum of 0.1 and -0.1 rounds
+    return torch.where((R.amin(1, keepdim=True) >= 0) & (mean > 0), centered / mean, 0)
 
 
 def over_batch(R, centered):
@@ -229,7 +230,7 @@ def over_batch(R, centered):
 # group are equal. Differs from the papers: unbiased std, plus 1e-4, as in TRL.
 SCALES: dict[str, Callable] = {
     "group": lambda R, centered: centered / (R.std(1, keepdim=True) + 1e-4),  # DeepSeekMath, sec. 4.1.2
-    "batch": lambda R, centered: centered / (R.std() + 1e-4),  # REINFORCE++-baseline, arXiv 2501.03262
+    "batch": lambda R, centered: centered / (R.std() + 1e-4),  # of all rewards, as in TRL
     "none": lambda R, centered: centered,  # Dr. GRPO, arXiv 2503.20783
     "mean": over_mean,
     # R_i - mean of the others (RLOO, arXiv 2402.14740)
@@ -341,7 +342,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     gspo, completion tokens for dapo and cispo, sequences x max_new_tokens for dr_grpo; None = this call's
     own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own.
 
-    off_policy_mask: delta of `on_policy`, 0 = all sequences stay. sampler_logprobs (B, T): of the sampler,
+    off_policy_mask: delta of `stays`, 0 = all sequences stay. sampler_logprobs (B, T): of the sampler,
     where old_logprobs are the trainer's own. weights (B, T) of the tokens' objectives, see IMPORTANCE.
     Neither mask nor weights touch the KL.
 
@@ -366,9 +367,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     per_token = -value
     if off_policy_mask:
         mu = old_logprobs if sampler_logprobs is None else sampler_logprobs
-        stays = on_policy(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
-        per_token = torch.where(stays, per_token, zero)
-        metrics["off_policy"] = mean_over(1 - stays.float().expand_as(mask), mask)
+        stay = stays(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
+        per_token = torch.where(stay, per_token, zero)
+        metrics["off_policy"] = mean_over(1 - stay.float().expand_as(mask), mask)
     if weights is not None:
         per_token = per_token * weights
         metrics["importance"] = mean_over(weights, mask)
@@ -389,7 +390,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     return per_sequence.sum() / normalizer, metrics
 
 
-def on_policy(log_mu_pi, advantages, lengths, delta: float):
+def stays(log_mu_pi, advantages, lengths, delta: float):
     """Which sequences stay in the update: those with A >= 0, and those whose mean log(mu / pi) is at most
     delta (DeepSeek-V3.2, arXiv 2512.02556, eq. 9): nothing is learnt from punishing what the policy has left
     behind. log_mu_pi (B, T), advantages (B, 1), lengths (B,) -> (B, 1)."""
@@ -587,7 +588,8 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
     return means | shares | unscored | {
         "length": mean(lengths), "generated": sum(lengths),
         "truncated": mean(not s.finished for s in samples),
-        "no_variance": mean(not any(row) for row in advantages_of(groups, cfg)), "groups": len(groups),
+        "no_variance": mean(len({s.scores["reward"] for s in g if "unscored" not in s.scores}) < 2
+            for g in groups), "groups": len(groups),
         "reflections": mean(s.reflections for s in samples)}
 
 
@@ -694,6 +696,9 @@ def check(cfg: Config):
          f"--router {cfg.router}: expected frozen, bias, loss or replay"),
         (cfg.temperature > 0, "--temperature must be above 0: greedy samples have no advantages"),
         (cfg.router != "bias" or not cfg.lora_rank, "--router bias: with --lora_rank the router stays"),
+        (cfg.kl == "k3" or cfg.kl_coef > 0, f"--kl {cfg.kl} needs --kl_coef above 0"),
+        (cfg.scale != "global" or not cfg.resample,
+         "--resample replaces groups without advantages: with --scale global there are none"),
         (not cfg.ref_every or cfg.kl_coef > 0,
          "--ref_every needs --kl_coef above 0: without it there is no reference (--ref_every 0)"),
         (cfg.preference_from < 1, f"--preference_from {cfg.preference_from}: must be below 1, the run's end"),

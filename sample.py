@@ -198,7 +198,7 @@ VOCABULARY_BLOCK = 1024
 def pack_bits(kept: torch.Tensor) -> torch.Tensor:
     """(N, V) of bools -> (N, V / 8) bytes."""
     bits = F.pad(kept, (0, -kept.shape[1] % 8)).unflatten(1, (-1, 8))
-    return (bits << torch.arange(8, device=kept.device)).sum(-1).to(torch.uint8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(-1, dtype=torch.uint8)
 
 
 def kept_ids(packed: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -323,10 +323,17 @@ def test_two_processes_train_as_one_does(finished, folders, tmp_path, more):
         assert a == pytest.approx(b, rel=1e-3 if step < 2 else 0.05, abs=1e-4)
 
 
+def test_a_student_that_can_sample_what_the_teacher_cannot_read_is_refused(folders, tmp_path):
+    save_model(small(vocab_size=520), tmp_path / "wide")
+    made = run(folders, tmp_path / "d", init=tmp_path / "wide")
+    assert made.returncode == 2 and "can sample 520 ids, the teacher knows 512" in made.stderr, made.stderr
+
+
 def test_adapters_and_bfloat16_weights_learn_too(folders, tmp_path):
     made = run(folders, tmp_path / "d", lora_rank=2, dtype="bfloat16", prompts=6)
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "d/adapter/adapter_model.safetensors").exists()
+    learnt = load_file(tmp_path / "d/adapter/adapter_model.safetensors")
+    assert all(x.any() for name, x in learnt.items() if "lora_B" in name)  # they start at zero
     assert all(math.isfinite(row["kl"]) for row in metrics(tmp_path / "d") if row["kind"] == "train")
 
 

@@ -187,7 +187,10 @@ def test_what_the_sampler_kept_is_predicted_to_the_byte():
     plain, kept = (predicted(policy.cfg, rows_pass(60, 40), d, dtype=torch.float32, device="cpu").phases[
         "rollout"] for d in decodings)
     engine = _Engine(policy, [[5] * 20] * 3, 4, 70, 1.0, 0.9, [], None, False, True)
-    assert "kept tokens" not in plain and kept == plain | {"kept tokens": engine.kept.nbytes}
+    rows = "rows' cache and logits, or prompts' states"
+    sorting = 12 * policy.cfg.vocab_size * 16  # the ids in the order of their chances, and their sums
+    assert "kept tokens" not in plain
+    assert kept == plain | {"kept tokens": engine.kept.nbytes, rows: plain[rows] + sorting}
 
 
 def test_with_adapters_a_rollout_has_merged_weights_and_with_shards_gathered_ones():

@@ -33,9 +33,9 @@ _FRACTION = re.compile(r"\\[dt]?frac ?{([^{}]*)} ?{([^{}]*)}")
 _ROUND = str.maketrans("[]{}", "()()")
 _PLAIN = re.compile(r"(?:[0-9+\-/()a-wyz]|\*(?!\*)| (?! ))+")  # nothing to rewrite
 # In an attempt: a number with its sign and brackets; numbers with operations between them, as many as there
-# are. Possessive (++, *+): time is linear in what a model writes.
-_NUMBER = r"(?:[-(] ?)*+\d++(?:\.\d++)?+(?: ?\))*+"
-_RUN = re.compile(rf"(?<![A-Za-z_\d])(?<!\d\.){_NUMBER}(?: ?[-+*/] ?{_NUMBER})*+", re.ASCII)
+# are.
+_NUMBER = r"(?:[-(] ?)*\d+(?:\.\d+)?(?: ?\))*"
+_RUN = re.compile(rf"(?<![A-Za-z_\d])(?<!\d\.){_NUMBER}(?: ?[-+*/] ?{_NUMBER})*", re.ASCII)
 
 
 def plain_expression(text: str) -> str:
