@@ -85,8 +85,8 @@ def written(row: dict, rng: random.Random, languages: list[str], slips: float = 
         patient: float = 0.12) -> tuple[list[str], str]:
     """(lines, closest expression) of a writer who picks the language of each line from `languages`. `slips`:
     the chance of a wrong last result, and of a line that is written twice. One page in eight of the web is a
-    patient writer's."""
-    tried, lines = countdown_attempts(row, rng, patient), []
+    patient writer's: up to 13 of these lines, which are longer than the task's own, fit into 320 tokens."""
+    tried, lines = countdown_attempts(row, rng, patient, tries=13), []
     for expression, value in tried:
         need, high, low, wait, ok, _ = SAYS[rng.choice(languages)]
         verdict = f"{high if value > row['target'] else low} {wait}" if value != row["target"] else ok
