@@ -200,9 +200,7 @@ def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan
         reason = why_not(row, text, plan=plan, longest_line=longest_line)
         if not reason and not ruled and not judge:
             reason = "no rule and no --judge"
-        elif not reason and score is None:
-            reason = "the judge does not say"
-        elif not reason and score < bar:
+        elif not reason and (score is None or score < bar):
             reason = "the judge says no"
         elif not reason and text in kept:
             reason = "the same again"
@@ -492,13 +490,13 @@ def on_policy(cfg: Config, preset: str):
     out = Path(cfg.out or (f"out/{preset}" if "/" in preset else f"out/{preset}/on_policy"))
     check(cfg, out)
     some, held = student_rows(cfg)
-    tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
-    same_vocabulary(tokenizer, for_checkpoint(cfg.init))
-    state, ranks = unfinished(out, cfg), setup(cfg.device)
     shape, kind = stored_shape(cfg.init)
     if shape.vocab_size > (ids := stored_shape(cfg.from_)[0].vocab_size):
         raise UserError(f"--init {cfg.init} can sample {shape.vocab_size} ids, the teacher knows {ids}: give "
             "a teacher with as many")
+    tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
+    same_vocabulary(tokenizer, for_checkpoint(cfg.init))
+    state, ranks = unfinished(out, cfg), setup(cfg.device)
     longest = max(len(tokenizer.encode_row(row)) for row in [*held, *some][:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
     model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)

@@ -253,38 +253,47 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
 
 
 # Objectives, to be maximised: (ratio (B, T), advantages (B, 1), logprobs (B, T), clip_low, clip_high) -> the
-# value of each token, and which tokens are outside of the trust region: their share is clip_fraction.
+# value of each token.
 
 
 def clipped(ratio, advantages, logprobs, clip_low, clip_high):
     """min(ratio A, clip(ratio, 1 - eps_low, 1 + eps_high) A) (DeepSeekMath eq. 3; asymmetric: DAPO eq.
     10)."""
-    below, above = (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
-    value = torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
-    return value, below | above
+    return torch.min(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
 
 
 def clipped_weight(ratio, advantages, logprobs, clip_low, clip_high):
     """sg(min(ratio, 1 + eps_high)) A log pi (CISPO, arXiv 2506.13585, eq. 4, 5): every token keeps a
     gradient."""
-    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs, ratio > 1 + clip_high
+    return ratio.clamp(max=1 + clip_high).detach() * advantages * logprobs
 
 
 def soft_gate(ratio, advantages, logprobs, clip_low, clip_high, *, tau_pos=1.0, tau_neg=1.05):
     """(4 / tau) sigmoid(tau (ratio - 1)) A: a smooth gate in place of the clip, steeper for A < 0 (SAPO,
     arXiv 2511.20347)."""
     tau = torch.where(advantages > 0, tau_pos, tau_neg)
-    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+    return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages
 
 
 def trusted(ratio, advantages, logprobs, clip_low, clip_high, *, delta=0.2):
     """ratio A of the tokens whose probability has not moved by more than delta to where A pulls it: pi - mu
     <= delta for A > 0, mu - pi <= delta for A < 0. So a rare token's ratio is free, and a likely one's change
     is bounded (DPPO with the binary total variation, arXiv 2602.04879)."""
+    return torch.where(moved_too_far(ratio, advantages, logprobs, delta=delta), 0, ratio * advantages)
+
+
+def moved_too_far(ratio, advantages, logprobs, *_, delta=0.2):
+    """Which tokens' probability has moved by more than delta to where A pulls it."""
     pi = logprobs.detach().exp()
     moved = pi - pi / ratio.detach()  # pi - mu
-    outside = (advantages > 0) & (moved > delta) | (advantages < 0) & (moved < -delta)
-    return torch.where(outside, 0, ratio * advantages), outside
+    return (advantages > 0) & (moved > delta) | (advantages < 0) & (moved < -delta)
+
+
+# Which tokens are outside of an objective's trust region, for those that have one: the metric clip_fraction.
+OUTSIDE: dict[Callable, Callable] = {
+    clipped: lambda ratio, A, logprobs, low, high: (ratio < 1 - low) & (A < 0) | (ratio > 1 + high) & (A > 0),
+    clipped_weight: lambda ratio, A, logprobs, low, high: ratio > 1 + high,
+    trusted: moved_too_far}
 
 
 class Loss(NamedTuple):
@@ -363,8 +372,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if sequence_ratio:
         log_ratio = (log_ratio.sum(1) / lengths)[:, None].expand_as(mask)
     ratio, A = log_ratio.exp(), advantages[:, None]
-    value, outside = objective(ratio, A, logprobs, clip_low, clip_high, **(settings or {}))
-    per_token = -value
+    at = (ratio, A, logprobs, clip_low, clip_high)
+    per_token = -objective(*at, **(settings or {}))
     if off_policy_mask:
         mu = old_logprobs if sampler_logprobs is None else sampler_logprobs
         stay = stays(torch.where(mask, mu - logprobs.detach(), zero), A, lengths, off_policy_mask)
@@ -385,6 +394,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if normalizer is None:
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
+    outside = OUTSIDE[objective](*at, **(settings or {})) if objective in OUTSIDE else ratio != ratio
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics

@@ -275,7 +275,7 @@ def test_the_teacher_counts_where_memory_is_short(folders, monkeypatch):
     assert not must_recompute(cfg, student.cfg, torch.float32, 30, ALONE)
     for module in (distill, batch):
         monkeypatch.setattr(module, "free_bytes", lambda ranks: 0)
-    with pytest.raises(UserError, match="this run needs about 0.0 GiB, .*--micro_tokens 50"):
+    with pytest.raises(UserError, match="this run needs about 0.0 GiB"):
         must_recompute(cfg, student.cfg, torch.float32, 30, ALONE)
 
 
