@@ -25,7 +25,7 @@ PANELS = [  # (key of the train rows, title)
     ("length", "completion length (tokens)"),
     ("reflections", "reflection words per completion"),
     ("entropy", "entropy (nats per token)"),
-    ("kl", "KL to the reference (k3)"),
+    ("kl", "KL to the reference"),
     ("clip_fraction", "clipped tokens (share)"),
     ("no_variance", "groups without variance (share)"),
     ("truncated", "truncated completions (share)"),
