@@ -347,9 +347,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     """The loss to minimise: -J of DeepSeekMath eq. 3, or a variant in LOSSES.
 
     logprobs, old_logprobs, ref_logprobs, mask (B, T); advantages (B,). `normalizer` is the global count
-    that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo,
-    gspo and sapo, completion tokens for dapo, cispo and dppo, sequences x max_new_tokens for dr_grpo; None = this call's
-    own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own.
+    that the sum is divided by, so that micro-batches add up to the whole batch: sequences for grpo, gspo and
+    sapo, completion tokens for dapo, cispo and dppo, sequences x max_new_tokens for dr_grpo; None = this
+    call's own (for dr_grpo B x T). kl: a row of KLS. settings: keyword arguments of the loss's own.
 
     off_policy_mask: delta of `stays`, 0 = all sequences stay. sampler_logprobs (B, T): of the sampler,
     where old_logprobs are the trainer's own. weights (B, T) of the tokens' objectives, see IMPORTANCE.
