@@ -394,7 +394,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, *, loss="grpo", clip_l
     if normalizer is None:
         normalizer = {"sequences": len(mask), "tokens": tokens.clamp(min=1),
             "max_tokens": mask.numel()}[count]
-    outside = OUTSIDE[objective](*at, **(settings or {})) if objective in OUTSIDE else ratio != ratio
+    outside = OUTSIDE[objective](*at, **(settings or {})) if objective in OUTSIDE else mask & False
     metrics |= {"clip_fraction": mean_over(outside.float(), mask), "ratio": mean_over(ratio, mask),
         "kl_old": mean_over(ratio - 1 - log_ratio, mask)}
     return per_sequence.sum() / normalizer, metrics

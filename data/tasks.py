@@ -133,17 +133,13 @@ def closest_attempt(row, tried: list[tuple[str, int]]) -> str:
     return min((abs(value - row["target"]), expression) for expression, value in tried)[1]
 
 
-def attempt_line(expression: str, value: int, target: int) -> str:
-    """What a writer notes of an attempt: (7-3)*9=4*9=36 low wait."""
-    verdict = "ok" if value == target else "high wait" if value > target else "low wait"
-    return f"{work_out(expression)} {verdict}"
-
-
 def countdown_chain(row, rng, **patience):
-    """Compare each attempt (`countdown_attempts`) with what is needed (high, low, ok), go on with "wait"; who
-    gives up answers with the closest attempt."""
-    tried = countdown_attempts(row, rng, **patience)
-    lines = [attempt_line(*attempt, row["target"]) for attempt in tried]
+    """Compare each attempt (`countdown_attempts`) with what is needed (high, low, ok), go on with "wait":
+    (7-3)*9=4*9=36 low wait. Who gives up answers with the closest attempt."""
+    tried, lines = countdown_attempts(row, rng, **patience), []
+    for expression, value in tried:
+        verdict = "ok" if value == row["target"] else "high wait" if value > row["target"] else "low wait"
+        lines.append(f"{work_out(expression)} {verdict}")
     if tried[-1][1] != row["target"]:
         lines.append("give up")
     return wrap("\n".join(lines), closest_attempt(row, tried))
