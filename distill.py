@@ -34,7 +34,6 @@ import torch
 
 from batch import (
     Batch,
-    Decoding,
     Sample,
     check_memory,
     collate,
@@ -105,7 +104,7 @@ from parallel import (
 )
 from preference import MODELS
 from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
-from sample import generate, rows_at_once
+from sample import generate, largest_decoding
 
 CHUNK = 64  # prompts between two saves
 
@@ -469,16 +468,15 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype, prompt: int, ranks: R
     """Whether each block has to run again in the backward pass, so that a run with prompts of so many tokens
     fits into memory, beside the teacher. Raises UserError for one that does not even so."""
     (theirs, stored), share = stored_shape(cfg.from_), math.ceil(cfg.batch_size / ranks.world)
-    held = math.ceil(EVAL_SAMPLES * cfg.eval_problems / ranks.world)
-    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), max(share, held))
-    group = EVAL_SAMPLES if held > share else cfg.samples
+    decoding = largest_decoding(shape, prompt, cfg.max_new_tokens, dtype, ranks.device,
+        (share, cfg.samples), (EVAL_SAMPLES * cfg.eval_problems / ranks.world, EVAL_SAMPLES))
 
     def largest(budget):
         return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.samples, share)
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
-        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens),
-        optimizer=cfg.optimizer, teacher=(theirs, getattr(torch, cfg.dtype) if cfg.dtype else stored))
+        decoding=decoding, optimizer=cfg.optimizer,
+        teacher=(theirs, getattr(torch, cfg.dtype) if cfg.dtype else stored))
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     check_memory(settings, ranks, {f"--micro_tokens {prompt + cfg.max_new_tokens}": dict(work=largest(1)),
         **smaller(cfg, dtype, ranks)})

@@ -38,7 +38,6 @@ import numpy as np
 import torch
 
 from batch import (
-    Decoding,
     Sample,
     check_memory,
     collate,
@@ -113,7 +112,7 @@ from parallel import (
 )
 from preference import reward_plan
 from rewards import BY_MODEL, Plan, TrainerState, rewards_of, score
-from sample import generate, rows_at_once
+from sample import generate, largest_decoding
 
 
 @dataclass
@@ -780,16 +779,15 @@ def must_recompute(cfg: Config, shape: ModelConfig, dtype: torch.dtype, prompt: 
     tokens fits into memory. Raises UserError for one that does not even so."""
     share = cfg.prompts * cfg.group_size / ranks.world  # rows of a process
     held = EVAL_SAMPLES * cfg.eval_problems / 2 / ranks.world
-    rows = min(rows_at_once(shape, cfg.max_new_tokens, dtype, ranks.device), math.ceil(max(share, held)))
-    group = EVAL_SAMPLES if held > share else cfg.group_size
+    decoding = largest_decoding(shape, prompt, cfg.max_new_tokens, dtype, ranks.device,
+        (share, cfg.group_size), (held, EVAL_SAMPLES))
 
     def largest(budget):
         return shared_pass(budget, prompt, cfg.max_new_tokens, cfg.group_size / cfg.updates,
             math.ceil(share / cfg.updates))
 
     settings = training_settings(cfg, dtype, ranks) | dict(cfg=shape, work=largest(cfg.micro_tokens),
-        decoding=Decoding(rows, math.ceil(rows / group), prompt, cfg.max_new_tokens,
-            math.ceil(share) if cfg.top_p < 1 else 0),
+        decoding=decoding._replace(kept=math.ceil(share) if cfg.top_p < 1 else 0),
         reference=cfg.kl_coef > 0, optimizer=cfg.optimizer)
     settings["recompute"] = needed(settings, ranks) > min(gather(ranks, free_bytes(ranks)))
     none, small = dict(reference=False), dict(work=largest(1))

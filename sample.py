@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels
+from batch import Decoding
 from checkpoint import load_model
 from config import (
     DTYPE,
@@ -143,6 +144,15 @@ def rows_at_once(cfg: ModelConfig, new: int, dtype: torch.dtype, device: str) ->
     """Most rows of `new` tokens that are decoded together."""
     row = new * cfg.num_hidden_layers * cfg.cached_per_token * dtype.itemsize
     return min(ROWS_AT_ONCE, max(32, CACHE_BYTES // row)) if device == "cpu" else ROWS_AT_ONCE
+
+
+def largest_decoding(cfg: ModelConfig, prompt: int, new: int, dtype: torch.dtype, device: str,
+        *rollouts: tuple[float, int]) -> Decoding:
+    """Of a run's rollouts, each (rows of a process, samples of a prompt), the size of the one with most
+    rows; prompts of `prompt` tokens, `new` ones of each row."""
+    most, group = max(rollouts, key=lambda rollout: rollout[0])
+    rows = min(rows_at_once(cfg, new, dtype, device), math.ceil(most))
+    return Decoding(rows, math.ceil(rows / group), prompt, new)
 
 
 def row_noise(seed: int, prompt_ids: list[int], group_size: int, length: int) -> torch.Tensor:
