@@ -473,12 +473,12 @@ class Training(Reading):
 
 
 # The least that a number on the command line may be, in every script; it is finite in any case.
-_LEAST = {-math.inf: "bar", 2: "group_size",
+_LEAST = {-math.inf: "bar", 2: "group_size length",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
        "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout "
-       "off_policy_mask importance_low importance_high preference_from",
+       "off_policy_mask importance_low importance_high preference_from made thought reinforce_coef",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
-       "eval_every save_every threads runs shards"}
+       "eval_every save_every threads runs shards ahead eval_docs"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
 
 
