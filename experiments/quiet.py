@@ -58,8 +58,7 @@ class Config:
     steps: int = knob(100, "optimizer steps")
     batch_size: int = knob(16, "documents per step")
     length: int = knob(128, "tokens of a document; the rest of a longer one is left out")
-    lr: float = knob(2e-3, "peak learning rate")
-    optimizer: str = knob("muon", "muon (matrices; AdamW for the rest) or adamw")
+    lr: float = knob(1e-3, "peak learning rate of AdamW")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, those of thoughts included")
     eval_docs: int = knob(64, "held-out documents of the losses")
     problems: int = knob(128, "held-out problems of --task")
@@ -168,8 +167,6 @@ def shown(before: dict, after: dict) -> str:
 
 def check(cfg: Config):
     """Raises UserError for a setting that cannot work."""
-    if cfg.optimizer not in ("muon", "adamw"):
-        raise UserError(f"--optimizer {cfg.optimizer}: expected muon or adamw")
     if cfg.made > 1:
         raise UserError(f"--made {cfg.made}: a share, at most 1")
     check_tracker(cfg.tracker)
@@ -222,8 +219,8 @@ def main():
         talk.load_state_dict(state["talk"])
     both = nn.ModuleList([model, talk])
     keep_masters(both)
-    optimizers = make_optimizers(both, ranks, name=cfg.optimizer, lr=cfg.lr,
-        saved=state and state["optimizers"])
+    saved = state and state["optimizers"]
+    optimizers = make_optimizers(both, ranks, name="adamw", lr=cfg.lr, saved=saved)
     if ranks.main and not state:
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from data.hidden import Document
@@ -169,21 +170,31 @@ def scored(model: Transformer, talk: Talk, docs: list[Document], G: int, L: int,
 def speak(model: Transformer, talk: Talk, prompts: list[list[int]], ids: list[int], G: int, room: int,
         L: int, ends: tuple[int, ...], seed: int) -> list[list[int]]:
     """G completions of each prompt, a thought of L tokens before every token: at most `room` tokens each, in
-    the order of the prompts. What was said stays in `own` keys and values, what was thought does not."""
-    device, lengths = model.embed_tokens.weight.device, torch.tensor([len(p) for p in prompts])
-    tokens = torch.tensor([p + [0] * (int(lengths.max()) - len(p)) for p in prompts], device=device)
-    noise = row_noise(seed, ids, G, room * (L + 1)).view(len(prompts), G, 1, room, L + 1).to(device)
-    at = (lengths - 1)[:, None].to(device)
+    the order of the prompts. What was said becomes text, what was thought is forgotten."""
+    table, lengths = model.embed_tokens.weight, torch.tensor([len(p) for p in prompts])
+    tokens = torch.tensor([p + [0] * (int(lengths.max()) - len(p)) for p in prompts], device=table.device)
+    noise = row_noise(seed, ids, G, room * (L + 1)).view(-1, 1, 1, room, L + 1).to(table.device)
     states, memory = read(model, tokens)
-    plain = states[torch.arange(len(prompts)), lengths - 1][:, None, None, None].expand(-1, G, -1, -1, -1)
-    said, own, stop = [], None, torch.tensor(ends, device=device)
+    plain = states[torch.arange(len(prompts)), lengths - 1].repeat_interleave(G, 0)[:, None, None, None]
+    memory = [tuple(x.repeat_interleave(G, 0) for x in pair) for pair in memory]
+    at, stop = (lengths - 1).repeat_interleave(G)[:, None].to(table.device), tokens.new_tensor(ends)
+    rows = torch.arange(len(at), device=table.device)  # those that have not ended
+    said: list[list[int]] = [[] for _ in at]
     for step in range(room):
-        thoughts = think(model, talk, memory, own, at, tokens[:, None, :0], noise[..., step, :L])
-        logp, _ = mixed(model, talk, plain, thoughts.hidden)  # (B, G, 1, 1, V)
-        said.append(sample_tokens(logp.flatten(0, -2), noise[..., step, L].flatten())[0].view(-1, G))
-        if torch.isin(torch.stack(said, -1), stop).any(-1).all():
+        uniform = noise[rows, :, :, step]
+        thoughts = think(model, talk, memory, None, at, at.new_zeros(len(at), 1, 0), uniform[..., :L])
+        logp, _ = mixed(model, talk, plain, thoughts.hidden)  # (N, 1, 1, 1, V)
+        new = sample_tokens(logp.flatten(0, -2), uniform[..., L].flatten())[0]
+        for row, token in zip(rows.tolist(), new.tolist(), strict=True):
+            said[row].append(token)
+        on = ~torch.isin(new, stop)
+        if not on.any() or step + 1 == room:
             break
-        new = embed(said[-1], model.embed_tokens.weight)[:, :, None, None]
-        plain, own = extend(model, memory, own, at, new)
-    rows = torch.stack(said, -1).flatten(0, 1).tolist()
-    return [row[: next((i + 1 for i, t in enumerate(row) if t in ends), len(row))] for row in rows]
+        rows, at, more = rows[on], at[on], max(0, int(at[on].max()) + 2 - memory[0][0].shape[2])
+        memory = [tuple(F.pad(x[on], (0, 0, 0, more and more + 15)) for x in pair) for pair in memory]
+        plain, fresh = extend(model, memory, None, at, embed(new[on], table)[:, None, None, None])
+        at = at + 1
+        for pair, new_pair in zip(memory, fresh, strict=True):
+            for x, new_x in zip(pair, new_pair, strict=True):
+                x[torch.arange(len(at)), :, at[:, 0]] = new_x.flatten(2, 4).squeeze(2)
+    return said

@@ -197,8 +197,8 @@ def trainable(**more):
     model, talk = thinker()
     both = torch.nn.ModuleList([model, talk])
     keep_masters(both)
-    cfg = Config(thought=L, ahead=AHEAD, batch_size=6, steps=20, lr=0.01, optimizer="adamw", **more)
-    return model, talk, make_optimizers(both, name=cfg.optimizer, lr=cfg.lr), cfg
+    cfg = Config(thought=L, ahead=AHEAD, batch_size=6, steps=20, lr=0.01, **more)
+    return model, talk, make_optimizers(both, name="adamw", lr=cfg.lr), cfg
 
 
 @pytest.mark.parametrize("thought", [L, 0])
@@ -328,7 +328,7 @@ def test_documents_are_functions_of_their_index_and_no_question_is_on_both_sides
 # ------------------------------------------------------------------------------------------- the command line
 
 FAST = dict(steps=4, batch_size=3, thought=2, ahead=2, length=40, eval_docs=4, problems=2, samples=2,
-    max_new_tokens=8, save_every=1, micro_tokens=800, device="cpu:1", lr=0.01)
+    max_new_tokens=8, save_every=1, micro_tokens=800, device="cpu:1", lr=0.002)
 
 
 @pytest.fixture(scope="module")
@@ -412,10 +412,11 @@ def test_two_processes_train_as_one_does(finished, start):
     done = run(start, start / "two", device="cpu:2")
     assert done.returncode == 0, done.stderr
     for a, b in zip(rows_of(start / "two"), rows_of(finished[0]), strict=True):
-        assert a.pop("kind") == b.pop("kind") and a == pytest.approx(b, rel=1e-3, abs=1e-4)
+        # rounding may draw another token of a thought, where two are equally near
+        assert a.pop("kind") == b.pop("kind") and a == pytest.approx(b, rel=2e-2, abs=2e-3)
 
 
-@pytest.mark.parametrize("more,message", [(dict(optimizer="sgd"), "expected muon or adamw"),
+@pytest.mark.parametrize("more,message", [
     (dict(made=1.5), "--made 1.5"), (dict(eval_docs=9), "more than 9 documents"),
     (dict(init="/no"), "/no does"), (dict(web="/no.jsonl"), "/no.jsonl"),
     (dict(group_size=1), "--group_size 1"),
