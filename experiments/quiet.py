@@ -60,7 +60,7 @@ class Config:
     length: int = knob(128, "tokens of a document; the rest of a longer one is left out")
     lr: float = knob(1e-3, "peak learning rate of AdamW")
     micro_tokens: int = knob(8192, "tokens per forward/backward pass, those of thoughts included")
-    eval_docs: int = knob(64, "held-out documents of the losses")
+    eval_docs: int = knob(128, "held-out documents of the losses")
     problems: int = knob(128, "held-out problems of --task")
     samples: int = knob(2, "completions per problem")
     max_new_tokens: int = knob(256, "longest completion")
@@ -119,10 +119,10 @@ def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks
 def measure(model, talk, docs, rows: list[dict], tokenizer: Tokenizer, cfg, ranks: Ranks) -> dict:
     """Held-out losses in nats per token of --eval_docs documents, one thought at each position; pass@1 on
     Countdown, of the model as it is and of the one that thinks before each token."""
-    total, some = Counter(), [docs(i) for i in range(cfg.eval_docs)]
-    for part in micro_batches(ranks, [cost(d, cfg, 1) for d in some], cfg.micro_tokens):
-        batch = [some[i] for i in part]
-        total.update(tally(scored(model, talk, batch, 1, cfg.thought, 1, cfg.seed + (1 << 32)), batch))
+    total, batch = Counter(), [docs(i) for i in range(cfg.eval_docs)]
+    for part in micro_batches(ranks, [cost(d, cfg, 1) for d in batch], cfg.micro_tokens):
+        some = [batch[i] for i in part]
+        total.update(tally(scored(model, talk, some, 1, cfg.thought, 1, cfg.seed + (1 << 32)), some))
     m = means(gather(ranks, total))
     common = dict(samples=cfg.samples, max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed)
     answers, _ = evaluate(model, tokenizer, rows, **common)
@@ -130,10 +130,10 @@ def measure(model, talk, docs, rows: list[dict], tokenizer: Tokenizer, cfg, rank
     if cfg.thought:
         mine = ranks.share(list(range(len(rows))))
         said = speak(model, talk, [tokenizer.encode_row(rows[i]) for i in mine], mine, cfg.samples,
-            cfg.max_new_tokens, cfg.thought, tokenizer.eos_ids, cfg.seed)
+            cfg.max_new_tokens, cfg.thought, tokenizer.eos_ids, cfg.seed) if mine else []
         records = judged(rows, [i for i in mine for _ in range(cfg.samples)],
             [tokenizer.decode_completion(c) for c in said], said, [c[-1] in tokenizer.eos_ids for c in said],
-            NO_PLAN._replace(opens=tokenizer.opens), cfg.max_new_tokens)
+            NO_PLAN._replace(opens=tokenizer.opens), cfg.max_new_tokens) if mine else []
         answers = summarize([r for part in gather(ranks, records) for r in part], cfg.samples)
         m |= {"thinking_pass@1": answers["pass@1"], "thinking_pass@1_se": answers["pass@1_se"]}
     return m
@@ -175,8 +175,7 @@ def check(cfg: Config):
 def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first: int, spent: Counter, ranks):
     """The loop: a step, a row of metrics, a save now and then."""
     stop, example = StopSignal(), docs(0).tokens
-    bar = tqdm(total=cfg.steps, initial=first, desc="quiet", disable=not ranks.main, mininterval=1.0)
-    with bar:
+    with tqdm(total=cfg.steps, initial=first, desc="quiet", disable=not ranks.main, mininterval=1.0) as bar:
         for step in range(first, cfg.steps):
             begin = time.perf_counter()
             m = run_step(model, talk, optimizers, step, docs, cfg, ranks)
@@ -202,7 +201,7 @@ def main():
     check(cfg)
     tokenizer, rows = for_checkpoint(cfg.init), held_out(cfg.task, cfg.problems, cfg.seed)
     pages = read_rows(cfg.web)
-    if "text" not in pages[0] or len(pages) <= cfg.eval_docs:
+    if not all("text" in page for page in pages) or len(pages) <= cfg.eval_docs:
         raise UserError(f'{cfg.web}: expected more than {cfg.eval_docs} documents, rows {{"text"}}')
     web = {"train": endless(pages[cfg.eval_docs :], cfg.seed), "test": endless(pages[: cfg.eval_docs], 0)}
     docs, held = (documents(tokenizer, web[k], k, cfg.seed, cfg.made, cfg.length) for k in ("train", "test"))
@@ -213,14 +212,12 @@ def main():
         raise UserError(f"{cfg.init}: thoughts are made for MLA; give a model of --config tiny or small")
     model.check_length(cfg.length + cfg.thought + cfg.ahead + 1)
     torch.manual_seed(cfg.seed)
-    pause = tokenizer.encode("\n")[0]
-    talk = Talk(model.cfg.hidden_size, model.embed_tokens.weight[pause]).to(ranks.device)
+    talk = Talk(model.cfg.hidden_size, model.embed_tokens.weight[tokenizer.encode("\n")[0]]).to(ranks.device)
     if state:
         talk.load_state_dict(state["talk"])
     both = nn.ModuleList([model, talk])
     keep_masters(both)
-    saved = state and state["optimizers"]
-    optimizers = make_optimizers(both, ranks, name="adamw", lr=cfg.lr, saved=saved)
+    optimizers = make_optimizers(both, ranks, name="adamw", lr=cfg.lr, saved=state and state["optimizers"])
     if ranks.main and not state:
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
@@ -236,16 +233,14 @@ def main():
     if not ranks.main:
         return
     torch.save(talk.state_dict(), out / "talk.pt")
-    settings = json.dumps(asdict(cfg) | {"preset": preset}, indent=2)
-    (out / "run.json").write_text(settings + "\n", encoding="utf-8")
+    (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2), encoding="utf-8")
     print(shown(*(row for row in log.rows if row["kind"] in ("before", "eval"))))
     print(f"{spent['tokens']:,} tokens of text, {spent['passed']:,} through the model, "
         f"{spent['seconds']:.0f} s; saved in {out}")
     if cfg.thought:
         path = out / "thoughts.json"
         number = next(i for i in range(cfg.eval_docs) if max(held(i).kinds) >= HARD or i + 1 == cfg.eval_docs)
-        path.write_text(json.dumps(look(model, talk, held(number), tokenizer, cfg)) + "\n",
-            encoding="utf-8")
+        path.write_text(json.dumps(look(model, talk, held(number), tokenizer, cfg)), encoding="utf-8")
         if importlib.util.find_spec("matplotlib"):
             plot = Path(__file__).parent.parent / "report" / "plot.py"
             subprocess.run([sys.executable, plot, "--thoughts", path], check=True)
