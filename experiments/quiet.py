@@ -210,7 +210,8 @@ def main():
     model = load_model(out / "state" if state else cfg.init, ranks.device, "float32")
     if model.cfg.family.attention != "mla":
         raise UserError(f"{cfg.init}: thoughts are made for MLA; give a model of --config tiny or small")
-    model.check_length(cfg.length + cfg.thought + cfg.ahead + 1)
+    longest = max(len(tokenizer.encode_row(row)) for row in rows) + cfg.max_new_tokens
+    model.check_length(max(cfg.length + cfg.ahead, longest) + cfg.thought + 1)
     torch.manual_seed(cfg.seed)
     talk = Talk(model.cfg.hidden_size, model.embed_tokens.weight[tokenizer.encode("\n")[0]]).to(ranks.device)
     if state:
@@ -235,8 +236,7 @@ def main():
     torch.save(talk.state_dict(), out / "talk.pt")
     (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2), encoding="utf-8")
     print(shown(*(row for row in log.rows if row["kind"] in ("before", "eval"))))
-    print(f"{spent['tokens']:,} tokens of text, {spent['passed']:,} through the model, "
-        f"{spent['seconds']:.0f} s; saved in {out}")
+    print("{tokens:,} tokens of text, {passed:,} through the model, {seconds:.0f} s:".format(**spent), out)
     if cfg.thought:
         path = out / "thoughts.json"
         number = next(i for i in range(cfg.eval_docs) if max(held(i).kinds) >= HARD or i + 1 == cfg.eval_docs)

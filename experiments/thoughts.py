@@ -172,7 +172,6 @@ def speak(model: Transformer, talk: Talk, prompts: list[list[int]], ids: list[in
     """G completions of each prompt, a thought of L tokens before every token: at most `room` tokens each, in
     the order of the prompts. What was said becomes text, what was thought is forgotten."""
     table, lengths = model.embed_tokens.weight, torch.tensor([len(p) for p in prompts])
-    model.check_length(int(lengths.max()) + room + L + 1)
     tokens = torch.tensor([p + [0] * (int(lengths.max()) - len(p)) for p in prompts], device=table.device)
     noise = row_noise(seed, ids, G, room * (L + 1)).view(-1, 1, 1, room, L + 1).to(table.device)
     states, memory = read(model, tokens)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from checkpoint import load_model, save_model
-from config import ModelConfig
+from config import ModelConfig, UserError
 from data.hidden import HARD, KINDS, LINES, MADE, Document, documents, made
 from data.tokenizer import shipped
-from experiments.quiet import Config, means, run_step, tally
+from experiments.quiet import Config, main, means, run_step, tally
 from experiments.thoughts import Scored, Talk, Thoughts, extend, mixed, read, scored, sees, speak, think
 from model import Transformer
 from optim import keep_masters, make_optimizers
@@ -418,10 +418,12 @@ def test_two_processes_train_as_one_does(finished, start):
 
 @pytest.mark.parametrize("more,message", [
     (dict(made=1.5), "--made 1.5"), (dict(eval_docs=9), "more than 9 documents"),
+    (dict(max_new_tokens=600), "context of 512"),
     (dict(init="/no"), "/no does"), (dict(web="/no.jsonl"), "/no.jsonl"),
     (dict(group_size=1), "--group_size 1"),
     (dict(length=600), "context of 512"), (dict(tracker="tensorbord"), "did you mean tensorboard")])
-def test_wrong_settings_get_one_clear_line(more, message, start):
-    done = run(start, start / "wrong", **more)
-    assert done.returncode == 2 and message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not (start / "wrong").exists()
+def test_wrong_settings_are_refused_before_anything_is_written(more, message, start, monkeypatch):
+    monkeypatch.setattr(sys, "argv", command(start, start / "wrong", **more)[1:])
+    with pytest.raises(UserError, match=message) as error:
+        main()
+    assert "\n" not in str(error.value) and not (start / "wrong").exists()
