@@ -4,28 +4,37 @@ exactly.
 A file holds one tensor per expert (`...mlp.experts.3.gate_proj.weight`); the model holds them stacked.
 """
 
+import atexit
+import hashlib
 import json
 import os
+import random
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from config import Diverged, ModelConfig, Training, UserError, base_of, read_json, say
-from data.tokenizer import Tokenizer, save_beside
+from data.tokenizer import BESIDE, Tokenizer, save_beside
 from kernels import Head
 from lora import Lora, adapt, adapters, attach, fold, linear_layers
 from model import Transformer
-from optim import is_finite, is_router, rounded
+from optim import check_sound, is_finite, is_router, rounded
 from parallel import (
+    ALONE,
     Ranks,
+    agree,
     copy_weights,
+    free_host_bytes,
     gather,
     is_sharded,
     is_split,
@@ -83,26 +92,35 @@ def has_model(dir: Path) -> bool:
 
 
 def save_model(model: Transformer, dir: str | Path):
-    """Write `config.json` and `model.safetensors` into dir, whole or not at all: a crash leaves the old
-    files. Of a split model all ranks write, each a file of its own, and an index. Raises Diverged for weights
-    that are not finite."""
-    if not is_finite(model):
-        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
+    """Write `config.json` and `model.safetensors` into dir, and a manifest of these and of the tokenizer's
+    files that lie there. A crash leaves the old files, or what `load_model` refuses. Of a split model all
+    ranks write, each a file of its own, and an index. Raises Diverged for weights that are not finite."""
     dir = Path(dir)
     dir.mkdir(parents=True, exist_ok=True)
     if is_sharded(model):
         return _save_parts(model, dir)
-    _write(dir / f"{WEIGHTS}.tmp", to_hf_tensors(model))
-    _write_json(dir / "config.json.tmp", _config_of(model))
-    for name in (WEIGHTS, "config.json"):
-        os.replace(dir / f"{name}.tmp", dir / name)
+    write_files(dir, model_files(model), _beside(dir))
     for old in [dir / INDEX, *dir.glob("model-*-of-*.safetensors")]:
         old.unlink(missing_ok=True)
 
 
+def model_files(model: Transformer) -> list[tuple[str, Callable]]:
+    """The files of a model that is not split: (name, what writes it to a path), from a copy of the weights as
+    they are now. Raises Diverged."""
+    if not is_finite(model):
+        raise Diverged(NOT_FINITE)
+    tensors, raw = to_hf_tensors(model), _config_of(model)
+    return [(WEIGHTS, lambda file: _write(file, tensors)),
+        ("config.json", lambda file: _write_json(file, raw))]
+
+
+NOT_FINITE = "weights are NaN or infinite, and not saved; a lower --lr may help"
+
+
 def _write(file: Path, tensors: dict[str, torch.Tensor]):
+    """A safetensors file, which says that a manifest lies beside it."""
     try:
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, file, metadata={"format": "pt", "manifest": MANIFEST})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from None
     os.chmod(file, file.parent.stat().st_mode & 0o666)  # safetensors: 0600
@@ -127,6 +145,8 @@ def _save_parts(model: Transformer, dir: Path):
     """`save_model` by all ranks. Each tensor is gathered, and kept by the one rank whose file it goes into:
     in the model's order, files of about equal size. The index comes behind the files: without it, there is
     no model."""
+    if not is_finite(model):
+        raise Diverged(NOT_FINITE)
     ranks = model.shards.ranks
     total, at, mine, where = sum(t.numel() for t in weights(model).values()), 0, {}, {}
     for name, full in merged_weights(model):
@@ -145,8 +165,8 @@ def _save_parts(model: Transformer, dir: Path):
         _write_json(dir / "config.json.tmp", _config_of(model))
         index = {"metadata": {"total_size": size}, "weight_map": {k: names[o] for k, o in where.items()}}
         _write_json(dir / f"{INDEX}.tmp", index)
-        for name in (*names.values(), INDEX, "config.json"):
-            os.replace(dir / f"{name}.tmp", dir / name)
+        put_in_place(dir, [*names.values(), INDEX, "config.json"],
+            _beside(dir))
         for old in {dir / WEIGHTS, *dir.glob("model-*-of-*.safetensors")} - {dir / n for n in names.values()}:
             old.unlink(missing_ok=True)
     gather(ranks, None)
@@ -154,6 +174,8 @@ def _save_parts(model: Transformer, dir: Path):
 
 def _files(dir: Path) -> list[Path]:
     """The safetensors files of a checkpoint: one, or the shards that the index names."""
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
     if (dir / WEIGHTS).exists():
         return [dir / WEIGHTS]
     index = dir / INDEX
@@ -186,6 +208,7 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | 
         if merge and model.embed_tokens.weight.dtype == torch.float32:
             fold(model)
         return model
+    refuse_damage(dir)
     model, raw = _on_meta(dir)
     chosen = getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype
     filled: dict[str, torch.Tensor] = {}
@@ -213,8 +236,10 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     one tensor of a file at most. dir may also be the state of a split model, see `save_state`. prepare: what
     is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
     dir, folder = base_of(dir), Path(dir)
-    model, raw = _on_meta(dir)
     state = _has_rows(dir)
+    if ranks.main and not state:  # the others need not read all of it for that
+        refuse_damage(dir)
+    model, raw = _on_meta(dir)
     kind = raw["torch_dtype"] if state else dtype
     kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
@@ -259,15 +284,23 @@ def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
 
 def _on_meta(dir: Path) -> tuple[Transformer, dict]:
     """The checkpoint's model without memory, and its config.json."""
-    if not dir.is_dir():
-        raise UserError(f"checkpoint folder {dir} does not exist")
-    raw = read_json(dir / "config.json")
-    cfg = ModelConfig.from_hf(raw)
+    cfg, raw = _config(dir)
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
             model.score = Head(cfg.hidden_size, 1, bias=False)
     return model, raw
+
+
+def _config(dir: Path) -> tuple[ModelConfig, dict]:
+    """The shape that a checkpoint's config.json says, and all that it says. Raises UserError."""
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    raw = read_json(dir / "config.json")
+    try:
+        return ModelConfig.from_hf(raw), raw
+    except UserError as error:
+        raise UserError(f"{dir}/config.json: {error}") from None
 
 
 def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor], device: str, place):
@@ -312,10 +345,7 @@ def stored_shape(dir: str | Path) -> tuple[ModelConfig, torch.dtype]:
     """What `load_model` would make of a folder, without reading its weights: the shape, and the dtype. Raises
     UserError as it does."""
     dir = base_of(dir)
-    if not dir.is_dir():
-        raise UserError(f"checkpoint folder {dir} does not exist")
-    cfg, kinds = ModelConfig.from_hf(read_json(dir / "config.json")), {"F32": torch.float32,
-        "F16": torch.float16, "F64": torch.float64}
+    cfg, kinds = _config(dir)[0], {"F32": torch.float32, "F16": torch.float16, "F64": torch.float64}
     for file in _files(dir):
         with _opened(file) as f:
             for name in f.keys():
@@ -412,9 +442,88 @@ def _place(name: str, cfg: ModelConfig):
     return expert[1] + "gate_up_proj", int(expert[2]), half
 
 
+# ---------------------------------------------------------------------------------------------------- damage
+
+# The SHA-256 of a folder's files, as `sha256sum` writes them: `sha256sum -c manifest.sha256` checks it, too.
+MANIFEST = "manifest.sha256"
+_ENTRY = re.compile(r"([0-9a-f]{64})  ([^/\n]+)\n")
+
+
+def digest(file: Path) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def on_disk(path: Path):
+    """Return when the disk has a file's bytes, or a folder's names: a crash of the machine loses neither."""
+    at = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(at)
+    finally:
+        os.close(at)
+
+
+def _beside(dir: Path) -> list[str]:
+    """The tokenizer's files in a model's folder."""
+    return [name for name in (*BESIDE, "template.txt") if (dir / name).exists()]
+
+
+def write_files(dir: Path, files: list[tuple[str, Callable]], beside: list[str] = ()):
+    """Write these files, (name, what writes it to a path), whole or not at all; see `put_in_place`."""
+    for name, write in files:
+        write(dir / f"{name}.tmp")
+    put_in_place(dir, [name for name, _ in files], beside)
+
+
+def put_in_place(dir: Path, names: list[str], beside: list[str] = ()):
+    """Give files that were written as NAME.tmp their names, the last one last: it says that all are there.
+    Before it comes a manifest of them, and of the files `beside` them."""
+    sums = [f"{digest(dir / name)}  {name}\n" for name in beside]
+    sums += [f"{digest(dir / f'{name}.tmp')}  {name}\n" for name in names]
+    (dir / f"{MANIFEST}.tmp").write_text("".join(sums), encoding="utf-8")
+    written = [*names[:-1], MANIFEST, names[-1]]
+    for name in written:
+        on_disk(dir / f"{name}.tmp")
+    for name in written:
+        os.replace(dir / f"{name}.tmp", dir / name)
+    on_disk(dir)
+
+
+def damage(dir: Path, needed: list[str]) -> str:
+    """Which file of a folder is not as it was written, by its manifest, or "". needed: files that must be in
+    it, so that one that ends too soon is seen."""
+    if not (dir / MANIFEST).exists():
+        return f"{MANIFEST} is missing"
+    text = (dir / MANIFEST).read_bytes().decode("utf-8", "replace")
+    sums = {name: value for value, name in _ENTRY.findall(text)}
+    if text != "".join(f"{value}  {name}\n" for name, value in sums.items()) or not sums.keys() >= {*needed}:
+        return f"{MANIFEST} is damaged"
+    for name, value in sums.items():
+        if not (dir / name).is_file():
+            return f"{name!a} is missing, which {MANIFEST} names"
+        if digest(dir / name) != value:
+            return f"{name} is damaged: its SHA-256 is not that in {MANIFEST}"
+    return ""
+
+
+def refuse_damage(dir: Path, files: list[str] | None = None, config: str = "config.json"):
+    """Raises UserError where a file of a checkpoint of ours is not as it was written. Ours is one whose
+    weights (files; by default the model's) say so: a folder of others has no manifest, and where another
+    program has written new weights, ours is not theirs."""
+    known, files = set(), files or [file.name for file in _files(dir)]
+    for name in files:
+        with _opened(dir / name) as f:
+            known |= {*(f.metadata() or {})}
+    if known <= {"format"}:
+        return
+    if problem := damage(dir, [config, *files]):
+        raise UserError(f"{dir}: {problem}; copy the folder again (if you changed it on purpose: sha256sum "
+            f"*.json *.safetensors > {MANIFEST})")
+
+
 # --------------------------------------------------------------------------------------------------- adapters
 
-PEFT = "base_model.model."  # before the names of its tensors
+PEFT, ADAPTER = "base_model.model.", "adapter_model.safetensors"  # before the names of its tensors; its file
 # What peft's adapters may also be; of these settings only the values here are supported.
 PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False], "use_dora": [False],
     "lora_bias": [False], "use_qalora": [False], "rank_pattern": [{}], "alpha_pattern": [{}],
@@ -425,17 +534,23 @@ PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False]
 
 def save_adapter(model: Transformer, dir: Path):
     """Write a model's adapters (and a preference model's head) as peft does: adapter_config.json and
-    adapter_model.safetensors. Raises Diverged for numbers that are not finite."""
-    dir.mkdir(parents=True, exist_ok=True)
-    names, scored = [name for name, _ in adapters(model)], hasattr(model, "score")
-    if not model.cfg.is_dense and any(".mlp." in name for name in names):
+    adapter_model.safetensors, and the manifest. Raises Diverged for numbers that are not finite."""
+    if not model.cfg.is_dense and any(".mlp." in name for name, _ in adapters(model)):
         say(f"{dir}: peft and transformers 5 take gate_proj, up_proj and down_proj of a model with experts "
             "for the experts', and open this adapter wrongly; use the merged model there")
+    dir.mkdir(parents=True, exist_ok=True)
+    write_files(dir, adapter_files(model), _beside(dir))
+
+
+def adapter_files(model: Transformer) -> list[tuple[str, Callable]]:
+    """`model_files` of a model's adapters."""
+    names, scored = [name for name, _ in adapters(model)], hasattr(model, "score")
     tensors = {f"{PEFT}model.{name}.{factor}.weight": getattr(m, factor)
         for name, m in adapters(model) for factor in ("lora_A", "lora_B")}
     tensors |= {f"{PEFT}score.weight": model.score.weight} if scored else {}
     if not all(t.isfinite().all() for t in tensors.values()):
-        raise Diverged("weights are NaN or infinite, and not saved; a lower --lr may help")
+        raise Diverged(NOT_FINITE)
+    tensors = host_copy(tensors)
     ends = sorted({name.rpartition(".")[2] for name in names})  # if these mean the same layers
     if [name for name in linear_layers(model) if name.rpartition(".")[2] in ends] != names:
         ends = [f"model.{name}" for name in names]
@@ -445,17 +560,15 @@ def save_adapter(model: Transformer, dir: Path):
         "target_modules": ends, "modules_to_save": ["score"] if scored else None, "bias": "none",
         "base_model_name_or_path": str(Path(kind.base).resolve()), "inference_mode": True}
     raw |= {"think_tags": model.cfg.think_tags} if model.cfg.think_tags else {}
-    _write(dir / "adapter_model.safetensors.tmp", {k: t.detach().cpu() for k, t in tensors.items()})
-    _write_json(dir / "adapter_config.json.tmp", raw)
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        os.replace(dir / f"{name}.tmp", dir / name)
+    return [(ADAPTER, lambda file: _write(file, tensors)),
+        ("adapter_config.json", lambda file: _write_json(file, raw))]
 
 
 def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = None):
     """Put the adapters of a folder beside the weights of its model, those of the folder `base`. device: where
     they go if the weights are not there yet. Raises UserError for other kinds than plain LoRA, and for what
     the model has no place for."""
-    raw, file = read_json(dir / "adapter_config.json"), dir / "adapter_model.safetensors"
+    raw, file = read_json(dir / "adapter_config.json"), dir / ADAPTER
     for key, values in PLAIN_LORA.items():
         if raw.get(key, values[0]) not in values:
             raise UserError(f"{dir}: {key}={raw[key]!r} is not supported, only plain LoRA is; merge it with "
@@ -465,7 +578,8 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{dir}/adapter_config.json: r or lora_alpha is no number ({error})") from None
     if not file.exists():
-        raise UserError(f"{dir} has no adapter_model.safetensors")
+        raise UserError(f"{dir} has no {ADAPTER}")
+    refuse_damage(dir, [ADAPTER], "adapter_config.json")
     with _opened(file) as f:
         tensors = {name.removeprefix(PEFT).removeprefix("model.").removesuffix(".weight"): f.get_tensor(name)
             for name in f.keys()}  # noqa: SIM118
@@ -492,14 +606,26 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
 # ----------------------------------------------------------------------------------------------------- resume
 
 
+# What a resumed run may have otherwise than before: how long it is, how often it looks, where it runs.
+FREE = {"steps", "epochs", "eval_every", "eval_problems", "tracker", "device", "micro_tokens", "save_every",
+    "save_minutes", "out"}
+
+
 def unfinished(out: str | Path, cfg) -> dict | None:
-    """The saved state of an unfinished run in `out` with these settings, a dataclass; None if there is none.
-    Raises UserError for one with other settings."""
+    """The saved state of an unfinished run in `out` with these settings, a dataclass, but for those in FREE;
+    None if there is none. Raises UserError for one with other settings."""
     state = load_state(Path(out) / "state")
-    changed = [k for k, v in asdict(cfg).items() if state["config"].get(k) != v] if state else []
+    if not state:
+        return None
+    old = state["config"]
+    changed = {k: f"{k} {old.get(k)} -> {v}" for k, v in asdict(cfg).items() if old.get(k) != v}
+    if refused := [text for name, text in changed.items() if name not in FREE]:
+        raise UserError(f"{out} holds an unfinished run with other settings ({', '.join(refused)}); give "
+            f"another --out, or remove {out}/state to start again")
+    if cfg.steps < state["step"]:
+        raise UserError(f"--steps {cfg.steps}: the unfinished run in {out} has done {state['step']} already")
     if changed:
-        raise UserError(f"{out} holds an unfinished run with another {', '.join(changed)}; give another "
-            f"--out, or remove {out}/state to start again")
+        say(f"{out}: resumes with {', '.join(changed.values())}")
     return state
 
 
@@ -522,8 +648,9 @@ def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str, ran
     if ranks.main:
         save_beside(tokenizer, init, out)
         if model.lora:
+            (out / "adapter").mkdir(exist_ok=True)
+            save_beside(tokenizer, init, out / "adapter", adapter=True)
             save_adapter(model, out / "adapter")
-            save_beside(tokenizer, init, out / "adapter")
     if ranks.main or is_sharded(model):
         save_model(model, out)
     if ranks.main:
@@ -547,28 +674,124 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
     dir.mkdir(parents=True, exist_ok=True)
 
 
+PREVIOUS = "previous"  # in a state's folder: the state before it
+
+
+class Saver:
+    """Writes the states of a run into dir, whole or not at all: a copy of all that changes is made at once,
+    and a thread brings it to the disk, into dir.new, which then takes dir's place. The state before it is
+    kept as dir/previous. One write at a time; at the end of the process it is waited for.
+
+    Of a split model every rank writes what it holds (torch.distributed.checkpoint), and there is no copy.
+    tokens: a prompt or an example of the run; a model that is not `is_sound` with it is not saved. minutes:
+    after which `overdue` asks for a save."""
+
+    def __init__(self, dir: str | Path, model: Transformer, tokens: list[int] | None = None,
+            ranks: Ranks = ALONE, minutes: float = 0.0):
+        self.dir, self.model, self.tokens, self.ranks, self.minutes = Path(dir), model, tokens, ranks, minutes
+        self.new, self.last = self.dir.with_name(f"{self.dir.name}.new"), time.monotonic()
+        self.thread, self.error, self.settled = None, None, False
+        atexit.register(self._join)
+
+    def overdue(self) -> bool:
+        """Whether the last save is `minutes` ago, by rank 0's clock, on every rank. Raises OSError where the
+        last one has failed."""
+        self._raise()
+        late = self.minutes > 0 and time.monotonic() - self.last > 60 * self.minutes
+        return agree(self.ranks, late) if self.minutes else False
+
+    def save(self, **state):
+        """Called on all ranks. state: anything torch.save takes; the random states, the model (of one with
+        adapters only these) and the float32 masters of its bfloat16 parameters are added. Raises Diverged,
+        and OSError where a write fails, this one or the one before."""
+        self.wait()
+        model, split, begin = self.model, is_sharded(self.model), time.monotonic()
+        state |= {"random": gather(self.ranks, random_state())}
+        if not (self.ranks.main or split):
+            return
+        if self.tokens is not None:
+            check_sound(model, self.tokens)
+        if self.ranks.main:
+            self._settle()
+            shutil.rmtree(self.new, ignore_errors=True)
+        if split and not model.lora:
+            state = _save_rows(self.new, model, state | {"model": weights(model)})
+            files = []
+        elif self.ranks.main:
+            self.new.mkdir()
+            state |= {"masters": {n: p.master for n, p in model.named_parameters() if hasattr(p, "master")}}
+            files = adapter_files(model) if model.lora else model_files(model)
+        if not self.ranks.main:
+            return
+        there = nbytes(state) < free_host_bytes(self.ranks) / 2
+        if there:
+            state = host_copy(state)
+        self.thread = Thread(target=self._write, args=(files, state), name="save")
+        self.thread.start()
+        if not there:  # no room for a copy
+            self.wait()
+        self.last = begin
+
+    def wait(self):
+        """Until the last save is on the disk. Raises OSError where it failed."""
+        self._join()
+        self._raise()
+
+    def _join(self):
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+
+    def _raise(self):
+        error, self.error = self.error, None
+        if error:
+            raise error
+
+    def _write(self, files: list, state: dict):
+        try:
+            rows = [p.name for p in self.new.iterdir()]  # of a split model
+            write_files(self.new, [*files, ("state.pt", lambda file: _pickle(file, state))], rows)
+            self._take_place()
+        except BaseException as error:  # raised again in the main thread
+            shutil.rmtree(self.new, ignore_errors=True)
+            kept = f"that before it is in {self.dir}" if self.dir.exists() else "none was saved before"
+            cause = OSError(f"the state cannot be saved: {error}; {kept}")
+            self.error = cause if isinstance(error, OSError) else error
+
+    def _take_place(self):
+        """dir.new becomes dir, and dir becomes dir/previous: at every moment one of them is whole."""
+        gone = self.dir.with_name(f"{self.dir.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        if (self.dir / PREVIOUS).exists():
+            (self.dir / PREVIOUS).rename(gone)
+        if self.dir.exists():
+            self.dir.rename(self.new / PREVIOUS)
+        self.new.rename(self.dir)
+        on_disk(self.dir.parent)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _settle(self):
+        """Before the first write: the newest state that is whole, which this run goes on from, becomes dir.
+        (All ranks have read it by now.)"""
+        whole = newest_state(self.dir) if not self.settled else self.dir
+        self.settled = True
+        if whole == self.new:
+            self.new.rename(self.dir)
+        elif whole == self.dir / PREVIOUS:
+            broken = self.dir.with_name(f"{self.dir.name}.gone")
+            shutil.rmtree(broken, ignore_errors=True)
+            self.dir.rename(broken)
+            (broken / PREVIOUS).rename(self.dir)
+            shutil.rmtree(broken)
+
+
 def save_state(dir: str | Path, model: Transformer, **state):
-    """Write model (of one with adapters only these), the float32 masters of its bfloat16 parameters, and
-    state (optimizers, counters: anything torch.save takes) into dir, whole or not at all. Of a split model
-    all ranks write, each what it holds (by torch.distributed.checkpoint)."""
-    dir = Path(dir)
-    new, old = dir.with_name(dir.name + ".new"), dir.with_name(dir.name + ".old")
-    main = not is_sharded(model) or model.shards.ranks.main
-    if main:
-        shutil.rmtree(new, ignore_errors=True)
-    if is_sharded(model) and not model.lora:
-        state = _save_rows(new, model, state | {"model": weights(model)})
-    elif main:
-        (save_adapter if model.lora else save_model)(model, new)
-        masters = {name: p.master.detach() for name, p in model.named_parameters() if hasattr(p, "master")}
-        state |= {"masters": masters}
-    if main:
-        torch.save(state, new / "state.pt")
-        shutil.rmtree(old, ignore_errors=True)
-        if dir.exists():
-            dir.rename(old)
-        new.rename(dir)
-        shutil.rmtree(old, ignore_errors=True)
+    """Write one state with this model: a `Saver` that is waited for. Of a split model all ranks call it."""
+    Path(dir).parent.mkdir(parents=True, exist_ok=True)
+    saver = Saver(dir, model, ranks=model.shards.ranks if is_sharded(model) else ALONE)
+    saver.save(**state)
+    saver.wait()
+    gather(saver.ranks, None)  # no rank goes on before it is there
 
 
 ROWS = "rows of all ranks: "  # in state.pt, in place of a tensor that is split
@@ -640,20 +863,82 @@ def _load_rows(dir: Path, ranks: Ranks, state: dict) -> dict:
     return put(state)
 
 
-def load_state(dir: str | Path, ranks: Ranks | None = None, keys: tuple = ()) -> dict | None:
-    """The state that `save_state` wrote, or None if there is none. The model lies beside it:
-    load_model(dir). With ranks, of the split tensors in a split model's state, and of `keys` only, this
-    rank's rows."""
+def newest_state(dir: str | Path) -> Path | None:
+    """The folder of the newest state of dir that is whole; None if none was saved, or dir was removed. What
+    is damaged is named in one line. Raises UserError if nothing whole is left."""
     dir = Path(dir)
-    if not (dir / "state.pt").exists():
-        old = dir.with_name(dir.name + ".old")
-        if not (old / "state.pt").exists():
-            return None
-        old.rename(dir)  # the save was interrupted between its two renames
-    try:
-        state = torch.load(dir / "state.pt", map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError) as error:
-        raise UserError(f"{dir}/state.pt is damaged ({error}); remove {dir} to start again") from None
-    if ranks is None or not _has_rows(dir):
+    new = dir.with_name(f"{dir.name}.new")
+    if not dir.exists():  # the process ended between the two renames, or in its first write
+        return new if (new / MANIFEST).exists() and not damage(new, ["state.pt"]) else None
+    found = {place: damage(place, ["state.pt"]) for place in (dir, dir / PREVIOUS) if place.exists()}
+    whole = next((place for place, problem in found.items() if not problem), None)
+    broken = "; ".join(f"{place}: {problem}" for place, problem in found.items() if problem)
+    if whole is None:
+        raise UserError(f"{broken}: no state is whole any more; remove {dir} to start again from step 0")
+    if broken:
+        say(f"{broken}; {whole} is whole, and used")
+    return whole
+
+
+def load_state(dir: str | Path, ranks: Ranks | None = None, keys: tuple = ()) -> dict | None:
+    """The newest state that a `Saver` wrote and that is whole, with its "folder", or None if there is none.
+    The model lies in that folder: load_model(state["folder"]). With ranks, of the split tensors in a split
+    model's state, and of `keys` only, this rank's rows. Raises UserError where all states are damaged."""
+    folder = newest_state(dir)
+    if folder is None:
+        return None
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True) | {"folder": str(folder)}
+    return state if ranks is None else own_state(state, ranks, keys)
+
+
+def own_state(state: dict, ranks: Ranks, keys: tuple) -> dict:
+    """The state with this rank's rows of the split tensors under `keys`, if it is one of a split model; the
+    random states become this rank's."""
+    if len(state["random"]) == ranks.world:
+        set_random_state(state["random"][ranks.rank])
+    if not _has_rows(Path(state["folder"])):
         return state
-    return state | _load_rows(dir, ranks, {k: v for k, v in state.items() if k in keys})
+    return state | _load_rows(Path(state["folder"]), ranks, {k: v for k, v in state.items() if k in keys})
+
+
+# What nothing of ours asks, but a reward of one's own may.
+
+
+def random_state() -> dict:
+    """The states of this process's global random generators."""
+    kind, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None}
+
+
+def set_random_state(state: dict):
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def host_copy(value):
+    """A nested state with copies of its tensors, in host memory."""
+    if isinstance(value, dict):
+        return {k: host_copy(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(host_copy, value))
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+
+
+def nbytes(value) -> int:
+    """Of the tensors in a nested state."""
+    if isinstance(value, dict | list | tuple):
+        return sum(map(nbytes, value.values() if isinstance(value, dict) else value))
+    return value.nbytes if isinstance(value, torch.Tensor) else 0
+
+
+def _pickle(file: Path, state: dict):
+    """torch.save, whose error on a full disk is none of the system's."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        raise OSError(f"{file} cannot be written: {str(error).partition(chr(10))[0]}") from None

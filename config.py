@@ -387,7 +387,8 @@ def base_of(dir: str | Path) -> Path:
         if (base / "config.json").exists():
             return base
     raise UserError(f"{dir} is an adapter of {named}, which is no model's folder here; write that folder "
-        "into its adapter_config.json, as base_model_name_or_path")
+        "into its adapter_config.json, as base_model_name_or_path (where a manifest.sha256 lies beside it, "
+        "then also: sha256sum *.json *.safetensors > manifest.sha256)")
 
 
 def closest(word: str, choices) -> str:
@@ -459,6 +460,8 @@ class Training(Reading):
     lora_rslora: bool = knob(False, "alpha / sqrt(r) instead, for large ranks", group="memory")
     lora_targets: str = knob("", "regular expression that the names of linear layers with an adapter match; "
         "empty = attention's, and the MLPs' of a model without experts", group="memory")
+    save_minutes: float = knob(2.0, "minutes between saves of the state that resumes the run, beside those "
+        "by steps; 0 = none by time", group="logging")
     shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
         "--device cpu:N): each holds 1/N of them", group="memory")
 
@@ -476,7 +479,7 @@ class Training(Reading):
 _LEAST = {-math.inf: "bar", 2: "group_size",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
        "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout "
-       "off_policy_mask importance_low importance_high preference_from",
+       "save_minutes off_policy_mask importance_low importance_high preference_from",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs shards"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}

@@ -18,6 +18,7 @@ what the teacher says next is no lesson. One that is far learns to write on and 
 metrics.jsonl rises, `kl` stays). Routers' biases stay.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -44,14 +45,14 @@ from batch import (
     training_settings,
 )
 from checkpoint import (
+    Saver,
     last_good_state,
     load_model,
     load_split,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
     stored_shape,
     unfinished,
 )
@@ -95,7 +96,6 @@ from parallel import (
     gather,
     gathered,
     give_back_memory,
-    is_sharded,
     lockstep,
     micro_batches,
     release,
@@ -237,13 +237,27 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
         "yield": [[*k, n] for k, n in sorted(counts.items())]}
 
 
+def sealed(value: dict) -> str:
+    """A line of the file that resumes: the SHA-256 of the JSON text behind it."""
+    text = json.dumps(value)
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
+
+
 def finished_chunks(part: Path, settings: dict) -> list[dict]:
-    """What an interrupted run with these settings has done; a torn last line is dropped. Raises UserError for
-    other settings."""
-    lines = part.read_text(encoding="utf-8").split("\n")[:-1] if part.exists() else []
-    if lines and json.loads(lines[0]) != settings:
+    """What an interrupted run with these settings has done, to the first line that is damaged; the last one
+    may be torn. Raises UserError for other settings."""
+    lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
+    good = []
+    for line in lines:
+        text = line[65:].strip()
+        if line[:64].decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
+            if line is not lines[-1] or not good:
+                say(f"{part}: line {len(good) + 1} is damaged; the run goes on from there")
+            break
+        good.append(json.loads(text))
+    if good and good[0] != settings:
         raise UserError(f"{part} holds an unfinished run with other settings: remove it")
-    return [json.loads(line) for line in lines[1:]]
+    return good[1:]
 
 
 def prompt_rows(cfg: Config) -> list[dict]:
@@ -290,13 +304,15 @@ def rejection(cfg: Config):
     if some:
         rows = endless(fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long), cfg.seed)
     if ranks.main:
-        part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
+        new = part.with_name(f"{part.name}.tmp")
+        new.write_text("".join(map(sealed, [settings, *chunks])), encoding="utf-8")
+        os.replace(new, part)
     for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):
         numbers = list(range(first, min(first + CHUNK, cfg.prompts)))
         chunks.append(run_chunk(model, tokenizer, rows, numbers, cfg, judge, ranks))
         if ranks.main:
             with open(part, "a", encoding="utf-8") as f:
-                f.write(json.dumps(chunks[-1]) + "\n")
+                f.write(sealed(chunks[-1]))
             kept = sum(len(chunk["rows"]) for chunk in chunks)
             print(f"{numbers[-1] + 1}/{cfg.prompts} prompts, {kept} samples kept", flush=True)
     if ranks.main:
@@ -374,15 +390,16 @@ def update(model, teacher, optimizers, samples: list[Sample], step: int, cfg: Co
 
 
 def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Config, out: Path,
-        ranks: Ranks) -> Log:
+        state: dict | None, ranks: Ranks) -> Log:
     """The loop: sample, step towards the teacher, log, evaluate and save now and then."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers",))
+    stop, state = StopSignal(), state and own_state(state, ranks, ("optimizers",))
     keep_masters(model, state)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
         saved=state and state["optimizers"])
     start, in_a_row = state["step"] if state else 0, 0
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log, example = Log(out, start, ranks.main, cfg.steps, tracker), tokenizer.encode_row(rows(0))
+    saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step):
@@ -416,13 +433,13 @@ def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Con
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if held and due and step + 1 < cfg.steps:
             look(step + 1)
-        if (due or stopped) and (ranks.main or is_sharded(model)):
-            check_sound(model, example)
-            save_state(out / "state", model, step=step + 1, config=asdict(cfg),
-                optimizers=[o.state_dict() for o in optimizers])
+        if saver.overdue() or due or stopped:
+            saver.save(step=step + 1, config=asdict(cfg), optimizers=[o.state_dict() for o in optimizers])
         if stopped:
+            saver.wait()
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    saver.wait()
     check_sound(model, example)
     if held:
         look(cfg.steps)
@@ -497,7 +514,7 @@ def on_policy(cfg: Config, preset: str):
     state, ranks = unfinished(out, cfg), setup(cfg.device)
     longest = max(len(tokenizer.encode_row(row)) for row in [*held, *some][:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
-    model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)
+    model = load_trained(state["folder"] if state else cfg.init, ranks, cfg, cfg.init)
     teacher = (load_split(cfg.from_, ranks, cfg.dtype, lambda model: model.requires_grad_(False)) if cfg.shard
         else load_model(cfg.from_, ranks.device, cfg.dtype).requires_grad_(False))
     model.recompute, model.cfg.think_tags = recompute, teacher.cfg.think_tags
@@ -512,7 +529,7 @@ def on_policy(cfg: Config, preset: str):
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n",
             encoding="utf-8")
     with last_good_state(out):
-        log = train(model, teacher, tokenizer, rows, held, cfg, out, ranks)
+        log = train(model, teacher, tokenizer, rows, held, cfg, out, state, ranks)
     save_run(out, model, tokenizer, cfg.from_, ranks)
     if ranks.main and held:
         evals = [row for row in log.rows if row["kind"] == "eval"]

@@ -49,14 +49,14 @@ from batch import (
     training_settings,
 )
 from checkpoint import (
+    Saver,
     has_model,
     last_good_state,
     load_model,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
     stored_shape,
     unfinished,
 )
@@ -103,7 +103,6 @@ from parallel import (
     gather,
     gathered,
     give_back_memory,
-    is_sharded,
     lockstep,
     micro_batches,
     release,
@@ -605,10 +604,11 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
 # --------------------------------------------------------------------------------------------------- the loop
 
 
-def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
+def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, state: dict | None, ranks: Ranks,
+        final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers", "reference"))
+    stop, state = StopSignal(), state and own_state(state, ranks, ("optimizers", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
     keep_masters(model, state)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
@@ -621,6 +621,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         load_reference(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
+    saver = Saver(out / "state", model, prompt, ranks, cfg.save_minutes)
     say = print if ranks.main else lambda *a, **k: None
     if model.recompute:
         say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
@@ -673,13 +674,14 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
-        if (due or stopped) and (ranks.main or is_sharded(model)):
-            check_sound(model, prompt)
-            save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
+        if saver.overdue() or due or stopped:
+            saver.save(step=step + 1, cursor=cursor, config=asdict(cfg),
+                optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
         if stopped:
+            saver.wait()
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    saver.wait()
     check_sound(model, prompt)
     for optimizer in optimizers:  # gradients are as large as the model, and nothing needs them any more
         optimizer.zero_grad()
@@ -807,7 +809,7 @@ def main():
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    source = out / "state" if state else init
+    source = state["folder"] if state else init
     shape, kind = stored_shape(init)
     prompt = min(max(len(tokenizer.encode_row(r)) for r in eval_rows), shape.max_position_embeddings)
     recompute = must_recompute(cfg, shape, kind, prompt, ranks)
@@ -831,7 +833,7 @@ def main():
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     stage = "/" in preset
     with last_good_state(out):
-        log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, final=not stage)
+        log = train(model, tokenizer, rows, eval_rows, cfg, out, state, ranks, final=not stage)
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with

@@ -7,10 +7,7 @@ import torch
 import torch.distributed as dist
 
 from config import Diverged
-from parallel import Ranks, gather, is_sharded, is_split, local, own_rows, together, whole
-
-ALONE = Ranks(0, 1, "cpu")
-
+from parallel import ALONE, Ranks, gather, is_sharded, is_split, local, own_rows, together, whole
 
 # ----------------------------------------------------------------------------------------------------- Muon
 

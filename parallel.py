@@ -45,6 +45,9 @@ class Ranks(NamedTuple):
         return items[self.rank :: self.world]
 
 
+ALONE = Ranks(0, 1, "cpu")
+
+
 def setup(device: str) -> Ranks:
     """Join the processes that torchrun started, or start them: `auto`, `cuda`, `cpu`, `cpu:N` for N processes
     of one thread each, or `mps` (Apple's GPU: one process; CUDA's code path, without graphs)."""
@@ -226,6 +229,11 @@ def free_bytes(ranks: Ranks) -> float:
         return torch.cuda.mem_get_info(ranks.device)[0]
     if ranks.device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return free_host_bytes(ranks)
+
+
+def free_host_bytes(ranks: Ranks) -> float:
+    """This process's share of the machine's memory that is free; inf if unknown."""
     if sys.platform != "linux":
         return math.inf
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))  # processes on this machine, of several
@@ -467,12 +475,12 @@ def release(model: nn.Module):
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and prints how to resume. A second
-    Ctrl-C ends the process at once; the last saved state stays."""
+    """Ctrl-C, SIGTERM and SIGUSR1 (a queue's warning) ask for a stop: the loop finishes its step, saves and
+    prints how to resume. A second one ends the process at once; the last saved state stays."""
 
     def __init__(self):
         self.asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for name in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:
             signal.signal(name, self._ask)
 
     def _ask(self, number, _):

@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from batch import check_memory, rows_pass, smaller, training_settings
 from checkpoint import (
+    Saver,
     last_good_state,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
     stored_shape,
     unfinished,
 )
@@ -76,7 +76,6 @@ from parallel import (
     check_shard,
     gather,
     gathered,
-    is_sharded,
     local,
     lockstep,
     micro_batches,
@@ -302,13 +301,13 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     stop, start, tokens_seen, in_a_row = StopSignal(), 0, 0, 0
     example = encode_row(model, tokenizer, rows(0), cfg.seed, 0)[0]
     if state:
-        if is_sharded(model):
-            state = load_state(out / "state", ranks, ("optimizers",))
+        state = own_state(state, ranks, ("optimizers",))
         start, tokens_seen = state["step"], state["tokens"]
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay,
         saved=state and state["optimizers"])
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, tracker=tracker)
+    saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     with bar:  # an error's message starts on a line of its own
@@ -323,16 +322,17 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
             in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
             more = step + 1 < cfg.steps
             stopped = stop.reached(ranks) and more  # after the last step it only has to be saved
-            due = more and (stopped or (step + 1) % cfg.save_every == 0)
-            if due and (ranks.main or is_sharded(model)):
-                check_sound(model, example)
-                save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
+            due = saver.overdue() or (step + 1) % cfg.save_every == 0
+            if more and (due or stopped):
+                saver.save(step=step + 1, tokens=tokens_seen, config=asdict(cfg),
                     optimizers=[o.state_dict() for o in optimizers])
             if stopped:
+                saver.wait()
                 bar.close()
                 if ranks.main:
                     print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
                 sys.exit(130)
+    saver.wait()
     check_sound(model, example)
     return log, tokens_seen
 
@@ -352,7 +352,7 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    source = out / "state" if state else cfg.init
+    source = state["folder"] if state else cfg.init
     kind = stored_shape(cfg.init)[1] if cfg.init else torch.float32
     check_fit(cfg, shape, kind, tokenizer, rows, ranks)
     model = start_model(cfg, shape, source, state, pairs, ranks)

@@ -337,14 +337,14 @@ def checked(template: str, source: str | Path) -> str:
     return template
 
 
-def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
+def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path, adapter: bool = False):
     """What a checkpoint in dir needs beside its weights: the tokenizer's files of the one that it comes from,
-    and the template if it is not the plain one."""
+    and the template if it is not the plain one, or is an adapter's: there a missing one is its model's."""
     if source and not any((Path(source) / name).exists() for name in BESIDE):
         source = base_of(source)
     for name in BESIDE if source else ():
         if (Path(source) / name).exists():
             shutil.copy(Path(source) / name, dir)
     text = f"{CHAT}\n{tokenizer.system}" if tokenizer.template == CHAT else tokenizer.template
-    if text != PLAIN or (Path(dir) / "adapter_config.json").exists():  # there a missing one is its model's
+    if text != PLAIN or adapter:
         (Path(dir) / "template.txt").write_text(text, encoding="utf-8")

@@ -32,6 +32,7 @@ from distill import (
     must_recompute,
     same_vocabulary,
     sample_batch,
+    sealed,
     student_rows,
     update,
 )
@@ -100,11 +101,24 @@ def test_other_forms_count_without_the_strict_format():
     assert decide(row, [text], 2, None, 0.5, plan, longest_line=9) == ([], ["overlong paragraph"])
 
 
-def test_a_torn_line_is_dropped_and_other_settings_are_refused(tmp_path):
+def test_a_torn_or_damaged_line_is_dropped_and_other_settings_are_refused(tmp_path, capsys):
     part, settings = tmp_path / "x.part", {"seed": 1}
     assert finished_chunks(part, settings) == []
-    part.write_text(json.dumps(settings) + '\n{"first": 0, "rows": [], "yield": []}\n{"first": 6')
-    assert [chunk["first"] for chunk in finished_chunks(part, settings)] == [0]
+    chunks = [{"first": i, "rows": [], "yield": []} for i in range(3)]
+    part.write_text("".join(map(sealed, [settings, *chunks])))
+    assert finished_chunks(part, settings) == chunks and not capsys.readouterr().out
+    whole = part.read_bytes()
+    for at in range(0, len(whole), 7):  # every seventh byte is cut off, or has one bit flipped
+        part.write_bytes(whole[:at])
+        found = finished_chunks(part, settings)
+        assert found == chunks[: len(found)] and len(found) == max(0, len(whole[: at + 1].splitlines()) - 2)
+        capsys.readouterr()
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        found = finished_chunks(part, settings)
+        line = whole[:at].count(b"\n") + 1  # a flipped end of line breaks the next one, too
+        assert found == chunks[: line - 2 if line > 1 else 0]
+        assert f"line {line} is damaged" in capsys.readouterr().out or line == 4
+    part.write_bytes(whole)
     with pytest.raises(UserError, match="other settings"):
         finished_chunks(part, {"seed": 2})
 
