@@ -111,7 +111,7 @@ def test_a_torn_or_damaged_line_is_dropped_and_other_settings_are_refused(tmp_pa
     for at in range(0, len(whole), 7):  # every seventh byte is cut off, or has one bit flipped
         part.write_bytes(whole[:at])
         found = finished_chunks(part, settings)
-        assert found == chunks[: len(found)] and len(found) == max(0, len(whole[: at + 1].splitlines()) - 2)
+        assert found == chunks[: max(0, whole[: at + 1].count(b"\n") - 1)]
         capsys.readouterr()
         part.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         found = finished_chunks(part, settings)
