@@ -901,7 +901,15 @@ def own_state(state: dict, ranks: Ranks, keys: tuple) -> dict:
     return state | _load_rows(Path(state["folder"]), ranks, {k: v for k, v in state.items() if k in keys})
 
 
-# What nothing of ours asks, but a reward of one's own may.
+# The global random generators: nothing of ours asks them, but a reward of one's own may.
+
+
+def seed_generators(*numbers: int):
+    """A run's start: what it draws from them is then the same in each run with these numbers."""
+    seed = int(np.random.default_rng(numbers).integers(2**31))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def random_state() -> dict:

@@ -53,6 +53,7 @@ from checkpoint import (
     new_run_folder,
     own_state,
     save_run,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -512,6 +513,7 @@ def on_policy(cfg: Config, preset: str):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     same_vocabulary(tokenizer, for_checkpoint(cfg.init))
     state, ranks = unfinished(out, cfg), setup(cfg.device)
+    seed_generators(cfg.seed, ranks.rank)
     longest = max(len(tokenizer.encode_row(row)) for row in [*held, *some][:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
     model = load_trained(state["folder"] if state else cfg.init, ranks, cfg, cfg.init)

@@ -57,6 +57,7 @@ from checkpoint import (
     new_run_folder,
     own_state,
     save_run,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -808,6 +809,7 @@ def main():
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
+    seed_generators(cfg.seed, ranks.rank)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
     source = state["folder"] if state else init
     shape, kind = stored_shape(init)

@@ -34,6 +34,7 @@ from checkpoint import (
     new_run_folder,
     own_state,
     save_run,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -352,6 +353,7 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
+    seed_generators(cfg.seed, ranks.rank)
     source = state["folder"] if state else cfg.init
     kind = stored_shape(cfg.init)[1] if cfg.init else torch.float32
     check_fit(cfg, shape, kind, tokenizer, rows, ranks)
