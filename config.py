@@ -300,8 +300,8 @@ _TINY = {
     "sft": dict(steps=900, batch_size=48, micro_tokens=2048, lr=1e-2),
     "grpo": dict(steps=24, prompts=16, group_size=16, lr=1e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=6),
-    "r1": {"sft": dict(batch_size=96, lr=1.5e-2), "grpo": dict(steps=48, lr=3e-4, eval_every=8)},
-    "distill": dict(prompts=2048, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
+    "r1": {"grpo": dict(steps=48, lr=3e-4, eval_every=8)},
+    "distill": dict(prompts=2048, samples=4, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
         micro_tokens=2048, eval_every=8)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
@@ -332,24 +332,24 @@ _REASONING = _LANGUAGE | dict(clip_low=10.0, clip_high=10.0)
 # Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
 STAGES: dict[str, tuple[str, dict, dict]] = {
     "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),
-    "zero": ("grpo", dict(steps=1.5), _ZERO),
-    "zero_language": ("grpo", dict(steps=1.5), _LANGUAGE),
+    "zero": ("grpo", dict(steps=2), _ZERO),
+    "zero_language": ("grpo", dict(steps=2), _LANGUAGE),
     # small batches, many steps: base never saw the tags' tokens
     "cold": ("sft", dict(lr=3, batch_size=3), dict(epochs=2, template="plain")),
-    "reasoning": ("grpo", dict(steps=1.5), _REASONING),
+    "reasoning": ("grpo", dict(steps=3, lr=3), _REASONING),
     # with a third of lr instead of a tenth, base forgets the facts that it knew
     "rejection": ("sft", dict(lr=10, batch_size=3), dict(epochs=2, template="plain")),
     "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
     # "most of the parameters" of the first RL stage (sec. 3.2.2); 400 of 1,700 steps with preferences
-    "scenarios": ("grpo", dict(steps=2), _REASONING | dict(temperature=0.7, preference_from=0.75)),
+    "scenarios": ("grpo", dict(steps=3, lr=3), _REASONING | dict(temperature=0.7, preference_from=0.75)),
     "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain")),
     # half of distilled's tokens by SFT, about half on-policy: a student that does not calculate yet learns
     # the teacher's persistence first, and its samples grow to the limit
     "warm": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=1, template="plain")),
-    "on_policy": ("distill", dict(prompts=4, batch_size=4, lr=2), dict(on_policy=True, template="plain",
+    "on_policy": ("distill", dict(prompts=2, batch_size=4, lr=2), dict(on_policy=True, template="plain",
         eval_every=16)),
     # RL after either
-    "after": ("grpo", dict(steps=3), _REASONING)}
+    "after": ("grpo", dict(steps=6, lr=3), _REASONING)}
 
 
 def presets_of(script: str, cls) -> dict[str, dict]:
