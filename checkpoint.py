@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
@@ -208,9 +208,13 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | 
         if merge and model.embed_tokens.weight.dtype == torch.float32:
             fold(model)
         return model
-    refuse_damage(dir)
+    with undamaged(dir):
+        return _loaded(dir, device, getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype)
+
+
+def _loaded(dir: Path, device: str, chosen: torch.dtype | None) -> Transformer:
+    """`load_model` of a folder with weights of its own."""
     model, raw = _on_meta(dir)
-    chosen = getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype
     filled: dict[str, torch.Tensor] = {}
 
     def place(target, wanted, stored):
@@ -237,9 +241,8 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
     dir, folder = base_of(dir), Path(dir)
     state = _has_rows(dir)
-    if ranks.main and not state:  # the others need not read all of it for that
-        refuse_damage(dir)
-    model, raw = _on_meta(dir)
+    with undamaged(dir) if ranks.main and not state else nullcontext():  # the others need not read it twice
+        model, raw = _on_meta(dir)
     kind = raw["torch_dtype"] if state else dtype
     kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
@@ -506,19 +509,24 @@ def damage(dir: Path, needed: list[str]) -> str:
     return ""
 
 
-def refuse_damage(dir: Path, files: list[str] | None = None, config: str = "config.json"):
-    """Raises UserError where a file of a checkpoint of ours is not as it was written. Ours is one whose
-    weights (files; by default the model's) say so: a folder of others has no manifest, and where another
-    program has written new weights, ours is not theirs."""
+@contextmanager
+def undamaged(dir: Path, files: list[str] | None = None, config: str = "config.json"):
+    """Around what opens a checkpoint: raises UserError where a file of ours is not as it was written, also
+    behind what else is wrong with it. Ours is one whose weights (files; by default the model's) say so: a
+    folder of others has no manifest, and new weights of another program are not those of ours."""
     known, files = set(), files or [file.name for file in _files(dir)]
     for name in files:
         with _opened(dir / name) as f:
             known |= {*(f.metadata() or {})}
-    if known <= {"format"}:
-        return
-    if problem := damage(dir, [config, *files]):
-        raise UserError(f"{dir}: {problem}; copy the folder again (if you changed it on purpose: sha256sum "
-            f"*.json *.safetensors > {MANIFEST})")
+    problem = "" if known <= {"format"} else damage(dir, [config, *files])
+    says = (f"{dir}: {problem}; copy the folder again (if you changed it on purpose: sha256sum *.json "
+        f"*.safetensors > {MANIFEST})")
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {says}" if problem else str(error)) from None
+    if problem:
+        raise UserError(says)
 
 
 # --------------------------------------------------------------------------------------------------- adapters
@@ -568,7 +576,14 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
     """Put the adapters of a folder beside the weights of its model, those of the folder `base`. device: where
     they go if the weights are not there yet. Raises UserError for other kinds than plain LoRA, and for what
     the model has no place for."""
-    raw, file = read_json(dir / "adapter_config.json"), dir / ADAPTER
+    if not (dir / ADAPTER).exists():
+        raise UserError(f"{dir} has no {ADAPTER}")
+    with undamaged(dir, [ADAPTER], "adapter_config.json"):
+        _put_adapter(model, dir, base, device)
+
+
+def _put_adapter(model: Transformer, dir: Path, base: str, device: str | None):
+    raw = read_json(dir / "adapter_config.json")
     for key, values in PLAIN_LORA.items():
         if raw.get(key, values[0]) not in values:
             raise UserError(f"{dir}: {key}={raw[key]!r} is not supported, only plain LoRA is; merge it with "
@@ -577,10 +592,7 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
         kind = Lora(int(raw["r"]), float(raw["lora_alpha"]), 0.0, bool(raw.get("use_rslora")), "", base)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{dir}/adapter_config.json: r or lora_alpha is no number ({error})") from None
-    if not file.exists():
-        raise UserError(f"{dir} has no {ADAPTER}")
-    refuse_damage(dir, [ADAPTER], "adapter_config.json")
-    with _opened(file) as f:
+    with _opened(dir / ADAPTER) as f:
         tensors = {name.removeprefix(PEFT).removeprefix("model.").removesuffix(".weight"): f.get_tensor(name)
             for name in f.keys()}  # noqa: SIM118
     if "score" in tensors and not hasattr(model, "score"):
@@ -631,15 +643,19 @@ def unfinished(out: str | Path, cfg) -> dict | None:
 
 @contextmanager
 def last_good_state(out: Path):
-    """A run that diverges says after which step, and what is left of it."""
+    """A run that diverges says after which step, and what is left of it; so does one that cannot write."""
+    def left():
+        kept = (out / "state/state.pt").exists()
+        return f"the last good state stays in {out}/state" if kept else "no state was saved yet"
+
     try:
         yield
     except Diverged as error:
         log = out / "metrics.jsonl"
         steps = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8") if log.exists() else "")
-        kept = (out / "state/state.pt").exists()
-        raise UserError(f"after step {max(map(int, steps), default=0)}: {error}; "
-            + (f"the last good state stays in {out}/state" if kept else "no state was saved yet")) from None
+        raise UserError(f"after step {max(map(int, steps), default=0)}: {error}; {left()}") from None
+    except OSError as error:
+        raise OSError(f"{error}; {left()}; when that is mended, run the same command again") from error
 
 
 def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str, ranks: Ranks):
@@ -706,7 +722,7 @@ class Saver:
         and OSError where a write fails, this one or the one before."""
         self.wait()
         model, split, begin = self.model, is_sharded(self.model), time.monotonic()
-        state |= {"random": gather(self.ranks, random_state())}
+        drawn = {"random": gather(self.ranks, random_state())}
         if not (self.ranks.main or split):
             return
         if self.tokens is not None:
@@ -726,7 +742,7 @@ class Saver:
         there = nbytes(state) < free_host_bytes(self.ranks) / 2
         if there:
             state = host_copy(state)
-        self.thread = Thread(target=self._write, args=(files, state), name="save")
+        self.thread = Thread(target=self._write, args=(files, state | drawn), name="save")
         self.thread.start()
         if not there:  # no room for a copy
             self.wait()
@@ -754,9 +770,7 @@ class Saver:
             self._take_place()
         except BaseException as error:  # raised again in the main thread
             shutil.rmtree(self.new, ignore_errors=True)
-            kept = f"that before it is in {self.dir}" if self.dir.exists() else "none was saved before"
-            cause = OSError(f"the state cannot be saved: {error}; {kept}")
-            self.error = cause if isinstance(error, OSError) else error
+            self.error = error
 
     def _take_place(self):
         """dir.new becomes dir, and dir becomes dir/previous: at every moment one of them is whole."""
@@ -945,8 +959,8 @@ def nbytes(value) -> int:
 
 
 def _pickle(file: Path, state: dict):
-    """torch.save, whose error on a full disk is none of the system's."""
     try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        raise OSError(f"{file} cannot be written: {str(error).partition(chr(10))[0]}") from None
+        with open(file, "wb") as f:
+            torch.save(state, f)
+    except RuntimeError as error:  # torch's own, of the full disk that it has met
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

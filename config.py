@@ -301,8 +301,8 @@ _TINY = {
     "grpo": dict(steps=24, prompts=16, group_size=16, lr=1e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=6),
     "r1": {"grpo": dict(steps=48, lr=3e-4, eval_every=8)},
-    "distill": dict(prompts=2048, samples=4, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
-        micro_tokens=2048, eval_every=8)}
+    "distill": dict(prompts=2048, samples=4, keep=3, longest_line=90, batch_size=256, lr=2e-3,
+        optimizer="muon", micro_tokens=2048, eval_every=8)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),

@@ -149,7 +149,7 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
         "sampling": ["--temperature", "--top_p", "--resample"],
         "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
             "--lora_targets", "--shard", "--micro_tokens"],
-        "logging": ["--eval_every", "--tracker"]}
+        "logging": ["--save_minutes", "--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
 

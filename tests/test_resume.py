@@ -178,7 +178,7 @@ def test_a_write_that_fails_leaves_the_state_before_it_and_the_next_one_works(tw
     monkeypatch.setattr(checkpoint, "_pickle", full)
     saver.save(step=3)
     saver.thread.join()
-    with pytest.raises(OSError, match="No space left.*that before it is in .*state"):
+    with pytest.raises(OSError, match="No space left"):
         saver.overdue()
     assert load_state(dir)["step"] == 2 and not list(dir.parent.glob("state.*"))
     monkeypatch.setattr(checkpoint, "_pickle", write)
@@ -272,8 +272,7 @@ def test_a_finished_model_with_a_damaged_file_is_refused_by_its_name(tmp_path, k
             if DAMAGES[kind](file, random.Random(seed), models["other"] / file.name):
                 with pytest.raises(UserError) as error:
                     load_model(dir)
-                named = file.name in str(error.value) or file.name == "adapter_config.json"
-                assert named and "\n" not in str(error.value), error.value
+                assert file.name in str(error.value) and "\n" not in str(error.value), error.value
             file.write_bytes(keep)
     load_model(dir)
 

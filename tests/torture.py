@@ -285,9 +285,9 @@ def resources(at: Path) -> list[str]:
         disk.mkdir()
         words = command("grpo", "cpu:1", disk / "run", at)
         holder = subprocess.Popen(["unshare", "-Urm", "sh", "-c",
-            f"mount -t tmpfs -o size=48m none {disk} && exec sleep 600"])
+            f"mount -t tmpfs -o size=96m none {disk} && exec sleep 600"])
         enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
-        while subprocess.run([*enter, "mountpoint", "-q", str(disk)]).returncode:
+        while subprocess.run([*enter, "mountpoint", "-q", str(disk)], stderr=subprocess.DEVNULL).returncode:
             time.sleep(0.1)
 
         def shell(line, enter=enter):
