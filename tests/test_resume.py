@@ -36,6 +36,7 @@ from lora import Lora, attach
 from model import Transformer
 from optim import make_optimizers
 from parallel import ALONE
+from tests import torture
 from tests.torture import DAMAGES, files_of
 
 TOKENS = [1, 2, 3]
@@ -232,6 +233,13 @@ def test_saves_by_time(tmp_path):
     saver.wait()
     saver.last = time.monotonic()
     assert not saver.overdue()
+
+
+def test_runs_that_are_killed_six_times_end_as_if_nobody_had(tmp_path, capsys):
+    """Cold start in one process, GRPO in two; tests/torture.py kills more often, and more kinds of runs."""
+    torture.prepare(tmp_path)
+    assert not torture.killed_runs(tmp_path, 6, 1, [("cold start", "cpu:1"), ("grpo", "cpu:2")])
+    assert "6 kills" in capsys.readouterr().out
 
 
 def test_global_random_numbers_go_on(tmp_path):

@@ -1,6 +1,7 @@
 """Runs that are killed, and files that are damaged, as often as you like (`make torture`):
 
     python tests/torture.py --kills 50 --seed 0
+    python tests/torture.py --soak 60                # instead: minutes of one long run; what grows?
 
 Cold start, GRPO, both kinds of distillation and the whole recipe, each in one and in two processes, at toy
 length. A run is killed (all of its processes, or one rank) at a random moment or inside a write, and started
@@ -18,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -205,10 +207,9 @@ def prepare(at: Path):
     assert done.returncode == 0, done.stderr
 
 
-def killed_runs(at: Path, kills: int, seed: int, names: list[str], devices: list[str]) -> list[str]:
-    """Kill all of these runs, `kills` times together; what went wrong."""
+def killed_runs(at: Path, kills: int, seed: int, cases: list[tuple[str, str]]) -> list[str]:
+    """Kill these runs, (name, device), `kills` times together; what went wrong."""
     rng, count, faults = random.Random(seed), Counter(), []
-    cases = [(name, device) for name in names for device in devices]
     for i, (name, device) in enumerate(cases):
         mine = kills // len(cases) + (i < kills % len(cases))
         outs = [at / f"{name.replace(' ', '_')}.{device[-1]}.{kind}" for kind in ("whole", "killed")]
@@ -313,8 +314,42 @@ def resources(at: Path) -> list[str]:
     return faults
 
 
+def soak(at: Path, minutes: float):
+    """Train in two processes for so long, saving every few seconds: resident memory, open files, threads and
+    processes of all of them, every ten seconds, and their slopes per hour by least squares, without the
+    first fifth."""
+    words = command("grpo", "cpu:2", at / "soak", at)
+    process, seen = start([*words, "--steps", "1000000", "--eval_every", "50", "--save_minutes", "0.1"]), []
+    sink = open(at / "soak.txt", "w")
+    reader = threading.Thread(target=lambda: sink.writelines(process.stdout), daemon=True)
+    reader.start()
+    begin = time.monotonic()
+    while time.monotonic() < begin + 60 * minutes:
+        time.sleep(10)
+        assert process.poll() is None, "the run has ended"
+        pids = processes(process.pid)
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+        seen.append(((time.monotonic() - begin) / 3600, pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
+            sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids), len(pids)))
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+    kept = seen[len(seen) // 5 :]
+    hours = [row[0] for row in kept]
+    middle = sum(hours) / len(hours)
+    steps = len((at / "soak/metrics.jsonl").read_text().splitlines())
+    print(f"soak: {minutes:.0f} minutes, {steps} rows of metrics, {len(kept)} readings")
+    for i, name in enumerate(("resident MiB", "open files", "threads", "processes"), 1):
+        column = [row[i] for row in kept]
+        mean = sum(column) / len(column)
+        slope = sum((h - middle) * (c - mean) for h, c in zip(hours, column, strict=True)) / sum(
+            (h - middle) ** 2 for h in hours)
+        print(f"{name}: {column[0]:.1f} to {column[-1]:.1f}, mean {mean:.1f}, slope {slope:+.2f} per hour")
+
+
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--soak", type=float, default=0, help="minutes")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--places", type=int, default=100, help="flipped bits per file")
     parser.add_argument("--seed", type=int, default=0)
@@ -324,7 +359,10 @@ def main():
     shutil.rmtree(at, ignore_errors=True)
     at.mkdir(parents=True)
     prepare(at)
-    faults = killed_runs(at, args.kills, args.seed, [*RUNS, "recipe"], ["cpu:1", "cpu:2"])
+    if args.soak:
+        return soak(at, args.soak)
+    faults = killed_runs(at, args.kills, args.seed, [(name, device) for name in [*RUNS, "recipe"]
+        for device in ("cpu:1", "cpu:2")])
     faults += damaged(at, args.places, args.seed) + resources(at)
     print("\n".join([f"{len(faults)} faults", *faults]))
     sys.exit(bool(faults))
