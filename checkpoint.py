@@ -453,8 +453,11 @@ _ENTRY = re.compile(r"([0-9a-f]{64})  ([^/\n]+)\n")
 
 
 def digest(file: Path) -> str:
+    found = hashlib.sha256()  # hashlib.file_digest is Python 3.11's
     with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        while part := f.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def on_disk(path: Path):
