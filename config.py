@@ -22,8 +22,17 @@ class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
 
 
-class Diverged(UserError):
+class NotFinite(UserError):
+    """A number is NaN or infinite: training leaves out the step that would be made of it, anything else
+    ends."""
+
+    why = "reward"  # what it is of: as `optim.TRY` and metrics.jsonl have it
+
+
+class Diverged(NotFinite):
     """Weights, gradients or logits are no finite numbers any more."""
+
+    why = "logprob"
 
 
 class Family(NamedTuple):
@@ -462,6 +471,8 @@ class Training(Reading):
     shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
         "--device cpu:N): each holds 1/N of them", group="memory")
 
+    most_tokens = math.inf  # no knob: below --micro_tokens once a pass has run out of memory (batch.passes)
+
     def check_adapters(self):
         """Raises UserError for a setting of adapters without any, and for adapters that would not learn."""
         if self.lora_alpha == 0:
@@ -587,6 +598,12 @@ def last_words(text: str, code: int, error: BaseException):
 
 def leave(code: int):
     """What a script does last; parallel.py puts its own in place, for a run of several processes."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch, on any device, or Python raises where an allocation fails."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in
+        ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def run_script(main):
