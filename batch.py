@@ -147,8 +147,8 @@ def passes(run: Callable, model, cfg: Training, ranks: Ranks, lengths: list[int]
 
     Where a rank runs out of memory, the gradients are cleared on all, and the minibatch's passes are made
     again, with at most half as many tokens in each, as in all that follow: the same sums, but for the order
-    of their terms. Raises UserError where that cannot help: after a pass over one row; and where the model is
-    split, for the other ranks wait within that pass."""
+    of their terms. Raises UserError where that cannot help: if all of its passes are of a single row; or the
+    model is split, for the other ranks wait within that pass."""
     while True:
         seed_dropout(model, cfg.seed, *noise[:1], ranks.rank, *noise[1:])
         mine = micro_batches(ranks, lengths, min(cfg.micro_tokens, cfg.most_tokens), prompts)
@@ -161,33 +161,36 @@ def passes(run: Callable, model, cfg: Training, ranks: Ranks, lengths: list[int]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            found, failed = [], (len(rows) * max(lengths[i] for i in rows), len(rows))
+            found = []
+            largest = max((len(some) > 1, len(some) * max(lengths[i] for i in some)) for some in mine or [[0]])
+            failed = *largest, f"{type(error).__name__}: {error}".splitlines()[0][:150]
             if is_sharded(model):
-                raise too_large(model, cfg, ranks, failed) from None
+                raise too_large(model, cfg, ranks, *failed) from None
         everyone = gather(ranks, (failed, found))  # behind the except: that holds the pass's tensors
         if not any(failed for failed, _ in everyone):
             return [made for _, some in everyone for made in some]
         clear_gradients(trained(model))
         give_back_memory()
-        failed = min((failed for failed, _ in everyone if failed), key=lambda failed: failed[::-1])
-        if failed[1] == 1:
-            raise too_large(model, cfg, ranks, failed)
-        cfg.most_tokens = min(cfg.micro_tokens, cfg.most_tokens, failed[0]) // 2
-        say(f"out of memory in a pass of {failed[0]} tokens: it is repeated, with at most {cfg.most_tokens} "
+        several, tokens, text = min(failed for failed, _ in everyone if failed)  # a single row's come first
+        if not several:
+            raise too_large(model, cfg, ranks, several, tokens, text)
+        cfg.most_tokens = min(cfg.micro_tokens, cfg.most_tokens, tokens) // 2
+        say(f"out of memory in passes of {tokens} tokens: they are repeated, with at most {cfg.most_tokens} "
             "from now on")
 
 
-def too_large(model, cfg: Training, ranks: Ranks, failed: tuple[int, int]) -> UserError:
-    """The error of a pass over so many tokens and rows that cannot be repeated with fewer."""
+def too_large(model, cfg: Training, ranks: Ranks, several: bool, tokens: int, text: str) -> UserError:
+    """The error of passes over so many tokens, of several rows or of one, that cannot be repeated in smaller
+    parts. text: torch's own error."""
     split, samples = is_sharded(model), hasattr(cfg, "max_new_tokens")
     stored = (model.shards.plain if split else model).embed_tokens.weight.dtype
-    flags = ["a smaller --micro_tokens"] if failed[1] > 1 else []
+    flags = ["a smaller --micro_tokens"] if several else []
     flags += ["a smaller --max_new_tokens"] if samples else ["shorter rows"]
     flags += ["--recompute true"] if not getattr(cfg, "recompute", True) else []
     flags += [f for f in smaller(cfg, stored, ranks) if samples or cfg.init or "lora" not in f]
-    return UserError(f"out of memory in a pass of {failed[0]} tokens, which "
-        + ("no rank can repeat, for the model is split" if split else "is a single row")
-        + f"; what needs less: {', '.join(flags)}")
+    return UserError(f"out of memory in passes of {tokens} tokens, which "
+        + ("no rank can repeat, for the model is split" if split else "are of a single row each")
+        + f"; what needs less: {', '.join(flags)} ({text})")
 
 
 # ----------------------------------------------------------------------------------------------------- memory

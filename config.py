@@ -603,12 +603,12 @@ def leave(code: int):
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is what torch, on any device, or Python raises where an allocation fails."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in
-        ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+        ("out of memory", "can't allocate memory", "ALLOC_FAILED", "could not create a primitive"))
 
 
 def run_script(main):
-    """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
-    traceback and exit code 1: once, however many processes the run has."""
+    """Call main(). A UserError, a full disk or memory becomes one line on stderr and exit code 2, any other
+    error a traceback and exit code 1: once, however many processes the run has."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -623,6 +623,9 @@ def run_script(main):
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        if out_of_memory(error):
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            last_words(f"error: out of memory ({text}); docs/memory.md says what needs less\n", 2, error)
         last_words(traceback.format_exc(), 1, error)
 
 

@@ -103,8 +103,9 @@ class Log:
             self._track(kind, step, **values)
 
     def _track(self, kind: str, step: int, **values):
-        if self.tracker:
-            self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        if self.tracker and numbers:
+            self.tracker(kind, step, numbers)
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
