@@ -22,8 +22,17 @@ class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
 
 
-class Diverged(UserError):
+class NotFinite(UserError):
+    """A number is NaN or infinite: training leaves out the step that would be made of it, anything else
+    ends."""
+
+    why = "reward"  # what it is of: as `optim.TRY` and metrics.jsonl have it
+
+
+class Diverged(NotFinite):
     """Weights, gradients or logits are no finite numbers any more."""
+
+    why = "logprob"
 
 
 class Family(NamedTuple):
@@ -465,6 +474,8 @@ class Training(Reading):
     shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
         "--device cpu:N): each holds 1/N of them", group="memory")
 
+    most_tokens = math.inf  # no knob: below --micro_tokens once a pass has run out of memory (batch.passes)
+
     def check_adapters(self):
         """Raises UserError for a setting of adapters without any, and for adapters that would not learn."""
         if self.lora_alpha == 0:
@@ -592,9 +603,15 @@ def leave(code: int):
     """What a script does last; parallel.py puts its own in place, for a run of several processes."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch, on any device, or Python raises where an allocation fails."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in
+        ("out of memory", "can't allocate memory", "ALLOC_FAILED", "could not create a primitive"))
+
+
 def run_script(main):
-    """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
-    traceback and exit code 1: once, however many processes the run has."""
+    """Call main(). A UserError, a full disk or memory becomes one line on stderr and exit code 2, any other
+    error a traceback and exit code 1: once, however many processes the run has."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -609,6 +626,9 @@ def run_script(main):
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        if out_of_memory(error):
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            last_words(f"error: out of memory ({text}); docs/memory.md says what needs less\n", 2, error)
         last_words(traceback.format_exc(), 1, error)
 
 

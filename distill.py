@@ -40,7 +40,9 @@ from batch import (
     collate,
     completion_hidden,
     needed,
+    passes,
     shared_pass,
+    sizes,
     smaller,
     training_settings,
 )
@@ -63,6 +65,7 @@ from config import (
     TASK_FILE,
     TEMPLATE,
     ModelConfig,
+    NotFinite,
     Training,
     UserError,
     base_of,
@@ -78,16 +81,14 @@ from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from eval import evaluate, fitting_prompts, held_out
 from kernels import reverse_kl
-from lora import seed_dropout
-from metrics import Log, check_tracker, clock, open_tracker, table
+from metrics import Log, check_tracker, clock, left_out, open_tracker, table
 from optim import (
-    apply_gradients,
     check_sound,
     count_skipped,
     keep_masters,
     lr_at,
     make_optimizers,
-    trained,
+    step_or_skip,
 )
 from parallel import (
     Ranks,
@@ -95,13 +96,11 @@ from parallel import (
     check_shard,
     free_bytes,
     gather,
+    gather_or_raise,
     gathered,
     give_back_memory,
-    lockstep,
-    micro_batches,
     release,
     setup,
-    together,
 )
 from preference import MODELS
 from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
@@ -344,18 +343,24 @@ def same_vocabulary(teacher: Tokenizer, student: Tokenizer):
 def sample_batch(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config,
         ranks: Ranks) -> list[Sample]:
     """cfg.samples completions of each of these prompts, on every rank; each rank samples its share. The noise
-    is keyed by the prompt's number."""
-    mine, found = ranks.share(numbers), []
-    if mine:
-        prompts = [tokenizer.encode_row(rows(i)) for i in mine]
+    is keyed by the prompt's number. Raises NotFinite, on every rank, where a log-probability is not."""
+    mine = ranks.share(numbers)
+    prompts = [tokenizer.encode_row(rows(i)) for i in mine]
+
+    def sampled():
+        if not mine:
+            return []
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
+        found = []
         for j, completion in enumerate(out.completions):
-            prompt = prompts[j // cfg.samples]
-            found.append((mine[j // cfg.samples], Sample(prompt + completion, len(prompt), out.logprobs[j],
-                out.finished[j], None, {}, 0)))
-    everyone = [item for part in gather(ranks, found) for item in part]
-    return [sample for _, sample in sorted(everyone, key=lambda item: item[0])]
+            prompt, number = prompts[j // cfg.samples], mine[j // cfg.samples]
+            found.append(Sample(prompt + completion, len(prompt), out.logprobs[j], out.finished[j], None, {},
+                0, number=number))
+        return found
+
+    everyone = gather_or_raise(ranks, NotFinite, sampled)
+    return sorted((sample for part in everyone for sample in part), key=lambda sample: sample.number)
 
 
 def kl_backward(model, teacher, batch: Batch, count: float, temperature: float) -> float:
@@ -374,18 +379,17 @@ def kl_backward(model, teacher, batch: Batch, count: float, temperature: float) 
 def update(model, teacher, optimizers, samples: list[Sample], step: int, cfg: Config, tokenizer: Tokenizer,
         ranks: Ranks) -> dict:
     """One optimizer step on the mean over all tokens of the samples, those of all ranks."""
-    seed_dropout(model, cfg.seed, step, ranks.rank)
-    count, total = sum(len(s.old_logprobs) for s in samples), 0.0
-    mine = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
-        [(tuple(s.tokens[: s.start]), s.start) for s in samples])
-    for part, counts in lockstep(ranks, mine, model):
-        with together():
-            kl = kl_backward(model, teacher, collate([samples[i] for i in part], tokenizer.pad_id,
-                ranks.device), count if counts else math.inf, cfg.temperature)
-        total += kl if counts else 0.0
-    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
-    return {"kl": sum(gather(ranks, total)) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
-        "skipped": int(not math.isfinite(norm)), "length": count / len(samples),
+    count = sum(len(s.old_logprobs) for s in samples)
+
+    def run(part, times):
+        batch = collate([samples[i] for i in part], tokenizer.pad_id, ranks.device)
+        return kl_backward(model, teacher, batch, count * times, cfg.temperature)
+
+    kl = sum(passes(run, model, cfg, ranks, *sizes(samples), noise=(step,)))
+    norm, skipped = step_or_skip(ranks, model, optimizers, lr_at(step, cfg),
+        "" if math.isfinite(kl) else "loss", [s.number for s in samples])
+    return {"kl": kl / count, "grad_norm": norm, "lr": lr_at(step, cfg), "skipped": skipped,
+        "length": count / len(samples),
         "truncated": sum(not s.finished for s in samples) / len(samples), "generated": count,
         "trained_tokens": count}
 
@@ -417,19 +421,26 @@ def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Con
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         numbers, times = range(step * cfg.per_step, cfg.prompts)[: cfg.per_step], [time.perf_counter()]
+        samples, m = [], {}
         with gathered(model) as sampler:
-            samples = sample_batch(sampler, tokenizer, rows, list(numbers), cfg, ranks)
+            try:
+                samples = sample_batch(sampler, tokenizer, rows, list(numbers), cfg, ranks)
+            except NotFinite as error:  # on all ranks
+                m = {"skipped": [{"why": error.why, "rows": [*numbers], "says": str(error)}]}
         give_back_memory()
         times.append(time.perf_counter())
-        m = update(model, teacher, optimizers, samples, step, cfg, tokenizer, ranks)
-        give_back_memory()
+        if samples:
+            m = update(model, teacher, optimizers, samples, step, cfg, tokenizer, ranks)
+            give_back_memory()
         times.append(time.perf_counter())
         m |= {"rollout_seconds": times[1] - times[0], "train_seconds": times[2] - times[1],
-            "tokens_per_second": m["generated"] / (times[2] - times[0])}
+            "tokens_per_second": m.get("generated", 0) / (times[2] - times[0])}
         log.write("train", step + 1, **m)
         left = (times[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
-        say(f"step {step + 1:>4}/{cfg.steps}  kl {m['kl']:.4f}  len {m['length']:5.1f}  truncated "
-            f"{m['truncated']:.1%}  {m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(left)}")
+        did = (f"kl {m['kl']:.4f}  len {m['length']:5.1f}  truncated {m['truncated']:.1%}" if samples else
+            "no samples") + left_out(m)
+        say(f"step {step + 1:>4}/{cfg.steps}  {did}  {m['tokens_per_second'] / 1000:.1f}k tok/s  "
+            f"eta {clock(left)}")
         in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if held and due and step + 1 < cfg.steps:

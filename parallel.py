@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -249,6 +250,19 @@ def gather(ranks: Ranks, value) -> list:
     with together():
         dist.all_gather_object(out, value)
     return out
+
+
+def gather_or_raise(ranks: Ranks, kind: type[Exception], make: Callable) -> list:
+    """`gather` of what make() returns. If it raises an error of this kind on any rank, all ranks raise it."""
+    try:
+        value = make()
+    except kind as error:
+        value = error
+    everyone = gather(ranks, value)
+    for value in everyone:
+        if isinstance(value, kind):
+            raise value
+    return everyone
 
 
 def agree(ranks: Ranks, value):

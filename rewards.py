@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import config
-from config import UserError, closest, numbers
+from config import NotFinite, UserError, closest, numbers
 from data.gym import gym_score
 from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
@@ -423,26 +423,28 @@ def call_reward(name: str, reward: Callable, rows: list[dict], completions: list
         run: dict | None = None) -> list[float | None]:
     """The reward's values as TRL's trainer takes them, checked: lists, arrays and tensors of numbers or None,
     of plain and of `async` functions. run: what is no column. On an error each row is tried alone, to name
-    the one that fails. Raises UserError."""
+    the one that fails. Raises UserError; NotFinite where all are numbers or None, and one is NaN or
+    infinite."""
     try:
         given = _arguments(name, reward, columns | {"completions": completions} | (run or {}))
         values = reward(**given)
         if inspect.isawaitable(values):
             values = asyncio.run(_awaited(values))
         found = _floats(values)
-        error = "" if found is not None and len(found) == len(completions) else \
+        kind = NotFinite if found is not None and len(found) == len(completions) else UserError
+        error = "" if kind is NotFinite and all(v is None or math.isfinite(v) for v in found) else \
             f"returned {repr(values)[:200]} for {len(completions)} completions"
     except UserError:
         raise
     except Exception as problem:
-        error = f"{type(problem).__name__}: {problem}"
+        kind, error = UserError, f"{type(problem).__name__}: {problem}"
     if not error:
         return found
     if len(rows) > 1:
         for i, row in enumerate(rows):
             call_reward(name, reward, [row], [completions[i]], {k: [v[i]] for k, v in columns.items()}, run)
     row = json.dumps(rows[0], default=str)[:500]
-    raise UserError(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
+    raise kind(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
 
 
 async def _awaited(values):
@@ -465,13 +467,12 @@ def _arguments(name: str, reward: Callable, given: dict) -> dict:
 
 
 def _floats(values) -> list[float | None] | None:
-    """A reward's values as floats and None; None where one is no finite number."""
+    """A reward's values as floats and None; None where one is no number."""
     values = values.tolist() if hasattr(values, "tolist") else values  # numpy, torch
     if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
         return None
     values = [v.item() if hasattr(v, "item") else v for v in values]
-    numbers = all(v is None or isinstance(v, Number) and not isinstance(v, complex) and math.isfinite(v)
-        for v in values)
+    numbers = all(v is None or isinstance(v, Number) and not isinstance(v, complex) for v in values)
     return [None if v is None else float(v) for v in values] if numbers else None
 
 

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from batch import check_memory, rows_pass, smaller, training_settings
+from batch import check_memory, passes, rows_pass, smaller, training_settings
 from checkpoint import (
     Saver,
     last_good_state,
@@ -58,18 +58,16 @@ from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
-from lora import seed_dropout
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
 from optim import (
-    apply_gradients,
     check_sound,
     count_skipped,
     keep_masters,
     make_optimizers,
     rounded,
-    trained,
+    step_or_skip,
 )
 from parallel import (
     Ranks,
@@ -78,12 +76,9 @@ from parallel import (
     gather,
     gathered,
     local,
-    lockstep,
-    micro_batches,
     put_rows,
     setup,
     shard_model,
-    together,
 )
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
@@ -176,30 +171,27 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
 def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
     """One optimizer step on examples step * batch_size ...: every rank makes them all, to deal them out by
     length, and trains its share."""
-    seed_dropout(model, cfg.seed, step, ranks.rank)
-    examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i)
-        for i in range(step * cfg.batch_size, (step + 1) * cfg.batch_size)]
+    numbers = range(step * cfg.batch_size, (step + 1) * cfg.batch_size)
+    examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i) for i in numbers]
     backward, count = forward_backward, sum(len(tokens) - start for tokens, start, *_ in examples)
     if hasattr(model, "score"):
         backward, count = pair_backward, cfg.batch_size
-    nll, loads = 0.0, None
-    mine = micro_batches(ranks, [len(tokens) for tokens, *_ in examples], cfg.micro_tokens)
-    for part, counts in lockstep(ranks, mine, model):
-        with together():
-            value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
-                cfg.batch_size if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
-        if not counts:
-            continue
-        nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
-    everyone = gather(ranks, (nll, [x.cpu() for x in loads or []]))
-    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
-    loads = [sum(layer) for layer in zip(*(load for _, load in everyone if load), strict=True)]
-    moves = cfg.bias_rate and not cfg.lora_rank and math.isfinite(norm)
+
+    def run(part, times):
+        loss, load = backward(model, [examples[i] for i in part], count * times, cfg.batch_size * times, cfg,
+            tokenizer.pad_id, ranks.device)
+        return loss, [x.cpu() for x in load]
+
+    losses, loads = zip(*passes(run, model, cfg, ranks, [len(tokens) for tokens, *_ in examples],
+        noise=(step,)), strict=True)
+    norm, skipped = step_or_skip(ranks, model, optimizers, lr_at(step, cfg),
+        "" if math.isfinite(sum(losses)) else "loss", [*numbers])
+    loads = [sum(layer) for layer in zip(*loads, strict=True)]
+    moves = cfg.bias_rate and not cfg.lora_rank and not skipped
     for router, load in zip(model.routers(), loads, strict=True):
         if moves and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
-    return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
-        "skipped": int(not math.isfinite(norm)),
+    return {"loss": sum(losses) / count, "grad_norm": norm, "lr": lr_at(step, cfg), "skipped": skipped,
         "tokens": sum(len(tokens) for tokens, *_ in examples),
         "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
@@ -378,7 +370,7 @@ def main():
     seconds = time.perf_counter() - begin
     skipped = sum(row.get("skipped", 0) for row in log.rows)
     say(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"
-        + (f"; {skipped} steps were skipped, their gradients were not finite" if skipped else ""))
+        + (f"; {skipped} steps were skipped, see skipped in metrics.jsonl" if skipped else ""))
 
 
 if __name__ == "__main__":
