@@ -80,8 +80,13 @@ class Log:
             at_the_end = row["step"] == steps and row.get("kind") not in ("train", "skipped")
             return row["step"] <= after_step and not at_the_end
 
-        kept = [line for line in (path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
-            if line.endswith("}") and stays(json.loads(line))]
+        kept = []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+        for i, line in enumerate(lines[:-1], 1):  # the last one is empty, or torn
+            try:
+                kept += [line] if stays(json.loads(line)) else []
+            except (ValueError, TypeError, KeyError, AttributeError):
+                print(f"{path}: line {i} is damaged, and left out")
         path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(path.with_suffix(".tmp"), path)
         if path.name == "metrics.jsonl":

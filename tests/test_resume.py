@@ -33,6 +33,7 @@ from checkpoint import (
 from config import ModelConfig, UserError
 from data.tokenizer import shipped
 from lora import Lora, attach
+from metrics import Log
 from model import Transformer
 from optim import make_optimizers
 from parallel import ALONE
@@ -253,6 +254,21 @@ def test_global_random_numbers_go_on(tmp_path):
     own_state(load_state(tmp_path / "state"), ALONE, ())
     assert drawn() == wanted
     checkpoint.set_random_state(before)
+
+
+def test_a_damaged_row_of_the_metrics_is_named_and_left_out(tmp_path, capsys):
+    """Rows after the state's step are cut off, and a last line that is torn."""
+    log = Log(tmp_path, 0, True)
+    for step in range(1, 5):
+        log.write("train", step, loss=0.5)
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    for broken in (b"{", b"\xff\xfe", b"[1]", b"null", b'{"kind": "train"}', b""):
+        file.write_bytes(b"".join([lines[0], broken + b"\n", *lines[2:], b'{"kind"']))
+        assert [row["step"] for row in Log(tmp_path, 3, True).rows] == [1, 3]
+        said = capsys.readouterr().out
+        assert said == f"{file}: line 2 is damaged, and left out\n"
+        assert file.read_bytes() == lines[0] + lines[2]
 
 
 # ------------------------------------------------------------------------------------------ a finished model
