@@ -330,8 +330,8 @@ SIZES["smollm2"] = {
     "distill": dict(prompts=512)}
 # R1's RL stages (arXiv 2501.12948v2, sec. 2.1, 2.2, 3.2): accuracy and format weigh the same, the language's
 # share is added as it is. The policy becomes the reference after that share of a stage's steps: the paper's
-# 400 are 1/26 of R1-Zero's 10,400 and 1/4 of the second stage's 1,700. 1/26 of 32 steps is one: the KL to a
-# reference one step old holds nothing, so here it is 1/4 for all.
+# 400 are 1/26 of R1-Zero's 10,400 and 1/4 of the second stage's 1,700. 1/26 of 24 steps is less than one: the
+# KL to a reference one step old holds nothing, so here it is 1/4 for all.
 _ZERO = dict(reward_weights="accuracy=1,format=1,language=0", ref_every=0.25)  # language is only logged
 _LANGUAGE = _ZERO | dict(reward_weights="accuracy=1,format=1,language=1")
 # The paper's epsilon of 10, above and below: a good token is clipped at 11 times its chance, a bad one never,
