@@ -162,8 +162,8 @@ def passes(run: Callable, model, cfg: Training, ranks: Ranks, lengths: list[int]
             if not out_of_memory(error):
                 raise
             found = []
-            largest = max((len(some) > 1, len(some) * max(lengths[i] for i in some)) for some in mine or [[0]])
-            failed = *largest, f"{type(error).__name__}: {error}".splitlines()[0][:150]
+            each = [(len(some) > 1, len(some) * max(lengths[i] for i in some)) for some in mine or [[0]]]
+            failed = *max(each), f"{type(error).__name__}: {error}".splitlines()[0][:150]
             if is_sharded(model):
                 raise too_large(model, cfg, ranks, *failed) from None
         everyone = gather(ranks, (failed, found))  # behind the except: that holds the pass's tensors
