@@ -324,11 +324,11 @@ def samples(count: int = 12) -> list[Sample]:
 
 
 SFT = sft.Config(batch_size=8, lr=1e-3, warmup=1, steps=9, init="x", task=FAST["task"], bias_rate=0.1)
-RL = grpo.Config(kl_coef=0.1, updates=2, lr=1e-3, steps=9, router="bias")
+RL = grpo.Config(kl_coef=0.0, updates=2, lr=1e-3, steps=9, router="bias")
 # name of a way to train -> (module, its settings, kind of model, the function that makes a pass)
 WAYS = {"sft": (sft, SFT, "bfloat16", "forward_backward"), "lora": (sft, SFT, "lora", "forward_backward"),
     "pairs": (sft, SFT, "pairs", "pair_backward"), "grpo": (grpo, RL, "", "micro_step"),
-    "own": (grpo, dataclasses.replace(RL, importance="truncate"), "", "completion_logprobs"),
+    "own": (grpo, dataclasses.replace(RL, importance="truncate", kl_coef=0.1), "", "completion_logprobs"),
     "distill": (distill, distill.Config(on_policy=True, lr=1e-3, prompts=100), "", "kl_backward")}
 SFT_ROWS, RL_ROWS = [*range(8, 16)], {100, 101, 102, 103}
 
@@ -371,7 +371,7 @@ def plus_inf(value):
 
 
 def one_is_minus_inf(both):
-    """The first token's log-probability: for A > 0 the clipped objective, and its gradient, are finite."""
+    """The first token's log-probability: the clipped objective, and its gradient, are finite."""
     logprobs = both[0].clone()
     logprobs[0, 0] = -math.inf
     return logprobs, *both[1:]
