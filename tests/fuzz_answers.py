@@ -1,6 +1,6 @@
 """Random answers whose truth is known before they are written:
 
-    python tests/fuzz.py --mutants 20000 --pairs 400000 --golds FILE
+    python tests/fuzz_answers.py --mutants 20000 --pairs 400000 --golds FILE
 
 An answer is made as a thing (a fraction, a + b sqrt(c), a polynomial, a tuple, an interval, a set, a matrix,
 ...) and then spelled; nothing here reads text with `same_answer`. Counted are other spellings of the same
