@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import Diverged, ModelConfig, Training, UserError, base_of, read_json, say
+from config import Diverged, ModelConfig, Training, UserError, base_of, read_config, read_json, say
 from data.tokenizer import Tokenizer, save_beside
 from kernels import Head
 from lora import Lora, adapt, adapters, attach, fold, linear_layers
@@ -261,8 +261,7 @@ def _on_meta(dir: Path) -> tuple[Transformer, dict]:
     """The checkpoint's model without memory, and its config.json."""
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
-    raw = read_json(dir / "config.json")
-    cfg = ModelConfig.from_hf(raw)
+    cfg, raw = read_config(dir)
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
@@ -279,24 +278,24 @@ def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor
             left_out.add(layer)
         if layer or _not_ours(name, cfg) or not tensor.numel():
             continue
-        target, expert, part = _place(name, cfg)
+        target, expert, part = _place(name, cfg, dir)
         if target not in wanted:
             unknown.append(name)
             continue
         if scale is None and tensor.dtype not in READABLE:
             raise UserError(f"{dir}: {name} holds {tensor.dtype} numbers; only float32, bfloat16, float16 "
                 "and FP8 (e4m3, with scales) are supported")
-        slot, own = place(target, wanted[target], tensor.dtype if scale is None else torch.bfloat16)
         shape = (wanted[target] if expert is None else wanted[target][expert])[part].shape
         if shape != tensor.shape:
             raise UserError(f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(shape)}")
+        slot, own = place(target, wanted[target], tensor.dtype if scale is None else torch.bfloat16)
         seen[target] += tensor.numel()
         if expert is not None:  # a stack's rows are its experts
             if not own.start <= expert < own.stop:
                 continue
             slot, own = slot[expert - own.start][part], slice(0, len(tensor))
-        pieces = [(slice(0, len(tensor)), tensor)] if scale is None else dequantised(name, tensor, scale, raw,
-            device)
+        pieces = ([(slice(0, len(tensor)), tensor)] if scale is None
+            else dequantised(f"{dir}: {name}", tensor, scale, raw, device))
         for rows, piece in pieces:
             first, last = max(rows.start, own.start), min(rows.start + len(piece), own.stop)
             if first < last:
@@ -314,8 +313,8 @@ def stored_shape(dir: str | Path) -> tuple[ModelConfig, torch.dtype]:
     dir = base_of(dir)
     if not dir.is_dir():
         raise UserError(f"checkpoint folder {dir} does not exist")
-    cfg, kinds = ModelConfig.from_hf(read_json(dir / "config.json")), {"F32": torch.float32,
-        "F16": torch.float16, "F64": torch.float64}
+    cfg, _ = read_config(dir)
+    kinds = {"F32": torch.float32, "F16": torch.float16, "F64": torch.float64}
     for file in _files(dir):
         with _opened(file) as f:
             for name in f.keys():
@@ -364,6 +363,8 @@ def _scale_of(name: str, f, file: Path, place: dict[str, Path]):
 
 @contextmanager
 def _opened(file: Path):
+    if not file.is_file():
+        raise UserError(f"{file} is no file")
     try:
         with safe_open(file, framework="pt", device="cpu") as f:
             yield f
@@ -397,15 +398,15 @@ def _not_ours(name: str, cfg: ModelConfig) -> bool:
     return "rotary_emb.inv_freq" in name or name == "lm_head.weight" and cfg.tie_word_embeddings
 
 
-def _place(name: str, cfg: ModelConfig):
-    """Where a stored tensor goes: (our name, the expert whose place in a stack it has or None, rows in
-    there)."""
+def _place(name: str, cfg: ModelConfig, dir: Path):
+    """Where a stored tensor of a folder goes: (our name, the expert whose place in a stack it has or None,
+    rows in there)."""
     target, width = name.removeprefix("model."), cfg.moe_intermediate_size
     expert = EXPERT.match(target)
     if not expert:
         return target, None, slice(None)
     if int(expert[2]) >= cfg.n_routed_experts:
-        raise UserError(f"{name}: the config has only {cfg.n_routed_experts} experts")
+        raise UserError(f"{dir}: {name}: the config has only {cfg.n_routed_experts} experts")
     if expert[3] == "down":
         return expert[1] + "down_proj", int(expert[2]), slice(None)
     half = slice(0, width) if expert[3] == "gate" else slice(width, None)

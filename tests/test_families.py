@@ -171,7 +171,7 @@ YARN_OF_LLAMA = dict(rope_type="yarn", factor=4.0, original_max_position_embeddi
       ("original_max_position_embeddings", -5)]),
     (dict(rope_scaling=dict(rope_type="llama3", factor=2.0, low_freq_factor=4, high_freq_factor=4,
         original_max_position_embeddings=64)), "low_freq_factor must be below"),
-    (dict(rope_theta=0), "rope_theta=0 must be above 1"), (dict(rms_norm_eps=-1.0), "a number from 0 on"),
+    (dict(rope_theta=0), "rope_theta=0 must be above 1"), (dict(rms_norm_eps=-1.0), "a number from 0 to"),
     (dict(quantization_config=dict(quant_method="fp8", weight_block_size=128)), "weight_block_size=128")])
 def test_what_a_config_cannot_mean_is_named(change, says):
     raw = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=6)
