@@ -107,7 +107,11 @@ def from_folder(path: str) -> Iterator[tuple[str, object]]:
     needs("datasets", path)
     from datasets import load_from_disk
 
-    return numbered(path, load_from_disk(path).to_list())
+    try:
+        rows = load_from_disk(path).to_list()
+    except Exception as error:  # the library trusts its files: a damaged one is any error
+        raise UserError(f"{path} is damaged, or not saved by the datasets library: {error}") from None
+    return numbered(path, rows)
 
 
 def needs(library: str, path: str):

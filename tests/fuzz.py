@@ -147,7 +147,7 @@ def flags(r: random.Random, dir: Path, here: Path) -> tuple[Callable, list[str]]
         name = r.choice(list(kinds))
         pool = OUTS if name in ("out", "json", "save") else r.choice([WORDS, PATHS])
         if re.search("int|float|bool", kinds[name]) and r.random() < 0.9:
-            pool = r.choice([["1", "2", "4"], NUMBERS]) if "bool" not in kinds[name] else ["true", "false", "x"]
+            pool = [["1", "2", "4"], NUMBERS][r.randrange(2)] if kinds[name] != str(bool) else ["true", "x"]
         value = r.choice(pool)
         how = r.random()
         if how < 0.85:

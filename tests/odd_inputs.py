@@ -153,9 +153,9 @@ WORDS = [*"""a chat plain zero {prompt} adamw muon grpo dapo sapo dppo batch glo
 PATHS = ["", "n" * 300, "a/" * 3000 + "b.jsonl", *"""rows.jsonl code.jsonl pairs.jsonl texts.jsonl
     broken.jsonl folder.jsonl loop.jsonl pipe.jsonl zero.json zero.json.gz full.jsonl missing.jsonl
     missing.parquet base other scorer adapter empty missing base/config.json /dev/zero /dev/null
-    /dev/full /proc/self/mem own.py:good own.py:raises own.py:missing own.py missing.py:f folder.py:f own.py:good,own.py:good
-    preference:scorer preference:base preference:missing preference: generative:base generative:chat
-    rows.jsonl/x out/x ~ . ..""".split()]
+    /dev/full /proc/self/mem own.py:good own.py:raises own.py:missing own.py missing.py:f folder.py:f
+    own.py:good,own.py:good preference:scorer preference:base preference:missing preference:
+    generative:base generative:chat rows.jsonl/x out/x ~ . ..""".split()]
 OUTS = ["", "rows.jsonl/x", "/dev/full", "/dev/null/x", "out/" + "n" * 300, "base", "out/\u4f60",
     "out/a.json", "out/a.jsonl", "out/a\nb", ".", "out"]  # nothing outside of the temporary folder
 
@@ -261,8 +261,10 @@ BODIES = ["return [1.0] * len(completions)", "return [float(len(c)) for c in com
     "kw.clear(); return [1.0] * len(completions)", "threading.Thread(target=sys.exit).start(); return [1]"]
 HEADS = [*(f"def f({x}):" for x in listed("""completions, **kw; completions; completions, answer, **kw; *args
     completions, /, **kw; prompts, completions, log_metric, log_extra, trainer_state
-    completions, missing_column; completions=5, *, answer=[]""")), "def f():", "async def f(completions, **kw):",
-    "def g(completions):", "class f:", "class f(dict):", *(f"@{x}\ndef f(completions):" for x in ("property", "staticmethod",
+    completions, missing_column; completions=5, *, answer=[]""")), "def f():",
+    "async def f(completions, **kw):",
+    "def g(completions):", "class f:", "class f(dict):",
+    *(f"@{x}\ndef f(completions):" for x in ("property", "staticmethod",
     "functools.cache")), *(f"f = {x}\ndef g(completions):" for x in ("lambda completions, **kw: [1.0]", "max",
     "5", "Odd()"))]
 ASIDE = [f"{x}\n" for x in ("import no_such_module", "raise SystemExit(0)", "sys.exit()", "1 / 0", "def f(",
