@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import Diverged, ModelConfig, Training, UserError, base_of, read_json, say
+from config import Diverged, ModelConfig, Training, UserError, base_of, read_config, read_json, say
 from data.tokenizer import BESIDE, Tokenizer, save_beside
 from kernels import Head
 from lora import Lora, adapt, adapters, attach, fold, linear_layers
@@ -287,23 +287,14 @@ def load_trained(dir: str | Path, ranks: Ranks, cfg: Training, init: str | Path,
 
 def _on_meta(dir: Path) -> tuple[Transformer, dict]:
     """The checkpoint's model without memory, and its config.json."""
-    cfg, raw = _config(dir)
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    cfg, raw = read_config(dir)
     with torch.device("meta"):
         model = Transformer(cfg)
         if SCORER in str(raw.get("architectures")):
             model.score = Head(cfg.hidden_size, 1, bias=False)
     return model, raw
-
-
-def _config(dir: Path) -> tuple[ModelConfig, dict]:
-    """The shape that a checkpoint's config.json says, and all that it says. Raises UserError."""
-    if not dir.is_dir():
-        raise UserError(f"checkpoint folder {dir} does not exist")
-    raw = read_json(dir / "config.json")
-    try:
-        return ModelConfig.from_hf(raw), raw
-    except UserError as error:
-        raise UserError(f"{dir}/config.json: {error}") from None
 
 
 def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor], device: str, place):
@@ -315,24 +306,24 @@ def _fill(dir: Path, cfg: ModelConfig, raw: dict, wanted: dict[str, torch.Tensor
             left_out.add(layer)
         if layer or _not_ours(name, cfg) or not tensor.numel():
             continue
-        target, expert, part = _place(name, cfg)
+        target, expert, part = _place(name, cfg, dir)
         if target not in wanted:
             unknown.append(name)
             continue
         if scale is None and tensor.dtype not in READABLE:
             raise UserError(f"{dir}: {name} holds {tensor.dtype} numbers; only float32, bfloat16, float16 "
                 "and FP8 (e4m3, with scales) are supported")
-        slot, own = place(target, wanted[target], tensor.dtype if scale is None else torch.bfloat16)
         shape = (wanted[target] if expert is None else wanted[target][expert])[part].shape
         if shape != tensor.shape:
             raise UserError(f"{dir}: {name} has shape {tuple(tensor.shape)}, the config wants {tuple(shape)}")
+        slot, own = place(target, wanted[target], tensor.dtype if scale is None else torch.bfloat16)
         seen[target] += tensor.numel()
         if expert is not None:  # a stack's rows are its experts
             if not own.start <= expert < own.stop:
                 continue
             slot, own = slot[expert - own.start][part], slice(0, len(tensor))
-        pieces = [(slice(0, len(tensor)), tensor)] if scale is None else dequantised(name, tensor, scale, raw,
-            device)
+        pieces = ([(slice(0, len(tensor)), tensor)] if scale is None
+            else dequantised(f"{dir}: {name}", tensor, scale, raw, device))
         for rows, piece in pieces:
             first, last = max(rows.start, own.start), min(rows.start + len(piece), own.stop)
             if first < last:
@@ -348,7 +339,10 @@ def stored_shape(dir: str | Path) -> tuple[ModelConfig, torch.dtype]:
     """What `load_model` would make of a folder, without reading its weights: the shape, and the dtype. Raises
     UserError as it does."""
     dir = base_of(dir)
-    cfg, kinds = _config(dir)[0], {"F32": torch.float32, "F16": torch.float16, "F64": torch.float64}
+    if not dir.is_dir():
+        raise UserError(f"checkpoint folder {dir} does not exist")
+    cfg, _ = read_config(dir)
+    kinds = {"F32": torch.float32, "F16": torch.float16, "F64": torch.float64}
     for file in _files(dir):
         with _opened(file) as f:
             for name in f.keys():
@@ -397,6 +391,8 @@ def _scale_of(name: str, f, file: Path, place: dict[str, Path]):
 
 @contextmanager
 def _opened(file: Path):
+    if not file.is_file():
+        raise UserError(f"{file} is no file")
     try:
         with safe_open(file, framework="pt", device="cpu") as f:
             yield f
@@ -430,15 +426,15 @@ def _not_ours(name: str, cfg: ModelConfig) -> bool:
     return "rotary_emb.inv_freq" in name or name == "lm_head.weight" and cfg.tie_word_embeddings
 
 
-def _place(name: str, cfg: ModelConfig):
-    """Where a stored tensor goes: (our name, the expert whose place in a stack it has or None, rows in
-    there)."""
+def _place(name: str, cfg: ModelConfig, dir: Path):
+    """Where a stored tensor of a folder goes: (our name, the expert whose place in a stack it has or None,
+    rows in there)."""
     target, width = name.removeprefix("model."), cfg.moe_intermediate_size
     expert = EXPERT.match(target)
     if not expert:
         return target, None, slice(None)
     if int(expert[2]) >= cfg.n_routed_experts:
-        raise UserError(f"{name}: the config has only {cfg.n_routed_experts} experts")
+        raise UserError(f"{dir}: {name}: the config has only {cfg.n_routed_experts} experts")
     if expert[3] == "down":
         return expert[1] + "down_proj", int(expert[2]), slice(None)
     half = slice(0, width) if expert[3] == "gate" else slice(width, None)

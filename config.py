@@ -97,6 +97,9 @@ _ROPE_NUMBERS = {"factor", "beta_fast", "beta_slow", "attention_factor", "mscale
 _SIZES = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim n_routed_experts num_experts_per_tok n_group "
     "topk_group kv_lora_rank qk_rope_head_dim v_head_dim max_position_embeddings").split()
+# What a number is at most, an integer 2**20 without a row: a model is built before its weights are looked at.
+_MOST = {"num_hidden_layers": 1000, "num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12,
+    "n_routed_experts": 1 << 14, "max_position_embeddings": 1 << 24, "partial_rotary_factor": 1}
 
 
 @dataclass
@@ -160,7 +163,7 @@ class ModelConfig:
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
         kind = str(scaling.get("rope_type"))
         wrong = [f"{k}={v!r}" for k, v in scaling.items() if k in _ROPE_NUMBERS and v is not None
-            and not (is_a(v, float) and (0 < v < math.inf or v == 0 and "mscale" in k))]
+            and not (is_a(v, float) and (0 < v <= 1e15 or v == 0 and "mscale" in k))]
         lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not is_a(scaling.get(k) or None, float)]
         checks = [
             (routing in family.routings or not family.routings,
@@ -192,10 +195,11 @@ class ModelConfig:
             value = getattr(self, name)
             if not is_a(value, kind):
                 raise UserError(f"model config: {name}={value!r} is no {getattr(kind, '__name__', kind)}")
-            if kind is float and not 0 <= value < math.inf:
-                raise UserError(f"model config: {name}={value} must be a number from 0 on")
-            if name in _SIZES and value is not None and value < 1:
-                raise UserError(f"model config: {name}={value} must be at least 1")
+            whole = kind in (int, int | None)
+            least, most = int(name in _SIZES), _MOST.get(name, 1 << 20 if whole else 1e15)
+            if value is not None and (whole and "_id" not in name or kind in (float, float | None)) \
+                    and not least <= value <= most:
+                raise UserError(f"model config: {name}={value} must be a number from {least} to {most}")
 
     @property
     def family(self) -> Family:
@@ -385,6 +389,15 @@ def is_a(value, kind) -> bool:
     return isinstance(value, tuple(kinds)) or float in kinds and isinstance(value, int)
 
 
+def typed(raw: dict, name: str, kind, source):
+    """The value of a name in a file's JSON object, None if it is not there. Raises UserError for another
+    type."""
+    value = raw.get(name)
+    if value is not None and not is_a(value, kind):
+        raise UserError(f"{source}: {name}={str(value)[:60]!r} is no {getattr(kind, '__name__', kind)}")
+    return value
+
+
 def base_of(dir: str | Path) -> Path:
     """The folder with the weights of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
     model that it belongs to. Raises UserError where that is not here."""
@@ -494,6 +507,7 @@ _LEAST = {-math.inf: "bar", 2: "group_size",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs shards"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
+MOST = dict.fromkeys(("count", "problems", "eval_problems"), 10**7)  # rows that are made before a run starts
 
 
 def check_ranges(values: dict):
@@ -505,6 +519,7 @@ def check_ranges(values: dict):
         whole = isinstance(value, int)
         for ok, range in [(whole or math.isfinite(value), "a finite number"),
                 (not whole or value < 2**63, "less than 2**63"), (value >= least, f"at least {least}"),
+                (value <= MOST.get(name, math.inf), f"at most {MOST.get(name, 0):,}"),
                 (name != "top_p" or 0 < value <= 1, "above 0 and at most 1"),
                 (name != "lora_dropout" or value < 1, "below 1")]:
             if not ok:
@@ -574,7 +589,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
         i += 1
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
-        raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
+        raise UserError(f"--config {preset}: unknown preset{closest(preset, presets)}")
     given = {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
     default = {f.name: f.default for f in fields.values()} | presets[preset]
     other = {k for k, v in given.items() if v != default[k]}
@@ -610,8 +625,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def run_script(main):
-    """Call main(). A UserError, a full disk or memory becomes one line on stderr and exit code 2, any other
-    error a traceback and exit code 1: once, however many processes the run has."""
+    """Call main(). A UserError, a full disk or memory becomes one line on stderr and exit code 2, Ctrl-C one
+    and 130, any other error a traceback and exit code 1: once, however many processes the run has."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -619,12 +634,12 @@ def run_script(main):
         main()
         leave(0)
     except (UserError, OSError) as error:
-        last_words(f"error: {error}\n", 2, error)
+        last_words(f"error: {one_line(error)}\n", 2, error)
     except SystemExit as end:
         leave(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        last_words("stopped\n", 130, error)
     except BaseException as error:
         if out_of_memory(error):
             text = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -632,15 +647,46 @@ def run_script(main):
         last_words(traceback.format_exc(), 1, error)
 
 
+def one_line(error: BaseException) -> str:
+    """The message as a terminal can show it, whatever names and values of the user's are in it: on one line,
+    letters that cannot be printed as numbers, of a long one both ends."""
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 4 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+LONGEST_LINE = 2000  # characters of a message
+
+
+def read_text(path, encoding: str = "utf-8") -> str:
+    """The text of a file. Raises UserError if it is missing, no text, or a pipe or device, which may never
+    end."""
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist")
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file")
+    try:
+        return Path(path).read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in {encoding}: {error}") from None
+
+
 def read_json(path) -> dict:
     """The JSON object in a file. Raises UserError if it is missing or broken."""
     try:
-        with open(path, encoding="utf-8") as f:
-            found = json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # also brackets without end, integers of 5,000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object, but {str(found)[:40]}")
     return found
+
+
+def read_config(dir) -> tuple[ModelConfig, dict]:
+    """The shape of the model in a folder, and all of its config.json. Raises UserError."""
+    raw = read_json(Path(dir) / "config.json")
+    try:
+        return ModelConfig.from_hf(raw), raw
+    except UserError as error:
+        raise UserError(f"{dir}/config.json: {error}") from None

@@ -190,14 +190,14 @@ def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan
     judge fails."""
     kept, reasons, ruled = [], [], has_rule(row["task"])
     scores = [bar] * len(texts) if ruled else [0.0] * len(texts)
-    if not ruled and judge:
+    if not ruled and judge is not None:
         rows = [row] * len(texts)
         columns = columns_of(rows) | ({} if ids is None else {"completion_ids": ids})
         scores = call_reward("--judge", judge, rows, [opened(row, text, plan) for text in texts], columns,
             {"trainer_state": plan.state})
     for text, score in zip(texts, scores, strict=True):
         reason = why_not(row, text, plan=plan, longest_line=longest_line)
-        if not reason and not ruled and not judge:
+        if not reason and not ruled and judge is None:
             reason = "no rule and no --judge"
         elif not reason and (score is None or score < bar):
             reason = "the judge says no"

@@ -49,7 +49,7 @@ from config import (
     knob,
     parse_args,
     presets_of,
-    read_json,
+    read_config,
     run_script,
     say,
 )
@@ -244,7 +244,7 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
     """The tokenizer and the shape of the model: those of --init, or ours and the preset's."""
     if cfg.init:
         tokenizer = for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system)
-        return tokenizer, ModelConfig.from_hf(read_json(base_of(cfg.init) / "config.json"))
+        return tokenizer, read_config(base_of(cfg.init))[0]
     if preset not in (*PRESETS, "default"):
         raise UserError(f"--config {preset} is for a released model: it needs --init")
     tokenizer = with_template(shipped(cfg.think_tags), cfg.template, cfg.system)

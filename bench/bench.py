@@ -53,7 +53,17 @@ from batch import (
     shared_pass,
 )
 from checkpoint import Saver, load_model, save_model
-from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, read_json, run_script
+from config import (
+    PRESETS,
+    ModelConfig,
+    UserError,
+    closest,
+    knob,
+    parse_args,
+    read_config,
+    read_json,
+    run_script,
+)
 from data.tasks import training_rows
 from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
@@ -596,7 +606,7 @@ def memory_table(shapes: dict[str, ModelConfig], rank: int) -> str:
 
 def memory(cfg: Config):
     """--work memory: the table of released models, or of the one in --init."""
-    shapes = {cfg.init: ModelConfig.from_hf(read_json(Path(cfg.init) / "config.json"))} if cfg.init else {
+    shapes = {cfg.init: read_config(cfg.init)[0]} if cfg.init else {
         name: ModelConfig(**shape) for name, shape in RELEASED.items()}
     print("GiB on each card, bfloat16, AdamW, no KL reference (it adds the weights once more, not to LoRA); "
         "{prompts} x {group} rows of {prompt} + {new} tokens, micro_tokens {micro_tokens}\n".format(**RUN))

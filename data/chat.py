@@ -1,18 +1,18 @@
 """A checkpoint's own chat template, rendered as transformers renders it.
 
-The template is a program that somebody else wrote: jinja2's immutable sandbox runs it, and whatever it raises
-is one line for the user.
+The template is a program that somebody else wrote: jinja2's immutable sandbox runs it, its turns and the
+sizes of its texts are counted, and whatever it raises is one line for the user.
 """
 
 import json
 import re
 from collections.abc import Collection
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 
-from config import UserError, read_json
+from config import UserError, read_json, read_text
 
 
 def template_of(dir: str | Path) -> str:
@@ -20,22 +20,41 @@ def template_of(dir: str | Path) -> str:
     list of named ones: then "default" is taken. "" without any. Raises UserError."""
     file, settings = Path(dir) / "chat_template.jinja", Path(dir) / "tokenizer_config.json"
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     found = (read_json(settings) if settings.exists() else {}).get("chat_template") or ""
-    if isinstance(found, list):
-        named = {one.get("name"): one.get("template") for one in found}
+    if isinstance(found, list) and all(isinstance(one, dict) for one in found):
+        named = {str(one.get("name")): one.get("template") for one in found}
         if "default" not in named:
-            raise UserError(f"{settings}: chat_template names {', '.join(map(str, named))}, but no default")
+            raise UserError(f"{settings}: chat_template names {', '.join(named)}, but no default")
         found = named["default"]
+    if not isinstance(found, str):
+        raise UserError(f"{settings}: chat_template is neither a text nor a list of named texts")
     return found
+
+
+# What a rendering may cost: turns of its loops, calls, numbers in calls, thousands of characters; the longest
+# text. A conversation of a million tokens stays far below.
+MOST_TURNS, LONGEST = 200_000, 20_000_000
+
+
+def size_after(operator: str, left, right) -> float:
+    """About how large the result of an operation is: items or characters, of integers their bits."""
+    sizes = [v.bit_length() if isinstance(v, int) else len(v) if hasattr(v, "__len__") else 1
+        for v in (left, right)]
+    if operator == "+":
+        return sum(sizes)
+    times = [v for v in (left, right) if isinstance(v, int)]  # of 'ab' * 3, and of an exponent
+    return max(sizes) * max(1, *times) if operator == "**" or len(times) == 1 else sum(sizes)
 
 
 @lru_cache
 def _compiled(template: str):
     """The template in the environment that transformers gives it (utils/chat_template_utils.py)."""
     import jinja2  # torch brings it; only who uses a chat template needs it
+    from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.visitor import NodeTransformer
 
     if tuple(map(int, version("jinja2").split(".")[:3])) < (3, 1, 6):
         raise ImportError("older sandboxes have holes")
@@ -64,26 +83,86 @@ def _compiled(template: str):
                 raise jinja2.exceptions.SecurityError(f"a template sets {name}")
             super().__setitem__(name, value)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-        extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = tojson
+    class Counted(NodeTransformer):
+        """Loops whose turns are counted; `a ~ b` as a call, which is counted, too."""
+
+        def visit_For(self, node):
+            self.generic_visit(node).iter = call("turns", node.iter)
+            return node
+
+        def visit_Concat(self, node):
+            return call("joined", *self.generic_visit(node).nodes)
+
+    def call(name, *given):
+        return nodes.Call(nodes.EnvironmentAttribute(name), list(given), [], None, None)
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """A template has an end, and its texts have room: all that repeats or grows is counted."""
+
+        intercepted_binops = frozenset(["+", "*", "**"])
+        left = 0  # of MOST_TURNS
+
+        def _parse(self, *given):
+            return Counted().visit(super()._parse(*given))
+
+        def spend(self, *given):
+            texts = [len(v) for v in given if isinstance(v, str)]
+            self.left -= 1 + sum(abs(v) for v in given if isinstance(v, int)) + sum(texts) // 1000
+            if self.left < 0 or sum(texts) > LONGEST:
+                raise OverflowError("it does not end, or its text grows without end")
+
+        def turns(self, items):
+            for item in items:
+                self.spend()
+                yield item
+
+        def joined(self, *parts):
+            return "".join(map(str, parts))
+
+        def call(self, context, function, /, *given, **named):
+            self.spend(*given, *named.values())
+            return super().call(context, function, *given, **named)
+
+        def call_binop(self, context, operator, left, right):
+            self.spend()
+            if size_after(operator, left, right) > LONGEST:
+                raise OverflowError(f"the result of its {operator} is too large")
+            return super().call_binop(context, operator, left, right)
+
+        def bounded(self, function):
+            @wraps(function)  # jinja2 looks at its attributes
+            def filter(*given, **named):
+                self.spend(*given, *named.values())
+                return function(*given, **named)
+
+            return filter
+
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters = {name: environment.bounded(f) for name, f in environment.filters.items()}
+    environment.filters["tojson"] = environment.bounded(tojson)
     environment.globals |= {"namespace": Namespace, "dict": lambda *pairs, **named: dict(*pairs, **named)}
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template)
 
 
-def render(template: str, messages: list[dict[str, str]], names: dict[str, str]) -> str:
+def render(template: str, messages: list[dict[str, str]], names: dict[str, str], source: str = "") -> str:
     """The conversation as text, up to where the assistant speaks next. names: bos_token, eos_token, ...
-    Raises UserError with the template's own complaint, and for a template that is none."""
+    source: where the template is from. Raises UserError with the template's own complaint, for a template
+    that is none, and for one that costs too much."""
     try:
-        return _compiled(template).render(messages=messages, tools=None, documents=None,
-            add_generation_prompt=True, **names)
+        compiled = _compiled(template)
+        compiled.environment.left = MOST_TURNS
+        text = compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True,
+            **names)
+        compiled.environment.spend(text)
+        return text
     except ImportError:
         raise UserError("a chat template needs jinja2, 3.1.6 or later: pip install -U jinja2") from None
     except Exception as error:  # a program of somebody else's: anything may come
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the chat template refuses this conversation: {reason}") from None
+        raise UserError(f"{source}: the chat template refuses this conversation: {reason}".removeprefix(": ")
+            ) from None
 
 
 def unused_character(texts: Collection[str]) -> str:

@@ -77,6 +77,16 @@ def test_a_judge_can_be_any_function_of_a_file(tmp_path):
     assert judge_of("") is None
 
 
+def test_a_judge_that_counts_as_false_is_still_asked():
+    class Empty:
+        __len__ = lambda self: 0  # noqa: E731
+
+        def __call__(self, completions):
+            return [0.0] * len(completions)
+
+    assert decide(GENERAL, [POLITE], 5, Empty(), 0.5) == ([], ["the judge says no"])
+
+
 def test_the_judge_is_called_like_any_reward_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text("import numpy\n"
         "def judge(completions, answer, completion_ids):\n"
