@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
@@ -123,6 +123,12 @@ def _write(file: Path, tensors: dict[str, torch.Tensor]):
         save_file(tensors, file, metadata={"format": "pt", "manifest": MANIFEST})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from None
+    with open(file, "r+b") as f:  # it writes the two in an order of chance: equal weights are equal files
+        size = int.from_bytes(f.read(8), "little")
+        pair = [f'"{k}":"{v}"'.encode() for k, v in (("format", "pt"), ("manifest", MANIFEST))]
+        header = f.read(size).replace(b",".join(reversed(pair)), b",".join(pair))
+        f.seek(8)
+        f.write(header)
     os.chmod(file, file.parent.stat().st_mode & 0o666)  # safetensors: 0600
 
 
@@ -208,13 +214,14 @@ def load_model(dir: str | Path, device: str = "cpu", dtype: torch.dtype | str | 
         if merge and model.embed_tokens.weight.dtype == torch.float32:
             fold(model)
         return model
-    with undamaged(dir):
-        return _loaded(dir, device, getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype)
-
-
-def _loaded(dir: Path, device: str, chosen: torch.dtype | None) -> Transformer:
-    """`load_model` of a folder with weights of its own."""
     model, raw = _on_meta(dir)
+    with undamaged(dir):
+        kind = getattr(torch, dtype) if dtype and isinstance(dtype, str) else dtype
+        return _loaded(dir, model, raw, device, kind)
+
+
+def _loaded(dir: Path, model: Transformer, raw: dict, device: str, chosen: torch.dtype | None) -> Transformer:
+    """The model of `_on_meta` with the weights of its folder."""
     filled: dict[str, torch.Tensor] = {}
 
     def place(target, wanted, stored):
@@ -241,8 +248,9 @@ def load_split(dir: str | Path, ranks: Ranks, dtype: str = "",
     is done to the model before it is split. Adapters stay beside the weights, whole on each rank."""
     dir, folder = base_of(dir), Path(dir)
     state = _has_rows(dir)
-    with undamaged(dir) if ranks.main and not state else nullcontext():  # the others need not read it twice
-        model, raw = _on_meta(dir)
+    model, raw = _on_meta(dir)
+    if ranks.main and not state and (problem := damage_of(dir)):  # the others need not read it twice
+        raise UserError(problem)
     kind = raw["torch_dtype"] if state else dtype
     kind = getattr(torch, kind) if kind else stored_shape(dir)[1]
     for p in model.parameters():
@@ -508,24 +516,29 @@ def damage(dir: Path, needed: list[str]) -> str:
     return ""
 
 
-@contextmanager
-def undamaged(dir: Path, files: list[str] | None = None, config: str = "config.json"):
-    """Around what opens a checkpoint: raises UserError where a file of ours is not as it was written, also
-    behind what else is wrong with it. Ours is one whose weights (files; by default the model's) say so: a
-    folder of others has no manifest, and new weights of another program are not those of ours."""
+def damage_of(dir: Path, files: list[str] | None = None, config: str = "config.json") -> str:
+    """What is to be said of a checkpoint of ours where a file is not as it was written, or "". Ours is one
+    whose weights (files; by default the model's) say so: a folder of others has no manifest, and new weights
+    of another program are not those of ours."""
     known, files = set(), files or [file.name for file in _files(dir)]
     for name in files:
         with _opened(dir / name) as f:
             known |= {*(f.metadata() or {})}
     problem = "" if known <= {"format"} else damage(dir, [config, *files])
-    says = (f"{dir}: {problem}; copy the folder again (if you changed it on purpose: sha256sum *.json "
-        f"*.safetensors > {MANIFEST})")
+    return problem and (f"{dir}: {problem}; copy the folder again (if you changed it on purpose: sha256sum "
+        f"*.json *.safetensors > {MANIFEST})")
+
+
+@contextmanager
+def undamaged(dir: Path, *which):
+    """Around what opens a checkpoint: raises UserError for its damage, also behind what else is wrong."""
+    problem = damage_of(dir, *which)
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; {says}" if problem else str(error)) from None
+        raise UserError(f"{error}; {problem}" if problem else str(error)) from None
     if problem:
-        raise UserError(says)
+        raise UserError(problem)
 
 
 # --------------------------------------------------------------------------------------------------- adapters

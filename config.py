@@ -379,7 +379,7 @@ def presets_of(script: str, cls) -> dict[str, dict]:
                 named = {"stage": stage} if "stage" in names else {}
                 mine = rows[f"{size}/{stage}"] = row | scaled | other | named
                 if "ref_every" in other:
-                    mine["ref_every"] = max(1, round(other["ref_every"] * mine["steps"]))
+                    mine["ref_every"] = max(1, int(other["ref_every"] * mine["steps"]))
     return rows
 
 
@@ -402,8 +402,11 @@ def base_of(dir: str | Path) -> Path:
     """The folder with the weights of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
     model that it belongs to. Raises UserError where that is not here."""
     dir = Path(dir)
-    if any(dir.glob("model*.safetensors*")) or not (dir / "adapter_config.json").exists():
+    config = dir / "adapter_config.json"
+    if any(dir.glob("model*.safetensors*")) or not (config.exists() or [*dir.glob("adapter_model.*")]):
         return dir
+    if not config.exists():
+        raise UserError(f"{dir} has adapters, but no adapter_config.json")
     named = str(read_json(dir / "adapter_config.json").get("base_model_name_or_path"))
     for base in (Path(named), dir / named):
         if (base / "config.json").exists():

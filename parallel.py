@@ -14,6 +14,7 @@ import ctypes
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,8 +108,15 @@ def launch(processes: int):
 
 
 def common_store() -> dist.Store:
-    """The keys and values that all processes share. `launch` or torchrun's agent hosts them, else rank 0."""
+    """The keys and values that all processes share. `launch` or torchrun's agent hosts them and was there
+    before this process, so if it does not answer it has ended; else rank 0 does, whenever it starts."""
     global _store
+    if _store is None and "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+        try:
+            where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            socket.create_connection(where, timeout=10).close()
+        except OSError as error:
+            raise RuntimeError(f"the store of the processes does not answer: {error}") from None
     _store = _store or next(dist.rendezvous("env://"))[0]
     return _store
 

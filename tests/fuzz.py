@@ -422,12 +422,14 @@ def checkpoints(dir: Path) -> dict[str, Path]:
         if name == "adapter":
             attach(model, Lora(2, 4.0, base=str(found["gqa"])))
             save_adapter(model, here)
+            save_file(load_file(here / "adapter_model.safetensors"), here / "adapter_model.safetensors")
             (here / "template.txt").write_text("{prompt}\n")
             continue
         save_model(with_score_head(model) if name == "scorer" else model, here)
         file, held = here / "model.safetensors", load_file(here / "model.safetensors")
         for other in {*here.iterdir()} - {file, here / "config.json"}:  # somebody else's folder has no more
             other.unlink()
+        save_file(held, file)  # nor do its weights say that they have a manifest
         if name == "fp8":
             raw = json.loads((here / "config.json").read_text())
             raw["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [8, 8]}
