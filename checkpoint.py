@@ -5,6 +5,7 @@ A file holds one tensor per expert (`...mlp.experts.3.gate_proj.weight`); the mo
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -415,6 +416,7 @@ def _place(name: str, cfg: ModelConfig, dir: Path):
 
 # --------------------------------------------------------------------------------------------------- adapters
 
+LARGEST_RANK = 1 << 14
 PEFT = "base_model.model."  # before the names of its tensors
 # What peft's adapters may also be; of these settings only the values here are supported.
 PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False], "use_dora": [False],
@@ -463,8 +465,11 @@ def load_adapter(model: Transformer, dir: Path, base: str, device: str | None = 
                 "peft (merge_and_unload) and give the merged folder")
     try:
         kind = Lora(int(raw["r"]), float(raw["lora_alpha"]), 0.0, bool(raw.get("use_rslora")), "", base)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{dir}/adapter_config.json: r or lora_alpha is no number ({error})") from None
+    if not (1 <= kind.rank <= LARGEST_RANK and math.isfinite(kind.alpha)):
+        raise UserError(f"{dir}/adapter_config.json: r={kind.rank}, lora_alpha={kind.alpha}: expected r from "
+            f"1 to {LARGEST_RANK:,}, and a finite lora_alpha")
     if not file.exists():
         raise UserError(f"{dir} has no adapter_model.safetensors")
     with _opened(file) as f:
