@@ -7,6 +7,7 @@ A file holds one tensor per expert (`...mlp.experts.3.gate_proj.weight`); the mo
 import atexit
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -543,6 +544,7 @@ def undamaged(dir: Path, *which):
 
 # --------------------------------------------------------------------------------------------------- adapters
 
+LARGEST_RANK = 1 << 14
 PEFT, ADAPTER = "base_model.model.", "adapter_model.safetensors"  # before the names of its tensors; its file
 # What peft's adapters may also be; of these settings only the values here are supported.
 PLAIN_LORA = {"peft_type": ["LORA"], "bias": ["none"], "fan_in_fan_out": [False], "use_dora": [False],
@@ -602,8 +604,11 @@ def _put_adapter(model: Transformer, dir: Path, base: str, device: str | None):
                 "peft (merge_and_unload) and give the merged folder")
     try:
         kind = Lora(int(raw["r"]), float(raw["lora_alpha"]), 0.0, bool(raw.get("use_rslora")), "", base)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{dir}/adapter_config.json: r or lora_alpha is no number ({error})") from None
+    if not (1 <= kind.rank <= LARGEST_RANK and math.isfinite(kind.alpha)):
+        raise UserError(f"{dir}/adapter_config.json: r={kind.rank}, lora_alpha={kind.alpha}: expected r from "
+            f"1 to {LARGEST_RANK:,}, and a finite lora_alpha")
     with _opened(dir / ADAPTER) as f:
         tensors = {name.removeprefix(PEFT).removeprefix("model.").removesuffix(".weight"): f.get_tensor(name)
             for name in f.keys()}  # noqa: SIM118

@@ -384,8 +384,11 @@ def presets_of(script: str, cls) -> dict[str, dict]:
 
 
 def is_a(value, kind) -> bool:
-    """Whether a value is of a field's type: a class, or a union of classes and lists. An int is a float."""
+    """Whether a value is of a field's type: a class, or a union of classes and lists. An int is a float, and
+    true is no int."""
     kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or [kind]]
+    if isinstance(value, bool):
+        return bool in kinds
     return isinstance(value, tuple(kinds)) or float in kinds and isinstance(value, int)
 
 
@@ -409,7 +412,7 @@ def base_of(dir: str | Path) -> Path:
         raise UserError(f"{dir} has adapters, but no adapter_config.json")
     named = str(read_json(dir / "adapter_config.json").get("base_model_name_or_path"))
     for base in (Path(named), dir / named):
-        if (base / "config.json").exists():
+        if os.path.exists(base / "config.json"):  # false also for a name that is too long
             return base
     raise UserError(f"{dir} is an adapter of {named}, which is no model's folder here; write that folder "
         "into its adapter_config.json, as base_model_name_or_path (where a manifest.sha256 lies beside it, "

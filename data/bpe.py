@@ -14,7 +14,7 @@ from typing import NamedTuple
 import regex  # tiktoken brings it
 import tiktoken
 
-from config import UserError, read_json, typed
+from config import UserError, read_json, read_text, typed
 
 
 class TokenizerError(UserError):
@@ -87,13 +87,9 @@ KIMI_PATTERN = "|".join([r"[\p{Han}]+",
 
 
 def load_ranks(path: str | Path) -> dict[bytes, int]:
-    """Read a tiktoken file: one `base64 rank` per line. Raises TokenizerError naming file and line."""
+    """Read a tiktoken file: one `base64 rank` per line. Raises UserError naming file and line."""
     ranks = {}
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "ascii").splitlines(), 1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)

@@ -104,6 +104,8 @@ def from_folder(path: str) -> Iterator[tuple[str, object]]:
         files = sorted(str(p) for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES))[:5]
         raise UserError(f"{path} was not saved by the datasets library (no state.json)"
             + (f"; give one of its files: {', '.join(files)}" if files else ""))
+    if odd := [p for p in Path(path).rglob("*") if p.exists() and not (p.is_file() or p.is_dir())]:
+        raise UserError(f"{odd[0]} is a pipe or a device, no file")
     needs("datasets", path)
     from datasets import load_from_disk
 
@@ -342,7 +344,8 @@ def hh_turns(value: object) -> object:
 def own(row: dict) -> dict:
     """A row of our own: a document {"text"}, a pair, or {"prompt", "task", ...columns}."""
     if isinstance(row.get("text"), str) and "prompt" not in row:
-        return {"prompt": "", "task": "text"} | row
+        made = {"prompt": "", "task": "text"} | row
+        return made if isinstance(made["task"], str) else made | {"task": "text"}
     if row.get("chosen") is not None or row.get("rejected") is not None:
         if lacking := [k for k in ("chosen", "rejected") if row.get(k) is None]:
             raise ValueError(f'a pair needs "{lacking[0]}"')

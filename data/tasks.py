@@ -343,10 +343,8 @@ def parse_task(spec: str) -> tuple[str, dict]:
     """'countdown:n=3,high=9' -> ('countdown', {'n': 3, 'high': 9}). Raises TaskError."""
     name, _, knobs = spec.partition(":")
     if name not in TASKS:
-        raise TaskError(
-            f"unknown task {name}; choose from {', '.join(TASKS)}, or give a file of rows (.jsonl, .json, "
-            ".parquet)"
-        )
+        raise TaskError(f"--task {spec}: unknown task {name}; choose from {', '.join(TASKS)}, or give a file "
+            "of rows (.jsonl, .json, .parquet)")
     if name == "gym":
         return name, {"parts": gym_parts(knobs)}
     names = TASKS[name].problem.__code__.co_varnames[1 : TASKS[name].problem.__code__.co_argcount]

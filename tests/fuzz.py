@@ -71,7 +71,7 @@ import grpo
 import rewards
 import sft
 from checkpoint import load_model, load_trained, save_adapter, save_model, stored_shape
-from config import ModelConfig
+from config import ModelConfig, UserError
 from data.chat import template_of
 from data.shapes import read_rows
 from data.tokenizer import for_checkpoint, save_beside, shipped, with_template
@@ -167,7 +167,9 @@ def flags(r: random.Random, dir: Path, here: Path) -> tuple[Callable, list[str]]
                 stack.enter_context(target)
             module.main()
 
-    return work, [v[:40] for w in words for v in [w, *re.split(r"[=\s,:]+", w)] if v]
+    shown = [config.one_line(UserError(w)) for w in words]  # as the line has them
+    parts = [part[:40] for w in shown for part in [w, *re.split(r"[=\s,:]+", w)] if part]
+    return work, ["config.json", "checkpoint folder", *parts]
 
 
 @contextlib.contextmanager

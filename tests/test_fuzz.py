@@ -28,7 +28,7 @@ def raises(error):
     return work
 
 
-@pytest.mark.parametrize("work", [raises(ValueError("a")), raises(UserError("nothing is named here")),
+@pytest.mark.parametrize("work", [raises(ValueError("a")), raises(UserError("something is wrong")),
     raises(UserError("")), raises(SystemExit(0)), raises(SystemExit(2)), raises(KeyboardInterrupt()),
     raises(RecursionError()), lambda: sys.exit("file"), lambda: time.sleep(9)])
 def test_a_fault_is_seen(work, monkeypatch):

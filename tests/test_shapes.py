@@ -321,8 +321,11 @@ def test_a_broken_file_is_refused(tmp_path):
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     (tmp_path / "b.json.gz").symlink_to("/dev/zero")
-    for name in ("a.jsonl", "b.json.gz"):
-        with pytest.raises(UserError, match=f"{name} is a pipe or a device"):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    os.mkfifo(tmp_path / "saved" / "data.arrow")
+    for name in ("a.jsonl", "b.json.gz", "saved"):
+        with pytest.raises(UserError, match=f"{name}.* is a pipe or a device"):
             read_rows(str(tmp_path / name))
 
 
@@ -334,6 +337,12 @@ def test_a_damaged_folder_of_the_datasets_library_is_one_line(tmp_path, name):
     (tmp_path / name).write_bytes(whole[: len(whole) // 3])
     with pytest.raises(UserError, match=f"{tmp_path}/ is damaged"):
         read_rows(f"{tmp_path}/")
+
+
+def test_a_documents_task_is_a_text(tmp_path):
+    pages = [{"text": "a", "task": ["x"]}, {"text": "b", "task": "t"}]
+    one, two = read_rows(write(tmp_path / "a.jsonl", pages))
+    assert (one["task"], two["task"]) == ("text", "t")
 
 
 def test_documents_and_pairs_of_our_own_need_no_task_column(tmp_path):

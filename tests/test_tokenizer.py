@@ -93,7 +93,7 @@ def test_a_broken_vocabulary_names_file_and_line(tmp_path):
     path.write_text("YQ== 0\nnot a line at all\n")
     with pytest.raises(TokenizerError, match=r"v\.tiktoken:2"):
         load_ranks(path)
-    with pytest.raises(TokenizerError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         load_ranks(tmp_path / "missing")
 
 
