@@ -778,7 +778,7 @@ def main():
         raise UserError("--profile and --work scaling look at the CPU; leave --device out")
     for name in [] if cfg.work == "scaling" or cfg.work.startswith("memory") else names:
         if name not in WORKS:
-            raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
+            raise UserError(f"--work: unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.lora_rank and "theirs" in cfg.sides and not cfg.work.startswith("memory"):
