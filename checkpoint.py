@@ -192,6 +192,8 @@ def _files(dir: Path) -> list[Path]:
     if not isinstance(where, dict):
         raise UserError(f"{index} has no weight_map")
     names = sorted(set(map(str, where.values())))
+    if outside := [n for n in names if not n or Path(n).name != n]:
+        raise UserError(f"{index}: {outside[0]} is no name of a file in its folder")
     missing = [n for n in names if not (dir / n).exists()]
     if missing:
         raise UserError(f"{dir} lacks {len(missing)} of {len(names)} shards, the first is {missing[0]}")

@@ -329,7 +329,7 @@ def load_function(where: str) -> tuple[str, Callable]:
     """The function of `file.py:name`. Raises UserError if there is none."""
     path, _, name = where.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file():
-        raise UserError(f"{where}: expected file.py:function, and the file must exist")
+        raise UserError(f"--reward or --judge {where}: expected file.py:function, and the file must exist")
     spec = importlib.util.spec_from_file_location(f"own reward {path}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     try:

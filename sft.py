@@ -274,7 +274,8 @@ def check_fit(cfg: Config, shape: ModelConfig, dtype: torch.dtype, tokenizer: To
     """Raises UserError for a run that does not fit into memory, judged by the first rows."""
     with torch.device("meta"):
         model = Transformer(shape)
-    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0]) for i in range(cfg.batch_size))
+    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0])
+        for i in range(min(cfg.batch_size, 1000)))
 
     def largest(budget):
         return rows_pass(min(budget, math.ceil(cfg.batch_size / ranks.world) * length), length)

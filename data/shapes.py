@@ -110,7 +110,9 @@ def from_folder(path: str) -> Iterator[tuple[str, object]]:
     from datasets import load_from_disk
 
     try:
-        rows = load_from_disk(path).to_list()
+        saved = load_from_disk(path)
+        saved.data.validate(full=True)  # else a damaged file's offsets can lead out of memory: a crash
+        rows = saved.to_list()
     except Exception as error:  # the library trusts its files: a damaged one is any error
         raise UserError(f"{path} is damaged, or not saved by the datasets library: {error}") from None
     return numbered(path, rows)

@@ -169,7 +169,7 @@ def flags(r: random.Random, dir: Path, here: Path) -> tuple[Callable, list[str]]
 
     shown = [config.one_line(UserError(w)) for w in words]  # as the line has them
     parts = [part[:40] for w in shown for part in [w, *re.split(r"[=\s,:]+", w)] if part]
-    return work, ["config.json", "checkpoint folder", *parts]
+    return work, ["config.json", "checkpoint folder", "/dev/", *parts]
 
 
 @contextlib.contextmanager
@@ -624,6 +624,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_AS, (held + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for library in ("pyarrow.parquet", "datasets", "reasoning_gym"):  # not in the time of an input
         importlib.import_module(library)
+    faulthandler.enable()  # a library that ends the process says where
     total = 0
     with tempfile.TemporaryDirectory() as folder:
         for kind in args.kind or KINDS:

@@ -374,6 +374,17 @@ def test_a_pipe_or_a_device_in_a_files_place_is_no_file(tmp_path, name):
             load_model(tmp_path)
 
 
+def test_an_index_names_files_of_its_own_folder_only(tmp_path):
+    cfg = ModelConfig(vocab_size=8, num_hidden_layers=1)
+    save_model(Transformer(cfg).init_weights(), tmp_path / "a")
+    (tmp_path / "a/model.safetensors").rename(tmp_path / "b.safetensors")
+    for name in ("../b.safetensors", str(tmp_path / "b.safetensors"), "/dev/zero", ""):
+        index = {"weight_map": {"model.norm.weight": name}}
+        (tmp_path / "a/model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(UserError, match="model.safetensors.index.json: .* is no name of a file"):
+            load_model(tmp_path / "a")
+
+
 def test_a_truncated_shard_is_one_line(tmp_path):
     fp8_checkpoint(tmp_path, "qwen3", shards=True)
     shard = tmp_path / "model-1.safetensors"
