@@ -814,7 +814,8 @@ def main():
         raise UserError("--profile, --work scaling and --work saving look at the CPU; leave --device out")
     for name in [] if cfg.work in ("scaling", "saving") or cfg.work.startswith("memory") else names:
         if name not in WORKS:
-            raise UserError(f"--work: unknown work {name}{closest(name, [*WORKS, 'scaling', 'saving', 'memory'])}")
+            known = [*WORKS, "scaling", "saving", "memory"]
+            raise UserError(f"--work: unknown work {name}{closest(name, known)}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.lora_rank and "theirs" in cfg.sides and not cfg.work.startswith("memory"):
