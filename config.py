@@ -653,16 +653,17 @@ def run_script(main):
         last_words(traceback.format_exc(), 1, error)
 
 
+LONGEST_LINE = 2000  # characters of a message
+
+
 def one_line(error: BaseException) -> str:
     """The message as a terminal can show it, whatever names and values of the user's are in it: on one line,
     letters that cannot be printed as numbers, of a long one both ends."""
-    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(str(error).split()))
     if len(text) > LONGEST_LINE:
         text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 4 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-LONGEST_LINE = 2000  # characters of a message
+    return text
 
 
 def read_text(path, encoding: str = "utf-8") -> str:

@@ -5,6 +5,7 @@ sizes of its texts are counted, and whatever it raises is one line for the user.
 """
 
 import json
+import math
 import re
 from collections.abc import Collection
 from datetime import datetime
@@ -32,19 +33,31 @@ def template_of(dir: str | Path) -> str:
     return found
 
 
-# What a rendering may cost: turns of its loops, calls, numbers in calls, thousands of characters; the longest
-# text. A conversation of a million tokens stays far below.
+# What a rendering may cost, in turns of loops, calls, repetitions that a call asks for and thousands of
+# characters; the longest text. A conversation of a million tokens stays far below.
 MOST_TURNS, LONGEST = 200_000, 20_000_000
+# Calls and filters that repeat something as often as a number says.
+REPEAT = set("center ljust rjust zfill expandtabs to_bytes lipsum generate_lorem_ipsum indent slice batch "
+    "round tojson".split())
 
 
-def size_after(operator: str, left, right) -> float:
+def widest(form: str) -> int:
+    """The largest number in the fields of a format, "%9d" or "{:9}": so long can its result be."""
+    fields = re.findall(r"%[-+ #0-9.]*|\{[^{}]*", form)
+    return max((int(number) for field in fields for number in re.findall(r"\d{1,18}", field)), default=0)
+
+
+def size_after(operator: str, left, right) -> int:
     """About how large the result of an operation is: items or characters, of integers their bits."""
-    sizes = [v.bit_length() if isinstance(v, int) else len(v) if hasattr(v, "__len__") else 1
-        for v in (left, right)]
+    lengths = [len(v) if hasattr(v, "__len__") else 0 for v in (left, right)]
+    if operator == "%":
+        return widest(left) if isinstance(left, str) else 0
     if operator == "+":
-        return sum(sizes)
-    times = [v for v in (left, right) if isinstance(v, int)]  # of 'ab' * 3, and of an exponent
-    return max(sizes) * max(1, *times) if operator == "**" or len(times) == 1 else sum(sizes)
+        return sum(lengths)
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length(), right.bit_length()
+        return bits[0] * max(1, right) if operator == "**" else sum(bits)
+    return max((n * v for n, v in zip(lengths, (right, left), strict=True) if isinstance(v, int)), default=0)
 
 
 @lru_cache
@@ -99,16 +112,18 @@ def _compiled(template: str):
     class Bounded(ImmutableSandboxedEnvironment):
         """A template has an end, and its texts have room: all that repeats or grows is counted."""
 
-        intercepted_binops = frozenset(["+", "*", "**"])
+        intercepted_binops = frozenset(["+", "*", "**", "%"])
         left = 0  # of MOST_TURNS
 
         def _parse(self, *given):
             return Counted().visit(super()._parse(*given))
 
-        def spend(self, *given):
-            texts = [len(v) for v in given if isinstance(v, str)]
-            self.left -= 1 + sum(abs(v) for v in given if isinstance(v, int)) + sum(texts) // 1000
-            if self.left < 0 or sum(texts) > LONGEST:
+        def spend(self, given=(), repeats=False):
+            sizes = sorted(len(v) for v in given if isinstance(v, str))
+            numbers = [abs(v) for v in given if repeats and isinstance(v, int)]
+            self.left -= 1 + sum(numbers) + sum(sizes) // 1000
+            # of two texts one may replace each letter of the other
+            if self.left < 0 or sum(sizes) > LONGEST or math.prod(sizes[-2:]) > 50 * LONGEST:
                 raise OverflowError("it does not end, or its text grows without end")
 
         def turns(self, items):
@@ -120,26 +135,31 @@ def _compiled(template: str):
             return "".join(map(str, parts))
 
         def call(self, context, function, /, *given, **named):
-            self.spend(*given, *named.values())
+            name = getattr(function, "__name__", "")
+            form = getattr(getattr(function, "__wrapped__", None), "__self__", "") if name == "format" else ""
+            if widest(form) > LONGEST:
+                raise OverflowError("the result of its format is too large")
+            self.spend([*given, *named.values()], name in REPEAT or re.search(r"\{[^{}]*\{", form))
             return super().call(context, function, *given, **named)
 
         def call_binop(self, context, operator, left, right):
-            self.spend()
+            self.spend(right if isinstance(right, tuple) else (), operator == "%" and "*" in str(left))
             if size_after(operator, left, right) > LONGEST:
                 raise OverflowError(f"the result of its {operator} is too large")
             return super().call_binop(context, operator, left, right)
 
-        def bounded(self, function):
+        def bounded(self, name, function):
             @wraps(function)  # jinja2 looks at its attributes
             def filter(*given, **named):
-                self.spend(*given, *named.values())
+                self.spend([v for v in given if isinstance(v, str)])
+                self.spend([*given[1:], *named.values()], name in REPEAT)
                 return function(*given, **named)
 
             return filter
 
     environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters = {name: environment.bounded(f) for name, f in environment.filters.items()}
-    environment.filters["tojson"] = environment.bounded(tojson)
+    environment.filters = {name: environment.bounded(name, function)
+        for name, function in (environment.filters | {"tojson": tojson}).items()}
     environment.globals |= {"namespace": Namespace, "dict": lambda *pairs, **named: dict(*pairs, **named)}
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -155,7 +175,7 @@ def render(template: str, messages: list[dict[str, str]], names: dict[str, str],
         compiled.environment.left = MOST_TURNS
         text = compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True,
             **names)
-        compiled.environment.spend(text)
+        compiled.environment.spend([text])
         return text
     except ImportError:
         raise UserError("a chat template needs jinja2, 3.1.6 or later: pip install -U jinja2") from None

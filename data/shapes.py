@@ -101,10 +101,11 @@ def from_folder(path: str) -> Iterator[tuple[str, object]]:
         splits = typed(read_json(Path(path) / "dataset_dict.json"), "splits", list, path) or []
         raise UserError(f"{path} holds several splits: give {' or '.join(f'{path}/{s}' for s in splits)}")
     if not (Path(path) / "state.json").exists():
-        files = sorted(str(p) for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES))[:5]
+        near = [*Path(path).glob("*"), *Path(path).glob("*/*")]  # not all that lies in a large folder
+        files = sorted(str(p) for p in near if p.name.endswith(SUFFIXES))[:5]
         raise UserError(f"{path} was not saved by the datasets library (no state.json)"
             + (f"; give one of its files: {', '.join(files)}" if files else ""))
-    if odd := [p for p in Path(path).rglob("*") if p.exists() and not (p.is_file() or p.is_dir())]:
+    if odd := [p for p in Path(path).glob("*") if p.exists() and not (p.is_file() or p.is_dir())]:
         raise UserError(f"{odd[0]} is a pipe or a device, no file")
     needs("datasets", path)
     from datasets import load_from_disk

@@ -353,14 +353,14 @@ def parse_task(spec: str) -> tuple[str, dict]:
         key, _, value = part.partition("=")
         if key not in names or not value or not set(value) <= {*("+-*/" if key == "ops" else "0123456789")} \
                 or len(value) > 18:
-            raise TaskError(f"task {name}: cannot read {part!r}; its knobs are {', '.join(names)}")
+            raise TaskError(f"--task {spec}: cannot read {part!r}; its knobs are {', '.join(names)}")
         out[key] = value if key == "ops" else int(value)
     for key, limit in TASKS[name].limits.items():
         value = out.get(key)
         if isinstance(value, str) and not set(value) <= set(limit):
-            raise TaskError(f"task {spec}: {key} must be some of {limit}")
+            raise TaskError(f"--task {spec}: {key} must be some of {limit}")
         if isinstance(value, int) and not limit[0] <= value <= limit[1]:
-            raise TaskError(f"task {spec}: {key} must be {limit[0]} to {limit[1]}")
+            raise TaskError(f"--task {spec}: {key} must be {limit[0]} to {limit[1]}")
     return name, out
 
 
@@ -373,7 +373,7 @@ def row_at(spec: str, split: str, seed: int, index: int) -> dict:
         row = TASKS[name].problem(rng, **knobs)
         if split_of(name, row) == split:
             return row
-    raise TaskError(f"task {spec} has no {split} problems: its knobs make too few different ones")
+    raise TaskError(f"--task {spec} has no {split} problems: its knobs make too few different ones")
 
 
 def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int], dict]:

@@ -428,10 +428,12 @@ def checkpoints(dir: Path) -> dict[str, Path]:
             (here / "template.txt").write_text("{prompt}\n")
             continue
         save_model(with_score_head(model) if name == "scorer" else model, here)
+        run = {"task": "countdown:n=3", "eval_task": "", "columns": "", "strict_format": True}
         file, held = here / "model.safetensors", load_file(here / "model.safetensors")
         for other in {*here.iterdir()} - {file, here / "config.json"}:  # somebody else's folder has no more
             other.unlink()
         save_file(held, file)  # nor do its weights say that they have a manifest
+        (here / "run.json").write_text(json.dumps(run))
         if name == "fp8":
             raw = json.loads((here / "config.json").read_text())
             raw["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [8, 8]}
@@ -453,11 +455,13 @@ def checkpoints(dir: Path) -> dict[str, Path]:
 
 def checkpoint(r: random.Random, dir: Path, here: Path) -> tuple[Callable, list[str]]:
     """A model's folder, as all scripts load it, and two tokens of it."""
-    kind, way = r.choice(list(checkpoints(dir))), r.randrange(4)
+    kind, way = r.choice(list(checkpoints(dir))), r.randrange(5)
     shutil.copytree(checkpoints(dir)[kind], here, dirs_exist_ok=True)
     damage_folder(r, here)
 
     def work():
+        if way == 4:
+            eval.opened_checkpoint(eval.Config(from_=str(here), problems=2, max_new_tokens=8, device="cpu"))
         tok, ranks = for_checkpoint(here), Ranks(0, 1, "cpu")
         stored_shape(here)
         if way < 2:
@@ -469,7 +473,7 @@ def checkpoint(r: random.Random, dir: Path, here: Path) -> tuple[Callable, list[
         model.check_length(len(prompt) + 2)
         generate(model, [prompt], max_new_tokens=2, eos_id=tok.eos_ids, seed=0)
 
-    return work, [checkpoints(dir)["gqa"].name] if kind == "adapter" else []
+    return work, ["../..", *([checkpoints(dir)["gqa"].name] if kind == "adapter" else [])]  # a task of ODD
 
 
 # -------------------------------------------------------------------------------------- kind: chat templates

@@ -169,10 +169,14 @@ JINJA = [line.encode() for line in r"""{% for i in range(10**9) %}x{% endfor %}
 {% set ns = namespace(a='xx') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}
 {% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}
 {{ 'x' * 10**9 }}
-{{ 9**9**9 }}
+{{ 9**(9**9) }}
 {{ 'x'|center(10**9) }}
 {{ '%999999999d' % 1 }}
+{{ '%*d' % (10**9, 1) }}
 {{ '{:999999999}'.format(1) }}
+{{ '{:{}}'.format(1, 10**9) }}
+{{ 'x'.ljust(10**9) }}
+{{ (5).to_bytes(10**9, 'big') }}
 {{ ('x'*99999)|replace('x', 'y'*99999) }}
 {{ 'a'.join('b'*10**6) }}
 {{ lipsum(n=10**6) }}

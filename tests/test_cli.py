@@ -180,7 +180,8 @@ def test_every_number_has_a_range_in_every_script(script, name, kind):
 
 
 @pytest.mark.parametrize("text,shown", [("a\nb\r\n c", "a b c"), ("\x1b[31mred\u202e", r"\x1b[31mred\u202e"),
-    ("\udcff", r"\udcff"), ("x" * 10**6, "x" * 1000 + " ... " + "x" * 500)])
+    ("\udcff", r"\udcff"), ("\ue000" * 1000, r"\ue000" * 166 + r"\ue0 ... 00" + r"\ue000" * 83),
+    ("x" * 10**6, "x" * 1000 + " ... " + "x" * 500)])
 def test_an_error_is_one_line_whatever_the_user_wrote(text, shown, capsys):
     def main():
         raise UserError(text)

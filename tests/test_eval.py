@@ -22,6 +22,7 @@ from eval import (
     measures,
     pass_at_k,
     ratio_and_error,
+    run_of,
     search_measures,
     summarize,
     vote_classes,
@@ -114,6 +115,15 @@ def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
     assert not {r["prompt"] for r in part} & {trained(i)["prompt"] for i in range(60)}
     with pytest.raises(UserError, match="No such file"):
         held_out(str(tmp_path / "none.jsonl"), 3)
+
+
+def test_the_settings_beside_a_checkpoint_are_texts(tmp_path):
+    for name, value in {"task": ["a"], "eval_task": 5, "columns": {}, "strict_format": "no"}.items():
+        (tmp_path / "run.json").write_text(json.dumps({"task": "countdown", "steps": 9} | {name: value}))
+        with pytest.raises(UserError, match=f"run.json: {name}=.* is no"):
+            run_of(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"task": "countdown", "eval_task": None, "steps": 9}))
+    assert run_of(tmp_path) == {"task": "countdown"}
 
 
 def test_reflection_words_are_counted_in_the_thinking_only():
