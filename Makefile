@@ -1,5 +1,6 @@
 # make tiny: a base model, then GRPO, on this machine.   make test: set-up (if needed), lint, tests.
 # make smollm2: GRPO on a released chat model.
+# make torture: runs killed 50 times, damaged files, full disks, 100,000 broken inputs: half an hour or more.
 # make r1: DeepSeek-R1's whole recipe; it resumes where it was stopped.   make -n r1 prints it.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -7,7 +8,7 @@ CONFIG ?= tiny
 SEED ?= 0
 OUT ?= out/$(CONFIG)
 
-.PHONY: tiny smollm2 r1 test lint bench gpu setup clean
+.PHONY: tiny smollm2 r1 test torture lint bench gpu setup clean
 
 tiny: .venv/dev
 	$(PY) grpo.py --config tiny
@@ -103,6 +104,10 @@ $(DATA)/%.jsonl: $(PROBLEMS) | .venv/dev
 
 test: lint
 	$(PY) -m pytest
+
+torture: .venv/dev
+	$(PY) tests/torture.py
+	$(PY) tests/fuzz.py --count 100000
 
 bench: .venv/oracles
 	$(PY) bench/bench.py

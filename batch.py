@@ -3,18 +3,28 @@ over them needs. Letters: the legend of model.py."""
 
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from attention import FIRST_ROOM, LONGEST_BLOCKED, cache_room
-from config import ModelConfig, Training, UserError
+from config import ModelConfig, Training, UserError, out_of_memory, say
 from kernels import CHUNK_NUMBERS, CHUNK_NUMBERS_GPU, FEWEST_TOKENS, PACKED_NUMBERS, Linear, token_logprobs
-from lora import matching
+from lora import matching, seed_dropout
 from model import Transformer
-from optim import BUCKET
-from parallel import Ranks, free_bytes, gather
+from optim import BUCKET, clear_gradients, trained
+from parallel import (
+    Ranks,
+    free_bytes,
+    gather,
+    give_back_memory,
+    is_sharded,
+    lockstep,
+    micro_batches,
+    together,
+)
 
 
 class Sample(NamedTuple):
@@ -30,6 +40,7 @@ class Sample(NamedTuple):
     advantage: float = 0.0
     kept: tuple[np.ndarray, np.ndarray] | None = None  # with top_p < 1, see sample.Rollout
     own_logprobs: list[float] | None = None  # the trainer's, before the rollout's first update (--importance)
+    number: int = -1  # of its problem
 
 
 class Batch(NamedTuple):
@@ -117,6 +128,69 @@ def completion_logprobs(model, batch: Batch, temperature: float, routing=None):
         allowed=batch.allowed)
     zeros = torch.zeros(batch.mask.shape, device=hidden.device)
     return zeros.masked_scatter(batch.mask, logprobs), zeros.masked_scatter(batch.mask, entropy)
+
+
+# ------------------------------------------------------------------------------------ passes over a minibatch
+
+
+def sizes(samples: list[Sample]) -> tuple[list[int], list[tuple]]:
+    """What `micro_batches` asks of samples: each one's length; its prompt and that one's length."""
+    return [len(s.tokens) for s in samples], [(tuple(s.tokens[: s.start]), s.start) for s in samples]
+
+
+def passes(run: Callable, model, cfg: Training, ranks: Ranks, lengths: list[int],
+        prompts: list[tuple] | None = None, noise: tuple = ()) -> list:
+    """What run(rows, times) returns for each micro-batch of a minibatch, those of all ranks, on every rank.
+    rows: some of the minibatch's, by their numbers. run multiplies what it divides a loss by with `times`: 1,
+    or infinity for a pass that only keeps step with other ranks (`lockstep`). noise: numbers that dropout
+    depends on, beside the seed and the rank.
+
+    Where a rank runs out of memory, the gradients are cleared on all, and the minibatch's passes are made
+    again, with at most half as many tokens in each, as in all that follow: the same sums, but for the order
+    of their terms. Raises UserError where that cannot help: if all of its passes are of a single row; or the
+    model is split, for the other ranks wait within that pass."""
+    while True:
+        seed_dropout(model, cfg.seed, *noise[:1], ranks.rank, *noise[1:])
+        mine = micro_batches(ranks, lengths, min(cfg.micro_tokens, cfg.most_tokens), prompts)
+        found, failed = [], None
+        try:
+            for rows, counts in lockstep(ranks, mine, model):
+                with together():
+                    made = run(rows, 1 if counts else math.inf)
+                found += [made] if counts else []
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            found = []
+            each = [(len(some) > 1, len(some) * max(lengths[i] for i in some)) for some in mine or [[0]]]
+            failed = *max(each), f"{type(error).__name__}: {error}".splitlines()[0][:150]
+            if is_sharded(model):
+                raise too_large(model, cfg, ranks, *failed) from None
+        everyone = gather(ranks, (failed, found))  # behind the except: that holds the pass's tensors
+        if not any(failed for failed, _ in everyone):
+            return [made for _, some in everyone for made in some]
+        clear_gradients(trained(model))
+        give_back_memory()
+        several, tokens, text = min(failed for failed, _ in everyone if failed)  # a single row's come first
+        if not several:
+            raise too_large(model, cfg, ranks, several, tokens, text)
+        cfg.most_tokens = min(cfg.micro_tokens, cfg.most_tokens, tokens) // 2
+        say(f"out of memory in passes of {tokens} tokens: they are repeated, with at most {cfg.most_tokens} "
+            "from now on")
+
+
+def too_large(model, cfg: Training, ranks: Ranks, several: bool, tokens: int, text: str) -> UserError:
+    """The error of passes over so many tokens, of several rows or of one, that cannot be repeated in smaller
+    parts. text: torch's own error."""
+    split, samples = is_sharded(model), hasattr(cfg, "max_new_tokens")
+    stored = (model.shards.plain if split else model).embed_tokens.weight.dtype
+    flags = ["a smaller --micro_tokens"] if several else []
+    flags += ["a smaller --max_new_tokens"] if samples else ["shorter rows"]
+    flags += ["--recompute true"] if not getattr(cfg, "recompute", True) else []
+    flags += [f for f in smaller(cfg, stored, ranks) if samples or cfg.init or "lora" not in f]
+    return UserError(f"out of memory in passes of {tokens} tokens, which "
+        + ("no rank can repeat, for the model is split" if split else "are of a single row each")
+        + f"; what needs less: {', '.join(flags)} ({text})")
 
 
 # ----------------------------------------------------------------------------------------------------- memory

@@ -22,8 +22,17 @@ class UserError(Exception):
     """Something the user gave is wrong: scripts print the message on one line and exit with code 2."""
 
 
-class Diverged(UserError):
+class NotFinite(UserError):
+    """A number is NaN or infinite: training leaves out the step that would be made of it, anything else
+    ends."""
+
+    why = "reward"  # what it is of: as `optim.TRY` and metrics.jsonl have it
+
+
+class Diverged(NotFinite):
     """Weights, gradients or logits are no finite numbers any more."""
+
+    why = "logprob"
 
 
 class Family(NamedTuple):
@@ -88,6 +97,9 @@ _ROPE_NUMBERS = {"factor", "beta_fast", "beta_slow", "attention_factor", "mscale
 _SIZES = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
     "num_attention_heads num_key_value_heads head_dim n_routed_experts num_experts_per_tok n_group "
     "topk_group kv_lora_rank qk_rope_head_dim v_head_dim max_position_embeddings").split()
+# What a number is at most, an integer 2**20 without a row: a model is built before its weights are looked at.
+_MOST = {"num_hidden_layers": 1000, "num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12,
+    "n_routed_experts": 1 << 14, "max_position_embeddings": 1 << 24, "partial_rotary_factor": 1}
 
 
 @dataclass
@@ -151,7 +163,7 @@ class ModelConfig:
         reachable = self.topk_group * (self.n_routed_experts // self.n_group)
         kind = str(scaling.get("rope_type"))
         wrong = [f"{k}={v!r}" for k, v in scaling.items() if k in _ROPE_NUMBERS and v is not None
-            and not (is_a(v, float) and (0 < v < math.inf or v == 0 and "mscale" in k))]
+            and not (is_a(v, float) and (0 < v <= 1e15 or v == 0 and "mscale" in k))]
         lacking = [k for k in _ROPE_SCALINGS.get(kind, []) if not is_a(scaling.get(k) or None, float)]
         checks = [
             (routing in family.routings or not family.routings,
@@ -183,10 +195,11 @@ class ModelConfig:
             value = getattr(self, name)
             if not is_a(value, kind):
                 raise UserError(f"model config: {name}={value!r} is no {getattr(kind, '__name__', kind)}")
-            if kind is float and not 0 <= value < math.inf:
-                raise UserError(f"model config: {name}={value} must be a number from 0 on")
-            if name in _SIZES and value is not None and value < 1:
-                raise UserError(f"model config: {name}={value} must be at least 1")
+            whole = kind in (int, int | None)
+            least, most = int(name in _SIZES), _MOST.get(name, 1 << 20 if whole else 1e15)
+            if value is not None and (whole and "_id" not in name or kind in (float, float | None)) \
+                    and not least <= value <= most:
+                raise UserError(f"model config: {name}={value} must be a number from {least} to {most}")
 
     @property
     def family(self) -> Family:
@@ -300,9 +313,9 @@ _TINY = {
     "sft": dict(steps=900, batch_size=48, micro_tokens=2048, lr=1e-2),
     "grpo": dict(steps=24, prompts=16, group_size=16, lr=1e-4, updates=2, clip_high=0.28, micro_tokens=2048,
         eval_every=6),
-    "r1": {"sft": dict(batch_size=96, lr=1.5e-2), "grpo": dict(steps=48, lr=3e-4, eval_every=8)},
-    "distill": dict(prompts=2048, keep=3, longest_line=90, batch_size=256, lr=2e-3, optimizer="muon",
-        micro_tokens=2048, eval_every=8)}
+    "r1": {"grpo": dict(steps=48, lr=3e-4, eval_every=8)},
+    "distill": dict(prompts=2048, samples=4, keep=3, longest_line=90, batch_size=256, lr=2e-3,
+        optimizer="muon", micro_tokens=2048, eval_every=8)}
 _SMALL = {
     "all": dict(task="countdown:n=4", max_new_tokens=512),
     "sft": dict(steps=2000, batch_size=128, lr=1e-3),
@@ -321,8 +334,8 @@ SIZES["smollm2"] = {
     "distill": dict(prompts=512)}
 # R1's RL stages (arXiv 2501.12948v2, sec. 2.1, 2.2, 3.2): accuracy and format weigh the same, the language's
 # share is added as it is. The policy becomes the reference after that share of a stage's steps: the paper's
-# 400 are 1/26 of R1-Zero's 10,400 and 1/4 of the second stage's 1,700. 1/26 of 32 steps is one: the KL to a
-# reference one step old holds nothing, so here it is 1/4 for all.
+# 400 are 1/26 of R1-Zero's 10,400 and 1/4 of the second stage's 1,700. 1/26 of 24 steps is less than one: the
+# KL to a reference one step old holds nothing, so here it is 1/4 for all.
 _ZERO = dict(reward_weights="accuracy=1,format=1,language=0", ref_every=0.25)  # language is only logged
 _LANGUAGE = _ZERO | dict(reward_weights="accuracy=1,format=1,language=1")
 # The paper's epsilon of 10, above and below: a good token is clipped at 11 times its chance, a bad one never,
@@ -332,24 +345,24 @@ _REASONING = _LANGUAGE | dict(clip_low=10.0, clip_high=10.0)
 # Stages of `make r1`: the script, what the size's numbers are divided by, and what else differs.
 STAGES: dict[str, tuple[str, dict, dict]] = {
     "base": ("sft", dict(batch_size=0.75), dict(template="zero", epochs=1)),
-    "zero": ("grpo", dict(steps=1.5), _ZERO),
-    "zero_language": ("grpo", dict(steps=1.5), _LANGUAGE),
+    "zero": ("grpo", dict(steps=2), _ZERO),
+    "zero_language": ("grpo", dict(steps=2), _LANGUAGE),
     # small batches, many steps: base never saw the tags' tokens
     "cold": ("sft", dict(lr=3, batch_size=3), dict(epochs=2, template="plain")),
-    "reasoning": ("grpo", dict(steps=1.5), _REASONING),
+    "reasoning": ("grpo", dict(steps=3, lr=3), _REASONING),
     # with a third of lr instead of a tenth, base forgets the facts that it knew
     "rejection": ("sft", dict(lr=10, batch_size=3), dict(epochs=2, template="plain")),
     "reward": ("sft", dict(lr=5), dict(epochs=2, warmup=10)),
     # "most of the parameters" of the first RL stage (sec. 3.2.2); 400 of 1,700 steps with preferences
-    "scenarios": ("grpo", dict(steps=2), _REASONING | dict(temperature=0.7, preference_from=0.75)),
+    "scenarios": ("grpo", dict(steps=3, lr=3), _REASONING | dict(temperature=0.7, preference_from=0.75)),
     "distilled": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=2, template="plain")),
     # half of distilled's tokens by SFT, about half on-policy: a student that does not calculate yet learns
     # the teacher's persistence first, and its samples grow to the limit
     "warm": ("sft", dict(lr=7.5, batch_size=3), dict(epochs=1, template="plain")),
-    "on_policy": ("distill", dict(prompts=4, batch_size=4, lr=2), dict(on_policy=True, template="plain",
+    "on_policy": ("distill", dict(prompts=2, batch_size=4, lr=2), dict(on_policy=True, template="plain",
         eval_every=16)),
     # RL after either
-    "after": ("grpo", dict(steps=3), _REASONING)}
+    "after": ("grpo", dict(steps=6, lr=3), _REASONING)}
 
 
 def presets_of(script: str, cls) -> dict[str, dict]:
@@ -366,28 +379,44 @@ def presets_of(script: str, cls) -> dict[str, dict]:
                 named = {"stage": stage} if "stage" in names else {}
                 mine = rows[f"{size}/{stage}"] = row | scaled | other | named
                 if "ref_every" in other:
-                    mine["ref_every"] = max(1, round(other["ref_every"] * mine["steps"]))
+                    mine["ref_every"] = max(1, int(other["ref_every"] * mine["steps"]))
     return rows
 
 
 def is_a(value, kind) -> bool:
-    """Whether a value is of a field's type: a class, or a union of classes and lists. An int is a float."""
+    """Whether a value is of a field's type: a class, or a union of classes and lists. An int is a float, and
+    true is no int."""
     kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or [kind]]
+    if isinstance(value, bool):
+        return bool in kinds
     return isinstance(value, tuple(kinds)) or float in kinds and isinstance(value, int)
+
+
+def typed(raw: dict, name: str, kind, source):
+    """The value of a name in a file's JSON object, None if it is not there. Raises UserError for another
+    type."""
+    value = raw.get(name)
+    if value is not None and not is_a(value, kind):
+        raise UserError(f"{source}: {name}={str(value)[:60]!r} is no {getattr(kind, '__name__', kind)}")
+    return value
 
 
 def base_of(dir: str | Path) -> Path:
     """The folder with the weights of the checkpoint in dir: dir, or for a LoRA adapter the folder of the
     model that it belongs to. Raises UserError where that is not here."""
     dir = Path(dir)
-    if any(dir.glob("model*.safetensors*")) or not (dir / "adapter_config.json").exists():
+    config = dir / "adapter_config.json"
+    if any(dir.glob("model*.safetensors*")) or not (config.exists() or [*dir.glob("adapter_model.*")]):
         return dir
+    if not config.exists():
+        raise UserError(f"{dir} has adapters, but no adapter_config.json")
     named = str(read_json(dir / "adapter_config.json").get("base_model_name_or_path"))
     for base in (Path(named), dir / named):
-        if (base / "config.json").exists():
+        if os.path.exists(base / "config.json"):  # false also for a name that is too long
             return base
     raise UserError(f"{dir} is an adapter of {named}, which is no model's folder here; write that folder "
-        "into its adapter_config.json, as base_model_name_or_path")
+        "into its adapter_config.json, as base_model_name_or_path (where a manifest.sha256 lies beside it, "
+        "then also: sha256sum *.json *.safetensors > manifest.sha256)")
 
 
 def closest(word: str, choices) -> str:
@@ -459,8 +488,12 @@ class Training(Reading):
     lora_rslora: bool = knob(False, "alpha / sqrt(r) instead, for large ranks", group="memory")
     lora_targets: str = knob("", "regular expression that the names of linear layers with an adapter match; "
         "empty = attention's, and the MLPs' of a model without experts", group="memory")
+    save_minutes: float = knob(2.0, "minutes between saves of the state that resumes the run, beside those "
+        "by steps; 0 = none by time", group="logging")
     shard: bool = knob(False, "split weights, gradients and optimizer over the processes (of torchrun, or "
         "--device cpu:N): each holds 1/N of them", group="memory")
+
+    most_tokens = math.inf  # no knob: below --micro_tokens once a pass has run out of memory (batch.passes)
 
     def check_adapters(self):
         """Raises UserError for a setting of adapters without any, and for adapters that would not learn."""
@@ -476,10 +509,12 @@ class Training(Reading):
 _LEAST = {-math.inf: "bar", 2: "group_size length",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
        "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout "
-       "off_policy_mask importance_low importance_high preference_from made thought reinforce_coef",
+        "save_minutes off_policy_mask importance_low importance_high preference_from made thought "
+        "reinforce_coef",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
        "eval_every save_every threads runs shards ahead eval_docs"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
+MOST = {"made": 1} | dict.fromkeys(("count", "problems", "eval_problems"), 10**7)  # made before a run starts
 
 
 def check_ranges(values: dict):
@@ -491,6 +526,7 @@ def check_ranges(values: dict):
         whole = isinstance(value, int)
         for ok, range in [(whole or math.isfinite(value), "a finite number"),
                 (not whole or value < 2**63, "less than 2**63"), (value >= least, f"at least {least}"),
+                (value <= MOST.get(name, math.inf), f"at most {MOST.get(name, 0):,}"),
                 (name != "top_p" or 0 < value <= 1, "above 0 and at most 1"),
                 (name != "lora_dropout" or value < 1, "below 1")]:
             if not ok:
@@ -560,7 +596,7 @@ def parse_args(cls, presets: dict[str, dict], doc: str, argv: list[str] | None =
         i += 1
     preset = given.pop("config", next(iter(presets)))
     if preset not in presets:
-        raise UserError(f"unknown preset {preset}{closest(preset, presets)}")
+        raise UserError(f"--config {preset}: unknown preset{closest(preset, presets)}")
     given = {fields[k].name: _convert(k, v, hints[k]) for k, v in given.items()}
     default = {f.name: f.default for f in fields.values()} | presets[preset]
     other = {k for k, v in given.items() if v != default[k]}
@@ -589,9 +625,15 @@ def leave(code: int):
     """What a script does last; parallel.py puts its own in place, for a run of several processes."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch, on any device, or Python raises where an allocation fails."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in
+        ("out of memory", "can't allocate memory", "ALLOC_FAILED", "could not create a primitive"))
+
+
 def run_script(main):
-    """Call main(). A UserError or a full disk becomes one line on stderr and exit code 2, any other error a
-    traceback and exit code 1: once, however many processes the run has."""
+    """Call main(). A UserError, a full disk or memory becomes one line on stderr and exit code 2, Ctrl-C one
+    and 130, any other error a traceback and exit code 1: once, however many processes the run has."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # a console without some letter shows its number
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -599,25 +641,60 @@ def run_script(main):
         main()
         leave(0)
     except (UserError, OSError) as error:
-        last_words(f"error: {error}\n", 2, error)
+        last_words(f"error: {one_line(error)}\n", 2, error)
     except SystemExit as end:
         leave(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        last_words("stopped\n", 130, error)
     except BaseException as error:
+        if out_of_memory(error):
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            last_words(f"error: out of memory ({text}); docs/memory.md says what needs less\n", 2, error)
         last_words(traceback.format_exc(), 1, error)
+
+
+LONGEST_LINE = 2000  # characters of a message
+
+
+def one_line(error: BaseException) -> str:
+    """The message as a terminal can show it, whatever names and values of the user's are in it: on one line,
+    letters that cannot be printed as numbers, of a long one both ends."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(str(error).split()))
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 4 :]}"
+    return text
+
+
+def read_text(path, encoding: str = "utf-8") -> str:
+    """The text of a file. Raises UserError if it is missing, no text, or a pipe or device, which may never
+    end."""
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist")
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file")
+    try:
+        return Path(path).read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in {encoding}: {error}") from None
 
 
 def read_json(path) -> dict:
     """The JSON object in a file. Raises UserError if it is missing or broken."""
     try:
-        with open(path, encoding="utf-8") as f:
-            found = json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # also brackets without end, integers of 5,000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object, but {str(found)[:40]}")
     return found
+
+
+def read_config(dir) -> tuple[ModelConfig, dict]:
+    """The shape of the model in a folder, and all of its config.json. Raises UserError."""
+    raw = read_json(Path(dir) / "config.json")
+    try:
+        return ModelConfig.from_hf(raw), raw
+    except UserError as error:
+        raise UserError(f"{dir}/config.json: {error}") from None

@@ -18,6 +18,7 @@ what the teacher says next is no lesson. One that is far learns to write on and 
 metrics.jsonl rises, `kl` stays). Routers' biases stay.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -39,19 +40,22 @@ from batch import (
     collate,
     completion_hidden,
     needed,
+    passes,
     shared_pass,
+    sizes,
     smaller,
     training_settings,
 )
 from checkpoint import (
+    Saver,
     last_good_state,
     load_model,
     load_split,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -61,6 +65,7 @@ from config import (
     TASK_FILE,
     TEMPLATE,
     ModelConfig,
+    NotFinite,
     Training,
     UserError,
     base_of,
@@ -76,16 +81,14 @@ from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint
 from eval import evaluate, fitting_prompts, held_out
 from kernels import reverse_kl
-from lora import seed_dropout
-from metrics import Log, check_tracker, clock, open_tracker, table
+from metrics import Log, check_tracker, clock, left_out, open_tracker, table
 from optim import (
-    apply_gradients,
     check_sound,
     count_skipped,
     keep_masters,
     lr_at,
     make_optimizers,
-    trained,
+    step_or_skip,
 )
 from parallel import (
     Ranks,
@@ -93,14 +96,11 @@ from parallel import (
     check_shard,
     free_bytes,
     gather,
+    gather_or_raise,
     gathered,
     give_back_memory,
-    is_sharded,
-    lockstep,
-    micro_batches,
     release,
     setup,
-    together,
 )
 from preference import MODELS
 from rewards import NO_PLAN, Plan, call_reward, check_rows, columns_of, has_rule, load_function, opened
@@ -190,14 +190,14 @@ def decide(row: dict, texts: list[str], keep: int, judge, bar: float, plan: Plan
     judge fails."""
     kept, reasons, ruled = [], [], has_rule(row["task"])
     scores = [bar] * len(texts) if ruled else [0.0] * len(texts)
-    if not ruled and judge:
+    if not ruled and judge is not None:
         rows = [row] * len(texts)
         columns = columns_of(rows) | ({} if ids is None else {"completion_ids": ids})
         scores = call_reward("--judge", judge, rows, [opened(row, text, plan) for text in texts], columns,
             {"trainer_state": plan.state})
     for text, score in zip(texts, scores, strict=True):
         reason = why_not(row, text, plan=plan, longest_line=longest_line)
-        if not reason and not ruled and not judge:
+        if not reason and not ruled and judge is None:
             reason = "no rule and no --judge"
         elif not reason and (score is None or score < bar):
             reason = "the judge says no"
@@ -237,13 +237,27 @@ def run_chunk(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config
         "yield": [[*k, n] for k, n in sorted(counts.items())]}
 
 
+def sealed(value: dict) -> str:
+    """A line of the file that resumes: the SHA-256 of the JSON text behind it."""
+    text = json.dumps(value)
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
+
+
 def finished_chunks(part: Path, settings: dict) -> list[dict]:
-    """What an interrupted run with these settings has done; a torn last line is dropped. Raises UserError for
-    other settings."""
-    lines = part.read_text(encoding="utf-8").split("\n")[:-1] if part.exists() else []
-    if lines and json.loads(lines[0]) != settings:
+    """What an interrupted run with these settings has done, to the first line that is damaged; the last one
+    may be torn. Raises UserError for other settings."""
+    lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
+    good = []
+    for line in lines:
+        text = line[65:].strip()
+        if line[:64].decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
+            if line is not lines[-1] or not good:
+                say(f"{part}: line {len(good) + 1} is damaged; the run goes on from there")
+            break
+        good.append(json.loads(text))
+    if good and good[0] != settings:
         raise UserError(f"{part} holds an unfinished run with other settings: remove it")
-    return [json.loads(line) for line in lines[1:]]
+    return good[1:]
 
 
 def prompt_rows(cfg: Config) -> list[dict]:
@@ -290,13 +304,15 @@ def rejection(cfg: Config):
     if some:
         rows = endless(fitting_prompts(model, tokenizer, some, cfg.max_new_tokens, cfg.too_long), cfg.seed)
     if ranks.main:
-        part.write_text("".join(json.dumps(x) + "\n" for x in [settings, *chunks]), encoding="utf-8")
+        new = part.with_name(f"{part.name}.tmp")
+        new.write_text("".join(map(sealed, [settings, *chunks])), encoding="utf-8")
+        os.replace(new, part)
     for first in range(len(chunks) * CHUNK, cfg.prompts, CHUNK):
         numbers = list(range(first, min(first + CHUNK, cfg.prompts)))
         chunks.append(run_chunk(model, tokenizer, rows, numbers, cfg, judge, ranks))
         if ranks.main:
             with open(part, "a", encoding="utf-8") as f:
-                f.write(json.dumps(chunks[-1]) + "\n")
+                f.write(sealed(chunks[-1]))
             kept = sum(len(chunk["rows"]) for chunk in chunks)
             print(f"{numbers[-1] + 1}/{cfg.prompts} prompts, {kept} samples kept", flush=True)
     if ranks.main:
@@ -327,18 +343,24 @@ def same_vocabulary(teacher: Tokenizer, student: Tokenizer):
 def sample_batch(model, tokenizer: Tokenizer, rows, numbers: list[int], cfg: Config,
         ranks: Ranks) -> list[Sample]:
     """cfg.samples completions of each of these prompts, on every rank; each rank samples its share. The noise
-    is keyed by the prompt's number."""
-    mine, found = ranks.share(numbers), []
-    if mine:
-        prompts = [tokenizer.encode_row(rows(i)) for i in mine]
+    is keyed by the prompt's number. Raises NotFinite, on every rank, where a log-probability is not."""
+    mine = ranks.share(numbers)
+    prompts = [tokenizer.encode_row(rows(i)) for i in mine]
+
+    def sampled():
+        if not mine:
+            return []
         out = generate(model, prompts, group_size=cfg.samples, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=mine)
+        found = []
         for j, completion in enumerate(out.completions):
-            prompt = prompts[j // cfg.samples]
-            found.append((mine[j // cfg.samples], Sample(prompt + completion, len(prompt), out.logprobs[j],
-                out.finished[j], None, {}, 0)))
-    everyone = [item for part in gather(ranks, found) for item in part]
-    return [sample for _, sample in sorted(everyone, key=lambda item: item[0])]
+            prompt, number = prompts[j // cfg.samples], mine[j // cfg.samples]
+            found.append(Sample(prompt + completion, len(prompt), out.logprobs[j], out.finished[j], None, {},
+                0, number=number))
+        return found
+
+    everyone = gather_or_raise(ranks, NotFinite, sampled)
+    return sorted((sample for part in everyone for sample in part), key=lambda sample: sample.number)
 
 
 def kl_backward(model, teacher, batch: Batch, count: float, temperature: float) -> float:
@@ -357,32 +379,32 @@ def kl_backward(model, teacher, batch: Batch, count: float, temperature: float) 
 def update(model, teacher, optimizers, samples: list[Sample], step: int, cfg: Config, tokenizer: Tokenizer,
         ranks: Ranks) -> dict:
     """One optimizer step on the mean over all tokens of the samples, those of all ranks."""
-    seed_dropout(model, cfg.seed, step, ranks.rank)
-    count, total = sum(len(s.old_logprobs) for s in samples), 0.0
-    mine = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
-        [(tuple(s.tokens[: s.start]), s.start) for s in samples])
-    for part, counts in lockstep(ranks, mine, model):
-        with together():
-            kl = kl_backward(model, teacher, collate([samples[i] for i in part], tokenizer.pad_id,
-                ranks.device), count if counts else math.inf, cfg.temperature)
-        total += kl if counts else 0.0
-    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
-    return {"kl": sum(gather(ranks, total)) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
-        "skipped": int(not math.isfinite(norm)), "length": count / len(samples),
+    count = sum(len(s.old_logprobs) for s in samples)
+
+    def run(part, times):
+        batch = collate([samples[i] for i in part], tokenizer.pad_id, ranks.device)
+        return kl_backward(model, teacher, batch, count * times, cfg.temperature)
+
+    kl = sum(passes(run, model, cfg, ranks, *sizes(samples), noise=(step,)))
+    norm, skipped = step_or_skip(ranks, model, optimizers, lr_at(step, cfg),
+        "" if math.isfinite(kl) else "loss", [s.number for s in samples])
+    return {"kl": kl / count, "grad_norm": norm, "lr": lr_at(step, cfg), "skipped": skipped,
+        "length": count / len(samples),
         "truncated": sum(not s.finished for s in samples) / len(samples), "generated": count,
         "trained_tokens": count}
 
 
 def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Config, out: Path,
-        ranks: Ranks) -> Log:
+        state: dict | None, ranks: Ranks) -> Log:
     """The loop: sample, step towards the teacher, log, evaluate and save now and then."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers",))
+    stop, state = StopSignal(), state and own_state(state, ranks, ("optimizers",))
     keep_masters(model, state)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
         saved=state and state["optimizers"])
     start, in_a_row = state["step"] if state else 0, 0
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log, example = Log(out, start, ranks.main, cfg.steps, tracker), tokenizer.encode_row(rows(0))
+    saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     say(f"resuming after step {start}" if state else f"{out}: {cfg.steps} steps")
 
     def look(step):
@@ -399,30 +421,37 @@ def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Con
     begin = time.perf_counter()
     for step in range(start, cfg.steps):
         numbers, times = range(step * cfg.per_step, cfg.prompts)[: cfg.per_step], [time.perf_counter()]
+        samples, m = [], {}
         with gathered(model) as sampler:
-            samples = sample_batch(sampler, tokenizer, rows, list(numbers), cfg, ranks)
+            try:
+                samples = sample_batch(sampler, tokenizer, rows, list(numbers), cfg, ranks)
+            except NotFinite as error:  # on all ranks
+                m = {"skipped": [{"why": error.why, "rows": [*numbers], "says": str(error)}]}
         give_back_memory()
         times.append(time.perf_counter())
-        m = update(model, teacher, optimizers, samples, step, cfg, tokenizer, ranks)
-        give_back_memory()
+        if samples:
+            m = update(model, teacher, optimizers, samples, step, cfg, tokenizer, ranks)
+            give_back_memory()
         times.append(time.perf_counter())
         m |= {"rollout_seconds": times[1] - times[0], "train_seconds": times[2] - times[1],
-            "tokens_per_second": m["generated"] / (times[2] - times[0])}
+            "tokens_per_second": m.get("generated", 0) / (times[2] - times[0])}
         log.write("train", step + 1, **m)
         left = (times[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
-        say(f"step {step + 1:>4}/{cfg.steps}  kl {m['kl']:.4f}  len {m['length']:5.1f}  truncated "
-            f"{m['truncated']:.1%}  {m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(left)}")
+        did = (f"kl {m['kl']:.4f}  len {m['length']:5.1f}  truncated {m['truncated']:.1%}" if samples else
+            "no samples") + left_out(m)
+        say(f"step {step + 1:>4}/{cfg.steps}  {did}  {m['tokens_per_second'] / 1000:.1f}k tok/s  "
+            f"eta {clock(left)}")
         in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if held and due and step + 1 < cfg.steps:
             look(step + 1)
-        if (due or stopped) and (ranks.main or is_sharded(model)):
-            check_sound(model, example)
-            save_state(out / "state", model, step=step + 1, config=asdict(cfg),
-                optimizers=[o.state_dict() for o in optimizers])
+        if saver.overdue() or due or stopped:
+            saver.save(step=step + 1, config=asdict(cfg), optimizers=[o.state_dict() for o in optimizers])
         if stopped:
+            saver.wait()
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    saver.wait()
     check_sound(model, example)
     if held:
         look(cfg.steps)
@@ -495,9 +524,10 @@ def on_policy(cfg: Config, preset: str):
     tokenizer = for_checkpoint(cfg.from_, template=cfg.template, system=cfg.system)
     same_vocabulary(tokenizer, for_checkpoint(cfg.init))
     state, ranks = unfinished(out, cfg), setup(cfg.device)
+    seed_generators(cfg.seed, ranks.rank)
     longest = max(len(tokenizer.encode_row(row)) for row in [*held, *some][:1000])
     recompute = must_recompute(cfg, shape, kind, min(longest, shape.max_position_embeddings), ranks)
-    model = load_trained(out / "state" if state else cfg.init, ranks, cfg, cfg.init)
+    model = load_trained(state["folder"] if state else cfg.init, ranks, cfg, cfg.init)
     teacher = (load_split(cfg.from_, ranks, cfg.dtype, lambda model: model.requires_grad_(False)) if cfg.shard
         else load_model(cfg.from_, ranks.device, cfg.dtype).requires_grad_(False))
     model.recompute, model.cfg.think_tags = recompute, teacher.cfg.think_tags
@@ -512,7 +542,7 @@ def on_policy(cfg: Config, preset: str):
         (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2) + "\n",
             encoding="utf-8")
     with last_good_state(out):
-        log = train(model, teacher, tokenizer, rows, held, cfg, out, ranks)
+        log = train(model, teacher, tokenizer, rows, held, cfg, out, state, ranks)
     save_run(out, model, tokenizer, cfg.from_, ranks)
     if ranks.main and held:
         evals = [row for row in log.rows if row["kind"] == "eval"]

@@ -31,6 +31,7 @@ from config import (
     read_json,
     run_script,
     say,
+    typed,
 )
 from data.rows import fitting
 from data.shapes import is_file, nothing_to_read, read_rows
@@ -362,9 +363,13 @@ def opened_checkpoint(cfg, check=lambda tokenizer, rows, plan: None):
 
 
 def run_of(folder: str) -> dict:
-    """The settings of the run that wrote a checkpoint; none of another's checkpoint."""
+    """The settings of the run that wrote a checkpoint, those that say what it was measured on; none of
+    another's checkpoint. Raises UserError."""
     path = Path(folder) / "run.json"
-    return read_json(path) if path.exists() else {}
+    raw, kinds = read_json(path) if path.exists() else {}, {"strict_format": bool}
+    said = {name: typed(raw, name, kinds.get(name, str), path)
+        for name in ("task", "eval_task", "columns", "answer_pattern", "strict_format")}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def fitting_prompts(model, tokenizer: Tokenizer, rows: list[dict], max_new_tokens: int,

@@ -43,20 +43,23 @@ from batch import (
     collate,
     completion_logprobs,
     needed,
+    passes,
     routing_of,
     shared_pass,
+    sizes,
     smaller,
     training_settings,
 )
 from checkpoint import (
+    Saver,
     has_model,
     last_good_state,
     load_model,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -67,6 +70,7 @@ from config import (
     TASK_FILE,
     TEMPLATE,
     ModelConfig,
+    NotFinite,
     Training,
     UserError,
     closest,
@@ -81,18 +85,17 @@ from data.shapes import is_file, read_rows
 from data.tasks import endless, split_rows, training_rows
 from data.tokenizer import for_checkpoint
 from eval import checked_rows, evaluate, fitting_prompts, held_out, measures
-from lora import as_reference, load_reference, reference_state, renew_reference, seed_dropout
+from lora import as_reference, load_reference, reference_state, renew_reference
 from metrics import OF_ATTEMPTS, Log, check_tracker, diagnosis, open_tracker, progress_line, table
 from model import Transformer
 from moe import Routing
 from optim import (
-    apply_gradients,
     check_sound,
     count_skipped,
     keep_masters,
     lr_at,
     make_optimizers,
-    trained,
+    step_or_skip,
 )
 from parallel import (
     Ranks,
@@ -101,14 +104,11 @@ from parallel import (
     free_bytes,
     frozen_copy,
     gather,
+    gather_or_raise,
     gathered,
     give_back_memory,
-    is_sharded,
-    lockstep,
-    micro_batches,
     release,
     setup,
-    together,
 )
 from preference import reward_plan
 from rewards import BY_MODEL, Plan, TrainerState, rewards_of, score
@@ -427,12 +427,15 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
         ranks: Ranks) -> list[list[Sample]]:
     """Groups for the problems first .. first + count - 1, on every rank; each rank samples and scores its
     share. The noise is keyed by the problem's number, so neither ranks nor resuming change what is
-    sampled."""
+    sampled. Raises NotFinite, on every rank, where a reward or a log-probability is not."""
     numbers = ranks.share(list(range(first, first + count)))
     mine = [rows(i) for i in numbers]
     prompts = [tokenizer.encode_row(row) for row in mine]
-    groups = {}
-    if numbers:
+
+    def sampled():
+        groups = {}
+        if not numbers:
+            return groups
         out = generate(model, prompts, group_size=cfg.group_size, max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature, eos_id=tokenizer.eos_ids, seed=cfg.seed, prompt_ids=numbers,
             top_p=cfg.top_p, record_routing=True, record_kept=cfg.top_p < 1)
@@ -444,9 +447,13 @@ def sample_groups(model, tokenizer, rows, first: int, count: int, cfg: Config,
             prompt, finished = prompts[j // cfg.group_size], out.finished[j]
             how = measures(mine[j // cfg.group_size], text, scores[j]["accuracy"])
             one = Sample(prompt + out.completions[j], len(prompt), out.logprobs[j], finished, out.routing[j],
-                         scores[j] | how, how["reflections"], kept=out.kept[j])
-            groups.setdefault(numbers[j // cfg.group_size], []).append(one)
-    everyone = {number: group for part in gather(ranks, groups) for number, group in part.items()}
+                         scores[j] | how, how["reflections"], kept=out.kept[j],
+                         number=numbers[j // cfg.group_size])
+            groups.setdefault(one.number, []).append(one)
+        return groups
+
+    everyone = {number: group for part in gather_or_raise(ranks, NotFinite, sampled)
+        for number, group in part.items()}
     return [everyone[number] for number in sorted(everyone)]
 
 
@@ -473,6 +480,18 @@ def collect(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> t
         groups += sample_groups(model, tokenizer, rows, cursor, missing, cfg, ranks)
         cursor += missing
     return groups, cursor
+
+
+def rollout(model, tokenizer, rows, cursor: int, cfg: Config, ranks: Ranks) -> tuple[list[Sample], int, dict]:
+    """(the samples to train on, the next unused problem number, metrics). Where a reward or a log-probability
+    is not finite there is nothing to train on, and the problems will not come again."""
+    try:
+        groups, after = collect(model, tokenizer, rows, cursor, cfg, ranks)
+    except NotFinite as error:
+        after = cursor + (1 + cfg.resample) * cfg.prompts
+        left_out = {"why": error.why, "rows": [*range(cursor, after)], "says": str(error)}
+        return [], after, {"skipped": [left_out]}
+    return with_advantages(groups, cfg), after, rollout_metrics(groups, cfg)
 
 
 def with_advantages(groups: list[list[Sample]], cfg: Config) -> list[Sample]:
@@ -512,6 +531,7 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
     sums = {k: v * n for k, v in m.items()} | {"entropy": float(entropy.sum()), "tokens": n}
     sums["loss"] = float(loss.detach())
     sums["mismatch"] = float((logprobs.detach() - mu).abs().max())
+    sums["finite"] = bool((logprobs.detach() + old + mu).isfinite().all())  # a clip's gradient may not say so
     if sampled:
         same = [(used[..., None] == theirs[..., None, :]).any(-1).float().mean(-1) @ counts.float()
                 for used, theirs in zip(routing.indices, sampled, strict=True)]
@@ -523,53 +543,65 @@ def micro_step(model, reference, samples: list[Sample], normalizer: float, seque
 def with_own_logprobs(model, samples: list[Sample], cfg: Config, pad_id: int, ranks: Ranks) -> list[Sample]:
     """The samples with the trainer's own log-probabilities, pi_old: one forward pass over all of them, each
     rank its share."""
-    mine, found = micro_batches(ranks, [len(s.tokens) for s in samples], cfg.micro_tokens,
-        [(tuple(s.tokens[: s.start]), s.start) for s in samples]), {}
-    for rows, counts in lockstep(ranks, mine, model):
+    @torch.no_grad()
+    def run(rows, times):
         batch = collate([samples[i] for i in rows], pad_id, ranks.device)
         replay = routing_of([samples[i] for i in rows], batch) if cfg.router == "replay" else None
-        with together(), torch.no_grad():
-            logprobs, _ = completion_logprobs(model, batch, cfg.temperature, Routing(replay=replay or None))
-        found |= {i: row[m].tolist() for i, row, m in zip(rows, logprobs, batch.mask, strict=True) if counts}
+        logprobs, _ = completion_logprobs(model, batch, cfg.temperature, Routing(replay=replay or None))
+        return {i: row[m].tolist() for i, row, m in zip(rows, logprobs, batch.mask, strict=True)}
+
+    found = {i: row for part in passes(run, model, cfg, ranks, *sizes(samples)) for i, row in part.items()}
     release(model)
-    everyone = {i: row for part in gather(ranks, found) for i, row in part.items()}
-    return [s._replace(own_logprobs=everyone[i]) for i, s in enumerate(samples)]
+    return [s._replace(own_logprobs=found[i]) for i, s in enumerate(samples)]
+
+
+def minibatch(model, reference, optimizers: list, samples: list[Sample], step: int, part: int, cfg: Config,
+        tokenizer, ranks: Ranks) -> tuple[list[dict], float, list[dict]]:
+    """One optimizer step on a part of the rollout. Returns (what `micro_step` says of each micro-batch, those
+    of all ranks; norm and what was left out, see `step_or_skip`)."""
+    normalizer = {"sequences": len(samples), "tokens": sum(len(s.old_logprobs) for s in samples),
+        "max_tokens": len(samples) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
+
+    def run(rows, times):
+        return micro_step(model, reference, [samples[i] for i in rows], normalizer * times,
+            len(samples) * times, cfg, tokenizer.pad_id, ranks.device)
+
+    everyone = passes(run, model, cfg, ranks, *sizes(samples), noise=(step, part))
+    why = "" if all([m.pop("finite") for m in everyone]) else "logprob"
+    why = why or ("" if all(math.isfinite(m["loss"]) for m in everyone) else "loss")
+    rows = [s.number for s in samples]
+    return everyone, *step_or_skip(ranks, model, optimizers, lr_at(step, cfg), why, rows)
 
 
 def update(model, reference, optimizers: list, samples: list[Sample], step: int, cfg: Config, tokenizer,
            ranks: Ranks) -> dict:
     """cfg.updates optimizer steps, each on its own part of the rollout; the old log-probabilities are the
-    sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks."""
+    sampler's and stay. Every metric is reduced over all micro-batches, minibatches and ranks, but for the
+    minibatches that are left out."""
     if cfg.importance != "none":
         samples = with_own_logprobs(model, samples, cfg, tokenizer.pad_id, ranks)
     order = np.random.default_rng([cfg.seed, step]).permutation(len(samples))
-    seed_dropout(model, cfg.seed, step, ranks.rank)
     parts = [[samples[i] for i in part] for part in np.array_split(order, cfg.updates) if len(part)]
-    total, mismatches, norms = {}, [], []
-    for batch in parts:
-        normalizer = {"sequences": len(batch), "tokens": sum(len(s.old_logprobs) for s in batch),
-                      "max_tokens": len(batch) * cfg.max_new_tokens}[LOSSES[cfg.loss].count]
-        mine = micro_batches(ranks, [len(s.tokens) for s in batch], cfg.micro_tokens,
-                             [(tuple(s.tokens[: s.start]), s.start) for s in batch])
-        sums = []
-        for rows, counts in lockstep(ranks, mine, model):
-            with together():
-                m = micro_step(model, reference, [batch[i] for i in rows], normalizer if counts else math.inf,
-                    len(batch) if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
-            sums += [m] if counts else []
-        everyone = [m for rank in gather(ranks, sums) for m in rank]
+    total, mismatches, norms, skipped = {}, [], [], []
+    for part, batch in enumerate(parts):
+        everyone, norm, bad = minibatch(model, reference, optimizers, batch, step, part, cfg, tokenizer,
+            ranks)
+        skipped += bad
+        if bad:
+            continue
+        norms.append(norm)
         mismatches.append(max(m.pop("mismatch") for m in everyone))
         for m in everyone:
             total = {k: total.get(k, 0) + v for k, v in m.items()}
-        norms.append(apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg)))
-    skipped = sum(not math.isfinite(norm) for norm in norms)
-    if cfg.router == "bias" and skipped < len(parts):
+    if not norms:
+        return {"skipped": skipped}
+    if cfg.router == "bias":
         for router, load in zip(model.routers(), total["load"], strict=True):
             router.update_bias(torch.as_tensor(load, device=router.weight.device))
     n = total.pop("tokens")
     means = ("kl", "clip_fraction", "ratio", "kl_old", "entropy", "off_policy", "importance")
     out = {k: total[k] / n for k in means if k in total}
-    out |= {"loss": total["loss"] / len(parts), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
+    out |= {"loss": total["loss"] / len(norms), "grad_norm": sum(norms) / len(norms), "trained_tokens": n,
             "skipped": skipped,
             "logprob_mismatch": mismatches[0]}  # of the first minibatch: the two engines at the same weights
     if "routed" in total:
@@ -605,10 +637,11 @@ def rollout_metrics(groups: list[list[Sample]], cfg: Config) -> dict:
 # --------------------------------------------------------------------------------------------------- the loop
 
 
-def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Ranks, final: bool):
+def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, state: dict | None, ranks: Ranks,
+        final: bool):
     """The GRPO loop: sample, reward, advantages, minibatch losses and steps, log, evaluate and save. final:
     the evaluation at the end is one of all held-out problems."""
-    stop, state = StopSignal(), load_state(out / "state", ranks, ("optimizers", "reference"))
+    stop, state = StopSignal(), state and own_state(state, ranks, ("optimizers", "reference"))
     prompt = tokenizer.encode_row(eval_rows[0])
     keep_masters(model, state)
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=0.0,
@@ -621,6 +654,7 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
         load_reference(reference, state.pop("reference"))
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, cfg.steps, tracker)
+    saver = Saver(out / "state", model, prompt, ranks, cfg.save_minutes)
     say = print if ranks.main else lambda *a, **k: None
     if model.recompute:
         say(f"activations of {cfg.micro_tokens} tokens do not fit into memory: each block runs again in the "
@@ -649,17 +683,15 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
     for step in range(start, cfg.steps):
         clock, cfg.step = [time.perf_counter()], step
         with gathered(model) as sampler:
-            groups, cursor = collect(sampler, tokenizer, rows, cursor, cfg, ranks)
+            samples, cursor, m = rollout(sampler, tokenizer, rows, cursor, cfg, ranks)
         give_back_memory()
         clock.append(time.perf_counter())
-        m = rollout_metrics(groups, cfg)
-        samples = with_advantages(groups, cfg)
         if samples:
             m |= update(model, reference, optimizers, samples, step, cfg, tokenizer, ranks)
             give_back_memory()
         clock.append(time.perf_counter())
         m |= {"rollout_seconds": clock[1] - clock[0], "train_seconds": clock[2] - clock[1],
-              "tokens_per_second": m["generated"] / (clock[2] - clock[0]), "lr": lr_at(step, cfg)}
+              "tokens_per_second": m.get("generated", 0) / (clock[2] - clock[0]), "lr": lr_at(step, cfg)}
         log.write("train", step + 1, **m)
         left = (clock[2] - begin) / (step + 1 - start) * (cfg.steps - step - 1)
         say(progress_line(m, step + 1, cfg.steps, left))
@@ -669,17 +701,19 @@ def train(model, tokenizer, rows, eval_rows, cfg: Config, out: Path, ranks: Rank
             renew_reference(reference, model)
         due, stopped = (step + 1) % cfg.eval_every == 0, stop.reached(ranks)
         if due and step + 1 < cfg.steps:
-            recent = [r for r in log.rows if r["kind"] == "train"][-cfg.eval_every :]
-            for line in diagnosis(recent, cfg.max_new_tokens, cfg.updates):
+            trained_rows = [r for r in log.rows if r["kind"] == "train"]
+            for line in diagnosis(trained_rows[-cfg.eval_every :], cfg.max_new_tokens, cfg.updates,
+                    trained_rows[-5 * cfg.eval_every :]):
                 say(f"-- {line}")
             look(step + 1, some, EVAL_SAMPLES)
-        if (due or stopped) and (ranks.main or is_sharded(model)):
-            check_sound(model, prompt)
-            save_state(out / "state", model, step=step + 1, cursor=cursor, config=asdict(cfg),
-                       optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
+        if saver.overdue() or due or stopped:
+            saver.save(step=step + 1, cursor=cursor, config=asdict(cfg),
+                optimizers=[o.state_dict() for o in optimizers], reference=reference_state(reference))
         if stopped:
+            saver.wait()
             say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes from there")
             sys.exit(130)
+    saver.wait()
     check_sound(model, prompt)
     for optimizer in optimizers:  # gradients are as large as the model, and nothing needs them any more
         optimizer.zero_grad()
@@ -806,8 +840,9 @@ def main():
     state = unfinished(out, cfg)
     init = base_checkpoint(cfg, preset)
     ranks = setup(cfg.device)
+    seed_generators(cfg.seed, ranks.rank)
     tokenizer = for_checkpoint(init, template=cfg.template, system=cfg.system)
-    source = out / "state" if state else init
+    source = state["folder"] if state else init
     shape, kind = stored_shape(init)
     prompt = min(max(len(tokenizer.encode_row(r)) for r in eval_rows), shape.max_position_embeddings)
     recompute = must_recompute(cfg, shape, kind, prompt, ranks)
@@ -831,7 +866,7 @@ def main():
         print("settings: " + ", ".join(f"{k}={v}" for k, v in asdict(cfg).items()))
     stage = "/" in preset
     with last_good_state(out):
-        log = train(model, tokenizer, rows, eval_rows, cfg, out, ranks, final=not stage)
+        log = train(model, tokenizer, rows, eval_rows, cfg, out, state, ranks, final=not stage)
     if stage:
         before = next((r for r in log.rows if (r["kind"], r["step"]) == ("eval", 0)), None)
     else:  # only now, so that the first step comes soon: what the last evaluation is compared with

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from config import UserError, closest
 
@@ -76,11 +77,16 @@ class Log:
 
     def _keep(self, path: Path, after_step: int, steps: int):
         def stays(row: dict) -> bool:
-            at_the_end = row["step"] == steps and row.get("kind") != "train"
+            at_the_end = row["step"] == steps and row.get("kind") not in ("train", "skipped")
             return row["step"] <= after_step and not at_the_end
 
-        kept = [line for line in (path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
-            if line.endswith("}") and stays(json.loads(line))]
+        kept = []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+        for i, line in enumerate(lines[:-1], 1):  # the last one is empty, or torn
+            try:
+                kept += [line] if stays(json.loads(line)) else []
+            except (ValueError, TypeError, KeyError, AttributeError):
+                print(f"{path}: line {i} is damaged, and left out")
         path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(path.with_suffix(".tmp"), path)
         if path.name == "metrics.jsonl":
@@ -88,7 +94,13 @@ class Log:
 
     def write(self, kind: str, step: int, **values):
         """One row of metrics.jsonl: {"kind": train | eval | before, "step": ..., **values}; without those
-        that are not finite, which JSON cannot say."""
+        that are not finite, which JSON cannot say. A step's "skipped", the updates that were left out of it
+        (`optim.step_or_skip`), becomes their number, and before that a row each: {"kind": skipped, "step":
+        ..., "why": gradient | loss | logprob | reward, "rows": the numbers of its problems or examples}."""
+        if "skipped" in values:
+            for one in values["skipped"]:
+                self.write("skipped", step, why=one["why"], rows=one["rows"])
+            values |= {"skipped": len(values["skipped"])}
         values = finite(values)
         if self.main:
             self.rows.append({"kind": kind, "step": step, **values})
@@ -96,8 +108,9 @@ class Log:
             self._track(kind, step, **values)
 
     def _track(self, kind: str, step: int, **values):
-        if self.tracker:
-            self.tracker(kind, step, {k: v for k, v in values.items() if isinstance(v, int | float)})
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        if self.tracker and numbers:
+            self.tracker(kind, step, numbers)
 
     def sample(self, step: int, **values):
         """One row of samples.jsonl: a held-out prompt, its completion in full, its rewards."""
@@ -187,30 +200,58 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def left_out(m: dict) -> str:
+    """What a step's line says of updates that were skipped, if any were."""
+    skipped = m.get("skipped") or []
+    return "".join(f"  skipped: {one.get('says') or one['why'] + ' not finite'}" for one in skipped)
+
+
 def progress_line(m: dict, step: int, steps: int, seconds_left: float) -> str:
     """One step of GRPO on one line."""
+    if "reward" not in m:
+        return f"step {step:>4}/{steps}{left_out(m)}  eta {clock(seconds_left)}"
     if "entropy" in m:
         kl = f"kl {m['kl']:.4f}" if "kl" in m else f"kl_old {m['kl_old']:.4f}"
         trained = f"{kl}  ent {m['entropy']:.3f}  clip {m['clip_fraction']:.1%}"
     else:
-        trained = "no group has variance: no update"
-    if m.get("skipped"):
-        trained += f"  {m['skipped']} updates skipped, their gradients are not finite"
+        trained = "no update" if m.get("skipped") else "no group has variance: no update"
+    trained += left_out(m)
     return (f"step {step:>4}/{steps}  reward {m['reward']:.3f}  acc {m['accuracy']:.3f}  "
             f"len {m['length']:5.1f}  {trained}  "
             f"{m['tokens_per_second'] / 1000:.1f}k tok/s  eta {clock(seconds_left)}")
 
 
-def diagnosis(recent: list[dict], max_new_tokens: int, updates: int) -> list[str]:
-    """What a worried user should know, from the train rows of the last steps; empty if nothing stands out."""
+# What explodes: names (the first that rows have), the least that counts as much, what to try. The largest of
+# 87 runs without an explosion, of tiny to SmolLM2: KL 0.23, gradient norm 8.7, and 4.4 times its median.
+EXPLOSIONS = ((("kl", "kl_old"), 1.0, "the policy runs away; lower lr, or raise kl_coef"),
+    (("grad_norm",), 10.0, "a few rows rule those steps, whose gradient is clipped to 1; lower lr"))
+
+
+def explosions(recent: list[dict], longer: list[dict]) -> list[str]:
+    """A line for each number of EXPLOSIONS that some recent row has ten times as large as the median of a
+    longer time."""
+    says = []
+    for names, least, advice in EXPLOSIONS:
+        name = next((name for name in names if any(name in row for row in recent)), None)
+        now, usual = ([row[name] for row in rows if name in row] for rows in (recent, longer))
+        if now and max(now) > max(least, 10 * median(usual)):
+            says.append(f"{name} {max(now):.3g}, {max(now) / median(usual):.0f} times its median: {advice}")
+    return says
+
+
+def diagnosis(recent: list[dict], max_new_tokens: int, updates: int, longer: list[dict] = ()) -> list[str]:
+    """What a worried user should know, from the train rows of the last steps; empty if nothing stands out.
+    longer: those of a longer time that ends with them."""
+    says = explosions(recent, longer or recent)
+    if skipped := sum(r.get("skipped", 0) for r in recent):
+        says.append(f"{skipped} updates skipped, for numbers that were not finite (kind skipped in "
+            "metrics.jsonl): lower lr, or look at their rows")
+    recent = [r for r in recent if "no_variance" in r]  # a step without a rollout has no other number
     if not recent:
-        return []
+        return says
     m = {k: sum(r[k] for r in recent) / len(recent) for k
         in ("accuracy", "no_variance", "truncated", "entropy", "format", "clip_fraction", "routing_agreement",
         "loss") if all(k in r for r in recent)}
-    says = []
-    if skipped := sum(r.get("skipped", 0) for r in recent):
-        says.append(f"{skipped} updates skipped, their gradients were not finite: lower lr")
     if m["no_variance"] > 0.4:
         level = "hard" if m["accuracy"] < 0.5 else "easy"
         says.append(

@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         """Raises UserError if a sequence of `length` tokens does not fit the context."""
         if length > self.cfg.max_position_embeddings:
             raise UserError(f"a sequence of {length} tokens does not fit the model's context of "
-                f"{self.cfg.max_position_embeddings}; shorten the prompt or max_new_tokens")
+                f"{self.cfg.max_position_embeddings}; shorten the prompt or --max_new_tokens")
 
     def hidden(self, tokens: torch.Tensor, routing: Routing | None = None) -> torch.Tensor:
         """tokens (B, T), right-padded -> (B, T, D), the normed states before the head: a loss takes these,

@@ -7,10 +7,7 @@ import torch
 import torch.distributed as dist
 
 from config import Diverged
-from parallel import Ranks, gather, is_sharded, is_split, local, own_rows, together, whole
-
-ALONE = Ranks(0, 1, "cpu")
-
+from parallel import ALONE, Ranks, gather, is_sharded, is_split, local, own_rows, together, whole
 
 # ----------------------------------------------------------------------------------------------------- Muon
 
@@ -232,13 +229,15 @@ def lr_at(step: int, cfg) -> float:
     return cfg.lr * min((step + 1) / 5, 1.0 - 0.9 * step / max(1, cfg.steps))
 
 
-def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
-        max_norm: float = 1.0) -> float:
+def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float, max_norm: float = 1.0,
+        skip: bool = False) -> float:
     """Sum the ranks' gradients, clip their norm, step every optimizer at this lr, clear; all on the masters,
     which the parameters then follow. No step where the norm, that of all ranks, is not finite: one NaN would
-    be in every weight. Returns the norm."""
+    be in every weight; and none with skip, which all ranks must agree on. Returns the norm, NaN with skip."""
     masters = [master_of(p) for p in parameters]
-    if any(map(is_split, masters)):  # the backward pass has summed
+    if skip:
+        norm = math.nan
+    elif any(map(is_split, masters)):  # the backward pass has summed
         norm = clip_split(masters, max_norm)
     else:
         sum_gradients(ranks, masters)
@@ -247,12 +246,31 @@ def apply_gradients(ranks: Ranks, parameters: list, optimizers: list, lr: float,
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
+    clear_gradients(parameters)
     with torch.no_grad():
         for p, master in zip(parameters, masters, strict=True):
-            master.grad.zero_()
             if master is not p:
                 p.copy_(master)
     return norm
+
+
+def step_or_skip(ranks: Ranks, model: torch.nn.Module, optimizers: list, lr: float, why: str,
+        rows: list[int]) -> tuple[float, list[dict]]:
+    """`apply_gradients` of a minibatch of these rows, unless `why` names a number of it that is not finite on
+    some rank (a key of TRY). Returns (the norm, which is finite where a step was made; what was left out: []
+    or [{"why", "rows"}], as `metrics.Log.write` takes it)."""
+    norm = apply_gradients(ranks, trained(model), optimizers, lr, skip=bool(why))
+    why = why or ("" if math.isfinite(norm) else "gradient")
+    return norm, [{"why": why, "rows": sorted(set(rows))}] if why else []
+
+
+def clear_gradients(parameters: list):
+    """Zero what passes have added, and keep its memory; also after one that did not end."""
+    for p in parameters:
+        if master_of(p) is not p:
+            p.grad = None
+        if master_of(p).grad is not None:
+            master_of(p).grad.zero_()
 
 
 # ------------------------------------------------------------------------ numbers that are none any more
@@ -296,18 +314,24 @@ def check_sound(model: torch.nn.Module, tokens: list[int]):
         raise Diverged("weights, or what the model makes of them, are NaN or infinite; a lower --lr may help")
 
 
-MOST_SKIPPED = 3  # steps in a row, after which no finite gradient is to be expected any more
+MOST_SKIPPED = 5  # steps in a row, after which no finite number is to be expected any more
+# What a step is left out for, if it is NaN or infinite on any rank, and what to try if that does not end.
+TRY = {**dict.fromkeys(("gradient", "loss", "logprob"), "a lower --lr, or --dtype float32"),
+    "reward": "to correct the reward"}
 
 
-def count_skipped(model: torch.nn.Module, tokens: list[int], ranks: Ranks, skipped: int, before: int) -> int:
-    """Steps in a row that skipped updates: `before` this one and, if it did so, this one. Raises Diverged
-    where there is no way back: after MOST_SKIPPED of them, and at once if any rank's model is not
-    `is_sound` with these tokens."""
+def count_skipped(model: torch.nn.Module, tokens: list[int], ranks: Ranks, skipped: list[dict],
+        before: int) -> int:
+    """Steps in a row that left out updates: `before` this one and, if it did so, this one. skipped: what
+    `step_or_skip` has left out of it. Raises Diverged where there is no way back: after MOST_SKIPPED of them,
+    and at once if any rank's model is not `is_sound` with these tokens."""
     if not skipped:
         return 0
     if not all(gather(ranks, is_sound(model, tokens))):
         raise Diverged("a step was skipped: weights, or what the model makes of them, are NaN or infinite; a "
             "lower --lr may help")
     if before + 1 == MOST_SKIPPED:
-        raise Diverged(f"{MOST_SKIPPED} steps in a row without a finite gradient; a lower --lr may help")
+        why = skipped[-1]["why"]
+        raise Diverged(f"{MOST_SKIPPED} steps in a row were skipped, the last one because its {why} is NaN "
+            f"or infinite: try {TRY[why]}, or leave out the rows that metrics.jsonl names (kind skipped)")
     return before + 1

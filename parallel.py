@@ -14,10 +14,12 @@ import ctypes
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -43,6 +45,9 @@ class Ranks(NamedTuple):
     def share(self, items: list) -> list:
         """This rank's part of a list, dealt out in turn."""
         return items[self.rank :: self.world]
+
+
+ALONE = Ranks(0, 1, "cpu")
 
 
 def setup(device: str) -> Ranks:
@@ -103,8 +108,15 @@ def launch(processes: int):
 
 
 def common_store() -> dist.Store:
-    """The keys and values that all processes share. `launch` or torchrun's agent hosts them, else rank 0."""
+    """The keys and values that all processes share. `launch` or torchrun's agent hosts them and was there
+    before this process, so if it does not answer it has ended; else rank 0 does, whenever it starts."""
     global _store
+    if _store is None and "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+        try:
+            where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            socket.create_connection(where, timeout=10).close()
+        except OSError as error:
+            raise RuntimeError(f"the store of the processes does not answer: {error}") from None
     _store = _store or next(dist.rendezvous("env://"))[0]
     return _store
 
@@ -226,6 +238,11 @@ def free_bytes(ranks: Ranks) -> float:
         return torch.cuda.mem_get_info(ranks.device)[0]
     if ranks.device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return free_host_bytes(ranks)
+
+
+def free_host_bytes(ranks: Ranks) -> float:
+    """This process's share of the machine's memory that is free; inf if unknown."""
     if sys.platform != "linux":
         return math.inf
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))  # processes on this machine, of several
@@ -241,6 +258,19 @@ def gather(ranks: Ranks, value) -> list:
     with together():
         dist.all_gather_object(out, value)
     return out
+
+
+def gather_or_raise(ranks: Ranks, kind: type[Exception], make: Callable) -> list:
+    """`gather` of what make() returns. If it raises an error of this kind on any rank, all ranks raise it."""
+    try:
+        value = make()
+    except kind as error:
+        value = error
+    everyone = gather(ranks, value)
+    for value in everyone:
+        if isinstance(value, kind):
+            raise value
+    return everyone
 
 
 def agree(ranks: Ranks, value):
@@ -467,12 +497,12 @@ def release(model: nn.Module):
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop: the loop finishes its step, saves and prints how to resume. A second
-    Ctrl-C ends the process at once; the last saved state stays."""
+    """Ctrl-C, SIGTERM and SIGUSR1 (a queue's warning) ask for a stop: the loop finishes its step, saves and
+    prints how to resume. A second one ends the process at once; the last saved state stays."""
 
     def __init__(self):
         self.asked = False
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for name in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:
             signal.signal(name, self._ask)
 
     def _ask(self, number, _):

@@ -22,15 +22,17 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
+from itertools import islice
 from numbers import Number
 from pathlib import Path
 from typing import NamedTuple
 
 import config
-from config import UserError, closest, numbers
+from config import NotFinite, UserError, closest, numbers
 from data.gym import gym_score
 from data.rows import as_text, texts, whole_number, whole_numbers
 from data.tasks import TASKS
+from parallel import PeerLost
 from verify.answers import same_answer
 from verify.countdown import MAX_EXPRESSION, expression_value, plain_expression, stated_value
 from verify.forms import FENCES, TAGS, extract_answer, found_answer, last_number, split_completion
@@ -310,17 +312,32 @@ TASK_REWARDS: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
+# What ends a run wherever it comes from. All else that a program of the user's raises, sys.exit() as well, is
+# its error.
+STOPS = (KeyboardInterrupt, PeerLost)
+
+
+def told(error: BaseException) -> str:
+    """What an error of somebody else's program says; to say it can fail, too."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def load_function(where: str) -> tuple[str, Callable]:
     """The function of `file.py:name`. Raises UserError if there is none."""
     path, _, name = where.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file():
-        raise UserError(f"{where}: expected file.py:function, and the file must exist")
+        raise UserError(f"--reward or --judge {where}: expected file.py:function, and the file must exist")
     spec = importlib.util.spec_from_file_location(f"own reward {path}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    except STOPS:
+        raise
+    except BaseException as error:
+        raise UserError(f"{path} cannot be imported: {told(error)}") from error
     if not callable(getattr(module, name, None)):
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UserError(f"{path} has no function {name}{closest(name, names)}")
@@ -423,26 +440,29 @@ def call_reward(name: str, reward: Callable, rows: list[dict], completions: list
         run: dict | None = None) -> list[float | None]:
     """The reward's values as TRL's trainer takes them, checked: lists, arrays and tensors of numbers or None,
     of plain and of `async` functions. run: what is no column. On an error each row is tried alone, to name
-    the one that fails. Raises UserError."""
+    the one that fails. Raises UserError; NotFinite where all are numbers or None, and one is NaN or
+    infinite."""
     try:
-        given = _arguments(name, reward, columns | {"completions": completions} | (run or {}))
+        own = {k: list(v) for k, v in (columns | {"completions": completions}).items()}  # it may change them
+        given = _arguments(name, reward, own | (run or {}))
         values = reward(**given)
         if inspect.isawaitable(values):
             values = asyncio.run(_awaited(values))
-        found = _floats(values)
-        error = "" if found is not None and len(found) == len(completions) else \
+        found = _floats(values, len(completions))
+        kind = NotFinite if found is not None and len(found) == len(completions) else UserError
+        error = "" if kind is NotFinite and all(v is None or math.isfinite(v) for v in found) else \
             f"returned {repr(values)[:200]} for {len(completions)} completions"
-    except UserError:
+    except (UserError, *STOPS):
         raise
-    except Exception as problem:
-        error = f"{type(problem).__name__}: {problem}"
+    except BaseException as problem:
+        kind, error = UserError, told(problem)
     if not error:
         return found
     if len(rows) > 1:
         for i, row in enumerate(rows):
             call_reward(name, reward, [row], [completions[i]], {k: [v[i]] for k, v in columns.items()}, run)
     row = json.dumps(rows[0], default=str)[:500]
-    raise UserError(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
+    raise kind(f"reward {name}: {error}; row {row}, completion {completions[0][:200]!r}")
 
 
 async def _awaited(values):
@@ -464,14 +484,14 @@ def _arguments(name: str, reward: Callable, given: dict) -> dict:
     return given if every else {p.name: given[p.name] for p in parameters if p.name in given}
 
 
-def _floats(values) -> list[float | None] | None:
-    """A reward's values as floats and None; None where one is no finite number."""
+def _floats(values, count: int) -> list[float | None] | None:
+    """A reward's values as floats and None, at most one more than `count`: some have no end; None where one
+    is no number."""
     values = values.tolist() if hasattr(values, "tolist") else values  # numpy, torch
     if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
         return None
-    values = [v.item() if hasattr(v, "item") else v for v in values]
-    numbers = all(v is None or isinstance(v, Number) and not isinstance(v, complex) and math.isfinite(v)
-        for v in values)
+    values = [v.item() if hasattr(v, "item") else v for v in islice(values, count + 1)]
+    numbers = all(v is None or isinstance(v, Number) and not isinstance(v, complex) for v in values)
     return [None if v is None else float(v) for v in values] if numbers else None
 
 

@@ -26,14 +26,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 import torch
 from tqdm import tqdm
 
-from batch import check_memory, rows_pass, smaller, training_settings
+from batch import check_memory, passes, rows_pass, smaller, training_settings
 from checkpoint import (
+    Saver,
     last_good_state,
-    load_state,
     load_trained,
     new_run_folder,
+    own_state,
     save_run,
-    save_state,
+    seed_generators,
     stored_shape,
     unfinished,
 )
@@ -48,7 +49,7 @@ from config import (
     knob,
     parse_args,
     presets_of,
-    read_json,
+    read_config,
     run_script,
     say,
 )
@@ -57,18 +58,16 @@ from data.shapes import is_file, nothing_to_read, read_rows
 from data.tasks import chain_for, endless, split_rows, training_rows
 from data.tokenizer import Tokenizer, for_checkpoint, shipped, with_template
 from kernels import token_logprobs
-from lora import seed_dropout
 from metrics import Log, check_tracker, open_tracker
 from model import Transformer
 from moe import Routing
 from optim import (
-    apply_gradients,
     check_sound,
     count_skipped,
     keep_masters,
     make_optimizers,
     rounded,
-    trained,
+    step_or_skip,
 )
 from parallel import (
     Ranks,
@@ -76,14 +75,10 @@ from parallel import (
     check_shard,
     gather,
     gathered,
-    is_sharded,
     local,
-    lockstep,
-    micro_batches,
     put_rows,
     setup,
     shard_model,
-    together,
 )
 from preference import encode_pair, pair_accuracy, pair_backward, with_score_head
 
@@ -176,30 +171,27 @@ def forward_backward(model: Transformer, batch, count: int, sequences: int, cfg:
 def run_step(model, optimizers, step: int, rows, tokenizer, cfg: Config, ranks: Ranks) -> dict:
     """One optimizer step on examples step * batch_size ...: every rank makes them all, to deal them out by
     length, and trains its share."""
-    seed_dropout(model, cfg.seed, step, ranks.rank)
-    examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i)
-        for i in range(step * cfg.batch_size, (step + 1) * cfg.batch_size)]
+    numbers = range(step * cfg.batch_size, (step + 1) * cfg.batch_size)
+    examples = [encode_row(model, tokenizer, rows(i), cfg.seed, i) for i in numbers]
     backward, count = forward_backward, sum(len(tokens) - start for tokens, start, *_ in examples)
     if hasattr(model, "score"):
         backward, count = pair_backward, cfg.batch_size
-    nll, loads = 0.0, None
-    mine = micro_batches(ranks, [len(tokens) for tokens, *_ in examples], cfg.micro_tokens)
-    for part, counts in lockstep(ranks, mine, model):
-        with together():
-            value, load = backward(model, [examples[i] for i in part], count if counts else math.inf,
-                cfg.batch_size if counts else math.inf, cfg, tokenizer.pad_id, ranks.device)
-        if not counts:
-            continue
-        nll, loads = nll + value, load if loads is None else [a + b for a, b in zip(loads, load, strict=True)]
-    everyone = gather(ranks, (nll, [x.cpu() for x in loads or []]))
-    norm = apply_gradients(ranks, trained(model), optimizers, lr_at(step, cfg))
-    loads = [sum(layer) for layer in zip(*(load for _, load in everyone if load), strict=True)]
-    moves = cfg.bias_rate and not cfg.lora_rank and math.isfinite(norm)
+
+    def run(part, times):
+        loss, load = backward(model, [examples[i] for i in part], count * times, cfg.batch_size * times, cfg,
+            tokenizer.pad_id, ranks.device)
+        return loss, [x.cpu() for x in load]
+
+    losses, loads = zip(*passes(run, model, cfg, ranks, [len(tokens) for tokens, *_ in examples],
+        noise=(step,)), strict=True)
+    norm, skipped = step_or_skip(ranks, model, optimizers, lr_at(step, cfg),
+        "" if math.isfinite(sum(losses)) else "loss", [*numbers])
+    loads = [sum(layer) for layer in zip(*loads, strict=True)]
+    moves = cfg.bias_rate and not cfg.lora_rank and not skipped
     for router, load in zip(model.routers(), loads, strict=True):
         if moves and router.cfg.topk_method == "noaux_tc":
             router.update_bias(load.to(router.weight.device), cfg.bias_rate)
-    return {"loss": sum(r[0] for r in everyone) / count, "grad_norm": norm, "lr": lr_at(step, cfg),
-        "skipped": int(not math.isfinite(norm)),
+    return {"loss": sum(losses) / count, "grad_norm": norm, "lr": lr_at(step, cfg), "skipped": skipped,
         "tokens": sum(len(tokens) for tokens, *_ in examples),
         "max_load": max((float(x.max() / x.mean()) for x in loads), default=1.0)}
 
@@ -252,7 +244,7 @@ def start_tokenizer(cfg: Config, preset: str) -> tuple[Tokenizer, ModelConfig]:
     """The tokenizer and the shape of the model: those of --init, or ours and the preset's."""
     if cfg.init:
         tokenizer = for_checkpoint(cfg.init, cfg.think_tags, cfg.template, cfg.system)
-        return tokenizer, ModelConfig.from_hf(read_json(base_of(cfg.init) / "config.json"))
+        return tokenizer, read_config(base_of(cfg.init))[0]
     if preset not in (*PRESETS, "default"):
         raise UserError(f"--config {preset} is for a released model: it needs --init")
     tokenizer = with_template(shipped(cfg.think_tags), cfg.template, cfg.system)
@@ -282,7 +274,8 @@ def check_fit(cfg: Config, shape: ModelConfig, dtype: torch.dtype, tokenizer: To
     """Raises UserError for a run that does not fit into memory, judged by the first rows."""
     with torch.device("meta"):
         model = Transformer(shape)
-    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0]) for i in range(cfg.batch_size))
+    length = max(len(encode_row(model, tokenizer, rows(i), cfg.seed, i)[0])
+        for i in range(min(cfg.batch_size, 1000)))
 
     def largest(budget):
         return rows_pass(min(budget, math.ceil(cfg.batch_size / ranks.world) * length), length)
@@ -302,13 +295,13 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
     stop, start, tokens_seen, in_a_row = StopSignal(), 0, 0, 0
     example = encode_row(model, tokenizer, rows(0), cfg.seed, 0)[0]
     if state:
-        if is_sharded(model):
-            state = load_state(out / "state", ranks, ("optimizers",))
+        state = own_state(state, ranks, ("optimizers",))
         start, tokens_seen = state["step"], state["tokens"]
     optimizers = make_optimizers(model, ranks, name=cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay,
         saved=state and state["optimizers"])
     tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
     log = Log(out, start, ranks.main, tracker=tracker)
+    saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     bar = tqdm(total=cfg.steps, initial=start, desc=cfg.stage, disable=not ranks.main, mininterval=1.0)
     begin = time.perf_counter()
     with bar:  # an error's message starts on a line of its own
@@ -323,16 +316,17 @@ def train(model, tokenizer, rows, cfg: Config, out: Path, state: dict | None,
             in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
             more = step + 1 < cfg.steps
             stopped = stop.reached(ranks) and more  # after the last step it only has to be saved
-            due = more and (stopped or (step + 1) % cfg.save_every == 0)
-            if due and (ranks.main or is_sharded(model)):
-                check_sound(model, example)
-                save_state(out / "state", model, step=step + 1, tokens=tokens_seen, config=asdict(cfg),
+            due = saver.overdue() or (step + 1) % cfg.save_every == 0
+            if more and (due or stopped):
+                saver.save(step=step + 1, tokens=tokens_seen, config=asdict(cfg),
                     optimizers=[o.state_dict() for o in optimizers])
             if stopped:
+                saver.wait()
                 bar.close()
                 if ranks.main:
                     print(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
                 sys.exit(130)
+    saver.wait()
     check_sound(model, example)
     return log, tokens_seen
 
@@ -352,7 +346,8 @@ def main():
         cfg.steps = steps_of(cfg, len(some))
     out = Path(cfg.out or f"out/{preset}/{cfg.stage}")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    source = out / "state" if state else cfg.init
+    seed_generators(cfg.seed, ranks.rank)
+    source = state["folder"] if state else cfg.init
     kind = stored_shape(cfg.init)[1] if cfg.init else torch.float32
     check_fit(cfg, shape, kind, tokenizer, rows, ranks)
     model = start_model(cfg, shape, source, state, pairs, ranks)
@@ -376,7 +371,7 @@ def main():
     seconds = time.perf_counter() - begin
     skipped = sum(row.get("skipped", 0) for row in log.rows)
     say(f"{cfg.stage}: {tokens_seen / 1e6:.2f}M tokens in {seconds:.0f} s, saved in {out}"
-        + (f"; {skipped} steps were skipped, their gradients were not finite" if skipped else ""))
+        + (f"; {skipped} steps were skipped, see skipped in metrics.jsonl" if skipped else ""))
 
 
 if __name__ == "__main__":

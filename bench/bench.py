@@ -4,6 +4,7 @@
     python bench/bench.py --work rollout_tiny,step_tiny --threads 2 --runs 5 --json bench.json
     python bench/bench.py --work train_tiny --profile      # the five costliest operations of our side
     python bench/bench.py --work scaling             # our side over length, rows, experts, vocabulary
+    python bench/bench.py --work saving --threads 2  # what the state's saves cost a run that trains on
     python bench/bench.py --work memory [--init DIR]       # what fits where: predicted, nothing is run
     python bench/bench.py --work memory_measured --threads 2     # the prediction against GRPO steps
                                                                  # (also --lora_rank R, --shards N)
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script star
 import torch
 
 import sample
+import sft
 from batch import (
     GIB,
     Decoding,
@@ -49,8 +52,18 @@ from batch import (
     rows_pass,
     shared_pass,
 )
-from checkpoint import load_model, save_model
-from config import PRESETS, ModelConfig, UserError, closest, knob, parse_args, read_json, run_script
+from checkpoint import Saver, load_model, save_model
+from config import (
+    PRESETS,
+    ModelConfig,
+    UserError,
+    closest,
+    knob,
+    parse_args,
+    read_config,
+    read_json,
+    run_script,
+)
 from data.tasks import training_rows
 from data.tokenizer import for_checkpoint, shipped
 from grpo import RECIPES, group_advantages, update
@@ -58,7 +71,7 @@ from grpo import Config as Grpo
 from kernels import token_logprobs
 from lora import Lora, attach
 from model import Transformer
-from optim import keep_masters
+from optim import keep_masters, make_optimizers
 from parallel import (
     Ranks,
     gather,
@@ -75,7 +88,7 @@ from sample import generate
 @dataclass
 class Config:
     work: str = knob("rollout_tiny,train_tiny,step_tiny",
-        "comma-separated; or scaling, memory or memory_measured")
+        "comma-separated; or scaling, saving, memory or memory_measured")
     init: str = knob("", "for --work memory: a checkpoint folder; empty = released models")
     lora_rank: int = knob(0, "ours trains adapters of this rank; 0 = all weights, and 16 in --work memory")
     shards: int = knob(1, "processes that hold the model together, in --work memory_measured")
@@ -593,7 +606,7 @@ def memory_table(shapes: dict[str, ModelConfig], rank: int) -> str:
 
 def memory(cfg: Config):
     """--work memory: the table of released models, or of the one in --init."""
-    shapes = {cfg.init: ModelConfig.from_hf(read_json(Path(cfg.init) / "config.json"))} if cfg.init else {
+    shapes = {cfg.init: read_config(cfg.init)[0]} if cfg.init else {
         name: ModelConfig(**shape) for name, shape in RELEASED.items()}
     print("GiB on each card, bfloat16, AdamW, no KL reference (it adds the weights once more, not to LoRA); "
         "{prompts} x {group} rows of {prompt} + {new} tokens, micro_tokens {micro_tokens}\n".format(**RUN))
@@ -755,6 +768,39 @@ def profile(cfg: Config):
             print(f"  {e.self_cpu_time_total / total:6.1%}  {e.key}  ({e.count} calls)")
 
 
+SAVED = {"tiny": (PRESETS["tiny"], 48, 2048), "smollm2": (SMOLLM2, 4, 512)}  # shape, rows, tokens per pass
+
+
+def saving(cfg: Config):
+    """What a save costs a run that trains on meanwhile, with AdamW, whose state is the largest: the seconds
+    that the loop waits, and those by which the steps until the disk has it are slower than others."""
+    torch.set_num_threads(cfg.threads)
+    tok, rows = shipped(), training_rows("countdown", 0)
+    for name, (shape, batch, micro) in SAVED.items():
+        model = Transformer(ModelConfig(**shape)).init_weights()
+        settings = sft.Config(batch_size=batch, micro_tokens=micro, optimizer="adamw", bias_rate=0.0)
+        optimizers, ranks = make_optimizers(model, name="adamw"), Ranks(0, 1, "cpu")
+        step = partial(sft.run_step, model, optimizers, 0, rows, tok, settings, ranks)
+        with tempfile.TemporaryDirectory() as dir:
+            saver, costs = Saver(Path(dir) / "state", model, [1, 2, 3], ranks), []
+            for run in range(cfg.runs + 1):  # the first one is the warm-up
+                usual = median(timed(step) for _ in range(5))
+                begin, steps = time.perf_counter(), 0
+                saver.save(step=run, optimizers=[o.state_dict() for o in optimizers])
+                waited = time.perf_counter() - begin
+                while saver.thread.is_alive():
+                    step()
+                    steps += 1
+                whole = time.perf_counter() - begin
+                saver.wait()
+                costs += [(whole - steps * usual, waited, whole)] if run else []
+            size = sum(f.stat().st_size for f in saver.dir.glob("*") if f.is_file()) / 2**20
+        cost, waited, whole = (median(column) for column in zip(*costs, strict=True))
+        print(f"{name}: {size:,.0f} MiB, the loop waits {waited:.3f} s, on the disk within {whole:.2f} s; it "
+            f"costs {cost:.3f} s ({', '.join(f'{c:.3f}' for c, *_ in costs)}), {cost / 120:.2%} of 2 minutes",
+            flush=True)
+
+
 def main():
     cfg, _ = parse_args(Config, {"default": {}}, __doc__)
     names = cfg.work.split(",")
@@ -764,11 +810,12 @@ def main():
         raise UserError("--device cuda: this torch sees no GPU")
     if cfg.all and cfg.device != "cuda":
         raise UserError("--all measures a GPU: give --device cuda")
-    if cfg.device != "cpu" and (cfg.profile or cfg.work == "scaling"):
-        raise UserError("--profile and --work scaling look at the CPU; leave --device out")
-    for name in [] if cfg.work == "scaling" or cfg.work.startswith("memory") else names:
+    if cfg.device != "cpu" and (cfg.profile or cfg.work in ("scaling", "saving")):
+        raise UserError("--profile, --work scaling and --work saving look at the CPU; leave --device out")
+    for name in [] if cfg.work in ("scaling", "saving") or cfg.work.startswith("memory") else names:
         if name not in WORKS:
-            raise UserError(f"unknown work {name}{closest(name, [*WORKS, 'scaling', 'memory'])}")
+            known = [*WORKS, "scaling", "saving", "memory"]
+            raise UserError(f"--work: unknown work {name}{closest(name, known)}")
         if WORKS[name].shape is None and not Path(cfg.from_, "config.json").exists():
             raise UserError(f"{name} needs a trained checkpoint: run make tiny first, or give --from")
     if cfg.lora_rank and "theirs" in cfg.sides and not cfg.work.startswith("memory"):
@@ -787,6 +834,8 @@ def main():
         profile(cfg)
     elif names == ["scaling"]:
         scaling(cfg)
+    elif names == ["saving"]:
+        saving(cfg)
     else:
         rates = limits(cfg)
         if cfg.device == "cuda":

@@ -7,7 +7,6 @@ name.
 """
 
 import base64
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import regex  # tiktoken brings it
 import tiktoken
 
-from config import UserError, read_json
+from config import UserError, read_json, read_text, typed
 
 
 class TokenizerError(UserError):
@@ -56,9 +55,19 @@ def isolated(stage: regex.Pattern, text: str) -> list[str]:
     return [part for part in (*parts, text[end:]) if part]
 
 
+MOST_IDS = 1 << 24
+
+
 def encoding_of(name: str, pattern: str, ranks: dict[bytes, int],
         added: dict[str, Added]) -> tiktoken.Encoding:
-    """Raises TokenizerError for a pattern that tiktoken cannot read."""
+    """Raises TokenizerError for a pattern that tiktoken cannot read, and for ids that it would abort at."""
+    for ids in (list(ranks.values()), [token.id for token in added.values()]):
+        wrong = [i for i in ids if not (isinstance(i, int) and 0 <= i < MOST_IDS)]
+        if wrong or len(set(ids)) < len(ids):
+            raise TokenizerError(f"{name}: " + (f"{str(wrong[0])[:60]!r} is no id of a token" if wrong
+                else "two of its tokens have the same id"))
+    if not ranks:
+        raise TokenizerError(f"{name}: it has no tokens")
     try:
         return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks,
             special_tokens={name: token.id for name, token in added.items()})
@@ -78,13 +87,9 @@ KIMI_PATTERN = "|".join([r"[\p{Han}]+",
 
 
 def load_ranks(path: str | Path) -> dict[bytes, int]:
-    """Read a tiktoken file: one `base64 rank` per line. Raises TokenizerError naming file and line."""
+    """Read a tiktoken file: one `base64 rank` per line. Raises UserError naming file and line."""
     ranks = {}
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "ascii").splitlines(), 1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
@@ -97,11 +102,14 @@ def read_tiktoken_model(path: str | Path) -> Vocabulary:
     """A tiktoken.model file: 256 special tokens follow its ranks, named by added_tokens_decoder in
     tokenizer_config.json, else `<|reserved_token_ID|>`. Raises TokenizerError."""
     ranks, settings = load_ranks(path), Path(path).with_name("tokenizer_config.json")
-    known = (read_json(settings) if settings.exists() else {}).get("added_tokens_decoder", {})
+    if lacking := [b for b in range(256) if bytes([b]) not in ranks]:
+        raise TokenizerError(f"{path}: it has no token for the byte {lacking[0]}")
+    own = read_json(settings) if settings.exists() else {}
+    known = typed(own, "added_tokens_decoder", dict, settings) or {}
     added = {}
     for i in range(len(ranks), len(ranks) + 256):
-        token = known.get(str(i), {"content": f"<|reserved_token_{i}|>"})
-        added[_added_name(token, path)] = Added(i, token.get("special", True))
+        token = typed(known, str(i), dict, settings) or {"content": f"<|reserved_token_{i}|>"}
+        added[_added_name(token, settings)] = Added(i, token.get("special", True))
     return Vocabulary(encoding_of(str(path), KIMI_PATTERN, ranks, added), added)
 
 
@@ -126,14 +134,14 @@ def read_tokenizer_json(path: str | Path) -> Vocabulary:
     The order is checked, and that merges make each token; the rest is assumed: it holds for what the
     library's trainer and conversions from tiktoken write. Raises TokenizerError, by name, for what
     else tiktoken cannot express."""
+    raw = read_json(path)
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
         added = {_added_name(token, path): Added(token["id"], token["special"], token["normalized"])
             for token in raw.get("added_tokens", [])}
         ranks = _ranks(raw["model"], set(added), path)
         stages, forms = _stages(raw.get("pre_tokenizer"), path), _forms(raw.get("normalizer"), path)
         first = _first_token(raw.get("post_processor"))
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise TokenizerError(f"{path}: cannot be read as a byte-level tokenizer.json ({error!r})") from None
     # what the last stage does not match stays a piece; tiktoken alone would drop it
     pattern = f"(?m:{stages[-1]}|(?:(?!{stages[-1]})[\\s\\S])+)"
@@ -150,10 +158,13 @@ def read_tokenizer_json(path: str | Path) -> Vocabulary:
 
 def _added_name(token: dict, path) -> str:
     """The text of an added token. Raises TokenizerError for flags that are not supported."""
+    name = token.get("content")
+    if not isinstance(name, str) or not name:
+        raise TokenizerError(f"{path}: an added token has no text: {str(token)[:60]}")
     for flag in ("lstrip", "rstrip", "single_word"):
         if token.get(flag):
-            raise TokenizerError(f"{path}: added token {token['content']!r}: {flag} is not supported")
-    return token["content"]
+            raise TokenizerError(f"{path}: added token {name!r}: {flag} is not supported")
+    return name
 
 
 def _ranks(model: dict, added: set[str], path) -> dict[bytes, int]:
@@ -209,6 +220,8 @@ def _stages(pre_tokenizer: dict | None, path) -> list[str]:
             raise TokenizerError(f"{path}: pre_tokenizer ByteLevel with add_prefix_space is not supported")
         elif part.get("use_regex", True):
             stages.append(GPT2_PATTERN)
+    if not all(isinstance(stage, str) for stage in stages):
+        raise TypeError("a pattern is no text")
     return stages or [r"[\s\S]+"]
 
 

@@ -450,6 +450,8 @@ KINDS = {"web": web, "cold": cold, "general": general_rows, "pairs": pairs, "sce
 def write_jsonl(path: str | Path, rows: list[dict]):
     """Write the file whole or not at all."""
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise UserError(f"--out {path}: expected the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".tmp")
     new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from config import UserError, closest, say
+from config import UserError, closest, read_json, say, typed
 from data.rows import ASPECTS, whole_numbers
 from verify.forms import last_box
 
@@ -98,16 +98,25 @@ def numbered(path: str, rows: list[dict]) -> Iterator[tuple[str, object]]:
 def from_folder(path: str) -> Iterator[tuple[str, object]]:
     """A folder of `Dataset.save_to_disk`; of a DatasetDict, one of its splits."""
     if (Path(path) / "dataset_dict.json").exists():
-        splits = json.loads((Path(path) / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = typed(read_json(Path(path) / "dataset_dict.json"), "splits", list, path) or []
         raise UserError(f"{path} holds several splits: give {' or '.join(f'{path}/{s}' for s in splits)}")
     if not (Path(path) / "state.json").exists():
-        files = sorted(str(p) for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES))[:5]
+        near = [*Path(path).glob("*"), *Path(path).glob("*/*")]  # not all that lies in a large folder
+        files = sorted(str(p) for p in near if p.name.endswith(SUFFIXES))[:5]
         raise UserError(f"{path} was not saved by the datasets library (no state.json)"
             + (f"; give one of its files: {', '.join(files)}" if files else ""))
+    if odd := [p for p in Path(path).glob("*") if p.exists() and not (p.is_file() or p.is_dir())]:
+        raise UserError(f"{odd[0]} is a pipe or a device, no file")
     needs("datasets", path)
     from datasets import load_from_disk
 
-    return numbered(path, load_from_disk(path).to_list())
+    try:
+        saved = load_from_disk(path)
+        saved.data.validate(full=True)  # else a damaged file's offsets can lead out of memory: a crash
+        rows = saved.to_list()
+    except Exception as error:  # the library trusts its files: a damaged one is any error
+        raise UserError(f"{path} is damaged, or not saved by the datasets library: {error}") from None
+    return numbered(path, rows)
 
 
 def needs(library: str, path: str):
@@ -171,7 +180,7 @@ REPLY, SYSTEM = "completion|response", "system|system_prompt"
 
 def pick(row: dict, names: str) -> object:
     """The first of these columns that a row has."""
-    return row.get(name_of(row, names))
+    return row[name] if (name := name_of(row, names)) else None
 
 
 def name_of(row: dict, names: str) -> str:
@@ -338,7 +347,8 @@ def hh_turns(value: object) -> object:
 def own(row: dict) -> dict:
     """A row of our own: a document {"text"}, a pair, or {"prompt", "task", ...columns}."""
     if isinstance(row.get("text"), str) and "prompt" not in row:
-        return {"prompt": "", "task": "text"} | row
+        made = {"prompt": "", "task": "text"} | row
+        return made if isinstance(made["task"], str) else made | {"task": "text"}
     if row.get("chosen") is not None or row.get("rejected") is not None:
         if lacking := [k for k in ("chosen", "rejected") if row.get(k) is None]:
             raise ValueError(f'a pair needs "{lacking[0]}"')
@@ -518,6 +528,8 @@ def read_rows(path: str, columns: str = "", answer_pattern: str = "", broken: st
         raise UserError(f"{path}: expected a file ({', '.join(SUFFIXES)}) or a folder of datasets")
     if broken not in ("error", "drop"):
         raise UserError(f"--broken {broken}: expected error or drop")
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"{path} is a pipe or a device, no file")
     try:
         return _read(path, columns, answer_pattern, broken, os.stat(path).st_mtime)
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:

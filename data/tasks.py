@@ -24,6 +24,16 @@ from data.shapes import is_file, read_rows
 TEST_SHARE = 0.2  # of all problems of a task
 
 
+class TaskError(UserError):
+    """An unknown task, a wrong knob, a broken row: the message names it."""
+
+
+def tries(most: int = 100_000) -> Iterator[int]:
+    """Tries for a problem of a task. Raises TaskError where its knobs allow none, or next to none."""
+    yield from range(most)
+    raise TaskError(f"--task: its knobs allow no problem, or less than one in {most:,}")
+
+
 def wrap(thinking: str, answer: str) -> str:
     """The completion format that the rewards read."""
     return f"<think>{thinking}</think>\n<answer>{answer}</answer>"
@@ -62,10 +72,13 @@ def random_expression(numbers: list[int], ops: str, limit: int, rng: random.Rand
 
 
 def work_out(expression: str) -> str:
-    """Write an expression's evaluation, innermost bracket first: (7-3)*9 -> (7-3)*9=4*9=36."""
+    """Write an expression's evaluation, innermost bracket first: (7-3)*9 -> (7-3)*9=4*9=36. Raises ValueError
+    for what is none."""
     steps, current = [expression], f"({expression})"
     while current.startswith("("):
-        current = INNER.sub(lambda m: str(int(OPS[m[2]](int(m[1]), int(m[3])))), current, count=1)
+        current, changed = INNER.subn(lambda m: str(int(OPS[m[2]](int(m[1]), int(m[3])))), current, count=1)
+        if not changed:
+            raise ValueError(f"{current[:60]!r} is no expression")
         steps.append(current[1:-1] if current.startswith("(") and current.endswith(")") else current)
     return "=".join(steps)
 
@@ -75,7 +88,7 @@ def countdown_problem(rng, n: int = 3, ops: str = "+-*/", high: int = 25, limit:
     """Make a target from n numbers in 1..high, each used once. Solvable: the target is some expression's
     value. The knobs: more numbers, more operations and larger numbers are harder; `limit` bounds
     intermediate results."""
-    while True:
+    for _ in tries():
         numbers = [rng.randint(1, high) for _ in range(n)]
         found = random_expression(numbers, ops, limit, rng)
         if found and low_target <= found[1] <= high_target and found[1] not in numbers:
@@ -150,7 +163,7 @@ def countdown_chain(row, rng, **patience):
 
 def arithmetic_problem(rng, n: int = 4, ops: str = "+-*", high: int = 20, limit: int = 999):
     """Evaluate an expression of n numbers; every intermediate result is a whole number in 0..limit."""
-    while True:
+    for _ in tries():
         found = random_expression([rng.randint(1, high) for _ in range(n)], ops, limit, rng)
         if found:
             return {"prompt": f"Compute {found[0]}.", "task": "arithmetic", "answer": str(found[1])}
@@ -269,7 +282,7 @@ def word_sums_problem(rng, steps: int = 1, high: int = 9, ops: str = "+-*", plai
     for one that calculates. By default that is 134 sums, 23 of them held out, each in hundreds of wordings;
     `high` and `steps` make them more."""
     chosen = "".join(rng.choice(ops) for _ in range(steps))
-    while True:
+    for _ in tries():
         numbers = [rng.randint(1, high) for _ in range(steps + 1)]
         values = running(numbers, chosen)
         starts = zip(values, chosen, strict=False)
@@ -320,10 +333,6 @@ TASKS: dict[str, Task] = {
 }
 
 
-class TaskError(UserError):
-    """An unknown task, a wrong knob, a broken row: the message names it."""
-
-
 def split_of(task: str, row: dict) -> str:
     """'train' or 'test', decided by the problem alone."""
     key = json.dumps([task, (TASKS[task].held or TASKS[task].key)(row)]).encode()
@@ -334,25 +343,24 @@ def parse_task(spec: str) -> tuple[str, dict]:
     """'countdown:n=3,high=9' -> ('countdown', {'n': 3, 'high': 9}). Raises TaskError."""
     name, _, knobs = spec.partition(":")
     if name not in TASKS:
-        raise TaskError(
-            f"unknown task {name}; choose from {', '.join(TASKS)}, or give a file of rows (.jsonl, .json, "
-            ".parquet)"
-        )
+        raise TaskError(f"--task {spec}: unknown task {name}; choose from {', '.join(TASKS)}, or give a file "
+            "of rows (.jsonl, .json, .parquet)")
     if name == "gym":
         return name, {"parts": gym_parts(knobs)}
     names = TASKS[name].problem.__code__.co_varnames[1 : TASKS[name].problem.__code__.co_argcount]
     out = {}
     for part in filter(None, knobs.split(",")):
         key, _, value = part.partition("=")
-        if key not in names or not value or not set(value) <= {*("+-*/" if key == "ops" else "0123456789")}:
-            raise TaskError(f"task {name}: cannot read {part!r}; its knobs are {', '.join(names)}")
+        if key not in names or not value or not set(value) <= {*("+-*/" if key == "ops" else "0123456789")} \
+                or len(value) > 18:
+            raise TaskError(f"--task {spec}: cannot read {part!r}; its knobs are {', '.join(names)}")
         out[key] = value if key == "ops" else int(value)
     for key, limit in TASKS[name].limits.items():
         value = out.get(key)
         if isinstance(value, str) and not set(value) <= set(limit):
-            raise TaskError(f"task {spec}: {key} must be some of {limit}")
+            raise TaskError(f"--task {spec}: {key} must be some of {limit}")
         if isinstance(value, int) and not limit[0] <= value <= limit[1]:
-            raise TaskError(f"task {spec}: {key} must be {limit[0]} to {limit[1]}")
+            raise TaskError(f"--task {spec}: {key} must be {limit[0]} to {limit[1]}")
     return name, out
 
 
@@ -365,7 +373,7 @@ def row_at(spec: str, split: str, seed: int, index: int) -> dict:
         row = TASKS[name].problem(rng, **knobs)
         if split_of(name, row) == split:
             return row
-    raise TaskError(f"task {spec} has no {split} problems: its knobs make too few different ones")
+    raise TaskError(f"--task {spec} has no {split} problems: its knobs make too few different ones")
 
 
 def training_rows(spec: str, seed: int, hold_out: bool = False) -> Callable[[int], dict]:
@@ -421,6 +429,8 @@ def chain_for(row: dict, seed: int, index: int) -> str:
         why = "no chain in TASKS"
     except KeyError as column:
         why = f"no column {column}"
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        why = f"its columns are not of the task: {error}"  # a row of somebody else's
     raise TaskError(f'a row of task {row["task"]!r} has no "completion" and no generator makes one ({why}); '
         "if another column has it: --columns prompt=NAME,completion=NAME")
 

@@ -20,8 +20,9 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-from config import base_of, closest, read_json
+from config import base_of, closest, is_a, read_json, read_text, typed
 from data.bpe import (
+    MOST_IDS,
     Added,
     TokenizerError,
     Vocabulary,
@@ -56,9 +57,9 @@ class Tokenizer:
     eos_id (what training appends), eos_ids (all that end a completion), pad_id, and think_ids, what opens and
     closes the thinking (-1: the encoding has no such token). `template` is what prompts are put in: a text
     with {prompt}, or "chat" for the checkpoint's own, which then starts with the text `system`, if any; a
-    file template.txt beside the weights."""
+    file template.txt beside the weights. `source`: the folder that it is from."""
 
-    template, system = PLAIN, ""
+    template, system, source = PLAIN, "", ""
 
     def __init__(self, vocabulary: Vocabulary, bos_id: int | None, eos_ids: tuple[int, ...], pad_id: int,
             think: tuple[str, ...] = TAGS[:2], chat_template: str = "", names: dict[str, str] | None = None):
@@ -145,7 +146,8 @@ class Tokenizer:
         mark = unused_character([self.chat_template, *(m["content"] for m in messages)])
         messages = [m | {"content": marked(m["content"], self.special if m["role"] == "assistant"
             else self.added, mark)} for m in messages]
-        return self._ids(render(self.chat_template, messages, self.names), set(self.added), mark)
+        return self._ids(render(self.chat_template, messages, self.names, self.source), set(self.added),
+            mark)
 
     @property
     def opening(self) -> str:
@@ -208,19 +210,20 @@ def _split(text: str, names: frozenset[str]) -> list[str]:
     return _alternatives(names).split(text) if names else [text]
 
 
-def tag_pair(think_tags: str) -> tuple[str, ...]:
-    """The two tags of --think_tags, <think> and </think> for an empty text. Raises TokenizerError."""
+def tag_pair(think_tags: str, source: str = "--") -> tuple[str, ...]:
+    """The two tags of --think_tags, <think> and </think> for an empty text. source: what stands before the
+    name where a file has them. Raises TokenizerError."""
     pair = tuple(think_tags.split()) or TAGS[:2]
     if len(set(pair)) != 2 or set(pair) & {*SPECIALS[:3], *TAGS[2:]} or pair == TAGS[1::-1]:
-        raise TokenizerError(f"think_tags {think_tags!r}: expected two different special tokens, such as "
-            "'<|startofthought|> <|endofthought|>'")
+        raise TokenizerError(f"{source}think_tags {think_tags!r}: expected two different special tokens, "
+            "such as '<|startofthought|> <|endofthought|>'")
     return pair
 
 
-def shipped(think_tags: str = "") -> Tokenizer:
+def shipped(think_tags: str = "", source: str = "--") -> Tokenizer:
     """The tokenizer of this repository: 512 ids, built by data/build_vocab.py. think_tags name the two ids
     that enclose the thinking."""
-    ranks, think = load_ranks(VOCAB_FILE), tag_pair(think_tags)
+    ranks, think = load_ranks(VOCAB_FILE), tag_pair(think_tags, source)
     names = (*SPECIALS[:3], *think, *TAGS[2:])
     added = {name: Added(len(ranks) + i) for i, name in enumerate(names)}
     bos, eos, pad = (added[name].id for name in SPECIALS[:3])
@@ -248,15 +251,16 @@ def _named(vocabulary: Vocabulary, path: str | Path, think_tags: str) -> Tokeniz
     """The tokenizer with the tokens that the files beside it name: BOS where the vocabulary or add_bos_token
     says so; every end token of the three files; PAD, or an end token. Raises TokenizerError, also for
     think_tags that are none of its tokens."""
-    dir, think, added = Path(path).parent, tag_pair(think_tags), vocabulary.added
+    dir, think, added = Path(path).parent, tag_pair(think_tags, f"{path}: "), vocabulary.added
     missing = [tag for tag in think if think_tags and tag not in added]
     if missing:
         raise TokenizerError(f"{path}: think_tags: no special token {missing[0]}{closest(missing[0], added)}")
     own, config, generation = (_settings(dir, f"{name}.json")
         for name in ("tokenizer_config", "config", "generation_config"))
-    names = {key: value["content"] if isinstance(value, dict) else value
+    named = {key: value.get("content") if isinstance(value, dict) else value
         for key, value in (_settings(dir, "special_tokens_map.json") | own).items()
         if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value}
+    names = {key: typed(named, key, str, dir / "tokenizer_config.json") for key in named}
     if not own:  # a DeepSeek tokenizer.json alone
         roles = zip(("bos_token", "eos_token", "pad_token"), DEEPSEEK_NAMES, strict=True)
         names = {role: name for role, name in roles if name in added} | names
@@ -268,17 +272,19 @@ def _named(vocabulary: Vocabulary, path: str | Path, think_tags: str) -> Tokeniz
 
     llama = not own or str(own.get("tokenizer_class")).startswith("LlamaTokenizer")
     bos = vocabulary.first or (names.get("bos_token") if own.get("add_bos_token", llama) else None)
-    given = [config.get("eos_token_id"), generation.get("eos_token_id")]
+    given = [typed(settings, "eos_token_id", int | list, dir) for settings in (config, generation)]
     lists = [value if isinstance(value, list) else [value] for value in given if value is not None]
     ends = [i for value in lists for i in value]
+    if wrong := [i for i in ends if not is_a(i, int)]:
+        raise TokenizerError(f"{dir}: eos_token_id {str(wrong[0])[:60]!r} is no id of a token")
     if "eos_token" in names:
         ends.insert(0, id_of(names["eos_token"], "eos_token"))
     if not ends:
         raise TokenizerError(f"{path}: no end token is known; name it as eos_token in "
             "tokenizer_config.json, or its id as eos_token_id in generation_config.json")
     pads = [added[names["pad_token"]].id] if names.get("pad_token") in added else []
-    pads += [settings["pad_token_id"] for settings in (generation, config)
-        if settings.get("pad_token_id") is not None]
+    pads += [i for settings in (generation, config)  # -1 means none
+        if (i := typed(settings, "pad_token_id", int, dir)) is not None and i >= 0]
     pads += [added[name].id for name in DEEPSEEK_NAMES[2:] if name in added]
     return Tokenizer(vocabulary, None if bos is None else id_of(bos, "bos_token"),
         tuple(dict.fromkeys(ends)), [*pads, ends[0]][0], think, template_of(dir), names)
@@ -297,21 +303,25 @@ def for_checkpoint(dir: str | Path, think_tags: str = "", template: str = "", sy
         saved = base_of(dir) / "template.txt"
     if not any((dir / name).exists() for name in BESIDE):  # an adapter without a tokenizer of its own
         dir = base_of(dir)
-    rows, think_tags = config.get("vocab_size"), think_tags or config.get("think_tags", "")
+    rows = typed(config, "vocab_size", int, f"{dir}/config.json")
+    think_tags = think_tags or typed(config, "think_tags", str, f"{dir}/config.json") or ""
     if (dir / "tokenizer.json").exists():
         tokenizer = from_tokenizer_json(dir / "tokenizer.json", think_tags)
     elif (dir / "tiktoken.model").exists():
         tokenizer = from_tiktoken_model(dir / "tiktoken.model", think_tags)
     else:
-        tokenizer = shipped(think_tags)
+        tokenizer = shipped(think_tags, f"{dir}: ")
         if rows not in (None, tokenizer.vocab_size):
             raise TokenizerError(f"{dir} has no tokenizer.json or tiktoken.model; copy the one that "
                 f"its model of {rows} ids was trained with")
     if rows is not None and tokenizer.vocab_size > rows:
         raise TokenizerError(f"{dir}: the tokenizer has {tokenizer.vocab_size} ids, the model {rows}; put "
             "the checkpoint's own tokenizer.json beside it")
+    if wrong := [i for i in (*tokenizer.eos_ids, tokenizer.pad_id) if not 0 <= i < (rows or MOST_IDS)]:
+        raise TokenizerError(f"{dir}: {wrong[0]} is an end or pad token's id, the model has {rows} ids")
+    tokenizer.source = str(dir)
     if saved.exists():
-        first, _, rest = (text := saved.read_text(encoding="utf-8")).partition("\n")
+        first, _, rest = (text := read_text(saved)).partition("\n")
         tokenizer.template, tokenizer.system = (CHAT, rest) if first == CHAT else (checked(text, saved), "")
     return with_template(tokenizer, template, system)
 
@@ -337,14 +347,14 @@ def checked(template: str, source: str | Path) -> str:
     return template
 
 
-def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path):
+def save_beside(tokenizer: Tokenizer, source: str | Path, dir: str | Path, adapter: bool = False):
     """What a checkpoint in dir needs beside its weights: the tokenizer's files of the one that it comes from,
-    and the template if it is not the plain one."""
+    and the template if it is not the plain one, or is an adapter's: there a missing one is its model's."""
     if source and not any((Path(source) / name).exists() for name in BESIDE):
         source = base_of(source)
     for name in BESIDE if source else ():
         if (Path(source) / name).exists():
             shutil.copy(Path(source) / name, dir)
     text = f"{CHAT}\n{tokenizer.system}" if tokenizer.template == CHAT else tokenizer.template
-    if text != PLAIN or (Path(dir) / "adapter_config.json").exists():  # there a missing one is its model's
+    if text != PLAIN or adapter:
         (Path(dir) / "template.txt").write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ of the documents are made: their hard tokens need a computation that is not writ
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from checkpoint import last_good_state, load_model, new_run_folder, save_run, save_state, unfinished
+from checkpoint import Saver, last_good_state, load_model, new_run_folder, save_run, unfinished
 from config import UserError, knob, parse_args, presets_of, run_script, say
 from data.hidden import HARD, KINDS, Document, documents
 from data.shapes import read_rows
@@ -36,7 +37,7 @@ from data.tokenizer import Tokenizer, for_checkpoint
 from eval import evaluate, held_out, judged, summarize
 from experiments.thoughts import Scored, Talk, scored, sees, speak
 from metrics import Log, check_tracker, open_tracker
-from optim import apply_gradients, check_sound, keep_masters, lr_at, make_optimizers, trained
+from optim import check_sound, count_skipped, keep_masters, lr_at, make_optimizers, step_or_skip
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from rewards import NO_PLAN
 
@@ -65,6 +66,7 @@ class Config:
     samples: int = knob(2, "completions per problem")
     max_new_tokens: int = knob(256, "longest completion")
     save_every: int = knob(50, "steps between saves of the state that resumes the run")
+    save_minutes: float = knob(2.0, "minutes after which it is saved as well; 0 = by steps only")
     tracker: str = knob("", "tensorboard, wandb or trackio: gets the metrics, too; empty = files only")
     device: str = knob("auto", "auto, cpu, cpu:N for N processes, cuda, mps")
 
@@ -109,10 +111,11 @@ def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks
         s = scored(model, talk, some, cfg.group_size, cfg.thought, ahead, cfg.seed)
         (s.loss(cfg.reinforce_coef, cfg.negative) / count).backward()
         total.update(tally(s, some))
-    everyone = gather(ranks, total)
-    norm = apply_gradients(ranks, trained(nn.ModuleList([model, talk])), optimizers, lr_at(step, cfg))
-    return means(everyone) | {"grad_norm": norm, "lr": lr_at(step, cfg), "tokens": sum(lengths),
-        "passed": sum(costs)}
+    m = means(gather(ranks, total))
+    norm, skipped = step_or_skip(ranks, nn.ModuleList([model, talk]), optimizers, lr_at(step, cfg),
+        "" if math.isfinite(m["loss_all"]) else "loss", [d.number for d in batch])
+    return m | {"grad_norm": norm, "lr": lr_at(step, cfg), "tokens": sum(lengths), "passed": sum(costs),
+        "skipped": skipped}
 
 
 @torch.no_grad()
@@ -124,8 +127,8 @@ def measure(model, talk, docs, rows: list[dict], tokenizer: Tokenizer, cfg, rank
         some = [batch[i] for i in part]
         total.update(tally(scored(model, talk, some, 1, cfg.thought, 1, cfg.seed + (1 << 32)), some))
     m = means(gather(ranks, total))
-    common = dict(samples=cfg.samples, max_new_tokens=cfg.max_new_tokens, ranks=ranks, seed=cfg.seed)
-    answers, _ = evaluate(model, tokenizer, rows, **common)
+    answers, _ = evaluate(model, tokenizer, rows, samples=cfg.samples, max_new_tokens=cfg.max_new_tokens,
+        ranks=ranks, seed=cfg.seed)
     m |= {"pass@1": answers["pass@1"], "pass@1_se": answers["pass@1_se"]}
     if cfg.thought:
         mine = ranks.share(list(range(len(rows))))
@@ -165,16 +168,10 @@ def shown(before: dict, after: dict) -> str:
     return "\n".join([*lines, "".join([f"{'pass@1':<10}", *(f"{cell:>18}" for cell in cells)])])
 
 
-def check(cfg: Config):
-    """Raises UserError for a setting that cannot work."""
-    if cfg.made > 1:
-        raise UserError(f"--made {cfg.made}: a share, at most 1")
-    check_tracker(cfg.tracker)
-
-
 def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first: int, spent: Counter, ranks):
     """The loop: a step, a row of metrics, a save now and then."""
-    stop, example = StopSignal(), docs(0).tokens
+    stop, example, in_a_row = StopSignal(), docs(0).tokens, 0
+    saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     with tqdm(total=cfg.steps, initial=first, desc="quiet", disable=not ranks.main, mininterval=1.0) as bar:
         for step in range(first, cfg.steps):
             begin = time.perf_counter()
@@ -183,22 +180,24 @@ def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first
             log.write("train", step + 1, **m | spent)
             bar.update()
             bar.set_postfix_str(f"loss {m['loss_all']:.3f}, without thoughts {m['plain_all']:.3f}")
+            in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
             more = step + 1 < cfg.steps
             stopped = stop.reached(ranks) and more
-            if ranks.main and more and (stopped or (step + 1) % cfg.save_every == 0):
-                check_sound(model, example)
-                save_state(out / "state", model, step=step + 1, spent=dict(spent), config=asdict(cfg),
-                    talk=talk.state_dict(), optimizers=[o.state_dict() for o in optimizers])
+            if more and (saver.overdue() or stopped or (step + 1) % cfg.save_every == 0):
+                saver.save(step=step + 1, spent=dict(spent), config=asdict(cfg), talk=talk.state_dict(),
+                    optimizers=[o.state_dict() for o in optimizers])
             if stopped:
+                saver.wait()
                 bar.close()
                 say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
                 sys.exit(130)
+    saver.wait()
     check_sound(model, example)
 
 
 def main():
     cfg, preset = parse_args(Config, {"default": {}, **presets_of("quiet", Config)}, __doc__)
-    check(cfg)
+    check_tracker(cfg.tracker)
     tokenizer, rows = for_checkpoint(cfg.init), held_out(cfg.task, cfg.problems, cfg.seed)
     pages = read_rows(cfg.web)
     if not all("text" in page for page in pages) or len(pages) <= cfg.eval_docs:
@@ -207,7 +206,7 @@ def main():
     docs, held = (documents(tokenizer, web[k], k, cfg.seed, cfg.made, cfg.length) for k in ("train", "test"))
     out = Path(cfg.out or f"out/{preset}/quiet")
     state, ranks = unfinished(out, cfg), setup(cfg.device)
-    model = load_model(out / "state" if state else cfg.init, ranks.device, "float32")
+    model = load_model(state["folder"] if state else cfg.init, ranks.device, "float32")
     if model.cfg.family.attention != "mla":
         raise UserError(f"{cfg.init}: thoughts are made for MLA; give a model of --config tiny or small")
     longest = max(len(tokenizer.encode_row(row)) for row in rows) + cfg.max_new_tokens

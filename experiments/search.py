@@ -304,7 +304,7 @@ class Config(HeldOut):
 
 def budgets_of(text: str) -> list[int]:
     """The numbers of "0,16,32". Raises UserError."""
-    if not all(part.strip().isdecimal() for part in text.split(",")):
+    if not all(part.strip().isdecimal() and len(part) < 10 for part in text.split(",")):
         raise UserError(f"--budgets {text}: expected whole numbers, such as 0,16,32")
     return [int(part) for part in text.split(",")]
 

@@ -25,19 +25,19 @@ class Stage(NamedTuple):
 
 
 STAGES = [
-    Stage("zero", 1, 0, "RL", "R1-Zero: RL from base", "1 r1-zero", "48.7 +- 4.7"),
-    Stage("zero_language", 2, 0, "RL", "+ language reward", "1b with language reward", "98.8 +- 0.3",
+    Stage("zero", 1, 0, "RL", "R1-Zero: RL from base", "1 r1-zero", "49.8 +- 4.6"),
+    Stage("zero_language", 2, 0, "RL", "+ language reward", "1b with language reward", "98.8 +- 0.2",
         "consistency"),
-    Stage("base", 0, 1, "pretraining", "next-token, web pages", "0 base", "3.8 +- 1.3"),
-    Stage("cold", 1, 1, "SFT", "curated long chains", "2 cold start", "38.6 +- 2.3"),
-    Stage("reasoning", 2, 1, "RL", "rewards by rules", "3 reasoning RL", "59.5 +- 2.3"),
-    Stage("rejection", 3, 1, "SFT", "SFT of base", "4 rejection + SFT", "58.1 +- 1.8"),
-    Stage("scenarios", 4, 1, "RL", "rules + reward model", "5 all scenarios", "56.1 +- 2.0"),
-    Stage("dense_base", 0, 2, "pretraining", "the same, dense model", "6b its base", "3.8 +- 0.4"),
-    Stage("dense_rl", 1, 2, "RL", "RL on the dense model", "6c RL on it", "43.6 +- 4.2"),
-    Stage("distilled", 3, 2, "SFT", "distillation", "6 distilled, dense", "57.5 +- 4.3"),
+    Stage("base", 0, 1, "pretraining", "next-token, web pages", "0 base", "5.3 +- 0.9"),
+    Stage("cold", 1, 1, "SFT", "curated long chains", "2 cold start", "39.7 +- 1.9"),
+    Stage("reasoning", 2, 1, "RL", "rewards by rules", "3 reasoning RL", "62.6 +- 2.7"),
+    Stage("rejection", 3, 1, "SFT", "SFT of base", "4 rejection + SFT", "67.5 +- 4.8"),
+    Stage("scenarios", 4, 1, "RL", "rules + reward model", "5 all scenarios", "65.9 +- 3.9"),
+    Stage("dense_base", 0, 2, "pretraining", "the same, dense model", "6b its base", "4.9 +- 0.9"),
+    Stage("dense_rl", 1, 2, "RL", "RL on the dense model", "6c RL on it", "47.4 +- 4.8"),
+    Stage("distilled", 3, 2, "SFT", "distillation", "6 distilled, dense", "67.8 +- 2.8"),
     Stage("reward", 4, 2, "reward model", "on preference pairs", "The preference model ranks",
-        "78.6, 78.8, 72.1", "right"),
+        "65.2, 59.6, 54.7", "right"),
 ]
 # (from, to, solid = weights or dashed = data or scores, label); the way is chosen by `route`
 ARROWS = [

@@ -1031,8 +1031,10 @@ ATTACKS = {"SPIES": SPIES, "FORGERS": FORGERS, "LIARS": LIARS, "RECORDS": RECORD
 
 # ----------------------------------------------------------------------------------- the honest
 
-getattr(sys, "set_int_max_str_digits", print)(0)
+digits = getattr(sys, "get_int_max_str_digits", int)()
+getattr(sys, "set_int_max_str_digits", int)(0)
 SEVENS = str(7**6000)
+getattr(sys, "set_int_max_str_digits", int)(digits)
 HONEST = {
     "field_of_a_passed_record": ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
         "def total(ps): return sum(p.x for p in ps)\ndef same(p): return p",

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,47 @@ def test_a_template_that_raises_is_one_line(template, message):
     with pytest.raises(UserError, match=message) as error:
         render(template, TALK, {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("template", ["{% for i in range(9 ** 9) %}x{% endfor %}", "{{ 9 ** (9 ** 9) }}",
+    "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "{{ 'x' * 10 ** 9 }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+    "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "{{ 'x'|center(10 ** 9) }}",
+    "{{ lipsum(n=10 ** 6) }}",
+    "{% set n = namespace(a='x') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+    "{% set n = namespace(a=[1]) %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
+    "{{ 'a'|slice(10 ** 9)|list }}", "{{ messages|tojson(indent=10 ** 9) }}", "{{ '%999999999d' % 1 }}",
+    "{{ '%*d' % (10 ** 9, 1) }}", "{{ '{:>999999999}'.format(1) }}", "{{ '{:{}}'.format(1, 10 ** 9) }}"])
+def test_a_template_without_an_end_or_with_endless_text_is_refused(template):
+    before = time.process_time()
+    with pytest.raises(UserError, match="DIR: the chat template refuses this conversation"):
+        render(template, TALK, {}, "DIR")
+    assert time.process_time() - before < 2
+
+
+def test_ordinary_formats_and_products_stay():
+    parts = {"'-' * 3": "---", "'%05d' % 7": "00007", "'{:>3}|{}'.format(1, 20260101)": "  1|20260101",
+        "7 % 4": "3", "1e9|round(1)": "1000000000.0", "'a' ~ 1700000000": "a1700000000", "2 ** 10": "1024",
+        "[1] + [2]": "[1, 2]", "1700000000 * 1.5": "2550000000.0", "1700000000 + 1.5": "1700000001.5",
+        "20260101|tojson": "20260101",
+        "{'a': [1]}|tojson(indent=1)": '{\n "a": [\n  1\n ]\n}', "range(3)|sum": "3",
+        "'a,b'.replace(',', '; ')": "a; b", "namespace(a=1700000000).a": "1700000000",
+        "'x'|center(5)": "  x  ", "'a\nb'|indent(2)": "a\n  b"}
+    for text, want in parts.items():
+        assert render(f"{{{{ {text} }}}}", TALK, {}) == want, text
+
+
+def test_a_long_conversation_is_not_taken_for_an_endless_one():
+    text = render(QWEN, [{"role": role, "content": "some words " * 1000} for _ in range(200)
+        for role in ("user", "assistant")], {})
+    assert text.count("<|im_start|>") == 401 and len(text) > 4_400_000
+
+
+@pytest.mark.parametrize("found", [5, ["a"], {"a": 1}, [{"name": "default", "template": 3}]])
+def test_a_chat_template_that_is_no_text_is_refused_by_name(tmp_path, found):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": found}))
+    with pytest.raises(UserError, match="tokenizer_config.json: chat_template is neither"):
+        template_of(tmp_path)
 
 
 def test_a_template_has_what_transformers_gives_it():

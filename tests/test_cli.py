@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import grpo
 import sft
 from checkpoint import load_model, save_model
-from config import LEAST, ModelConfig, UserError, parse_args, run_script
+from config import LEAST, MOST, ModelConfig, UserError, parse_args, run_script
 from data.tasks import training_rows
 from data.tokenizer import shipped
 from model import Transformer
@@ -149,7 +149,7 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
         "sampling": ["--temperature", "--top_p", "--resample"],
         "memory": ["--dtype", "--lora_rank", "--lora_alpha", "--lora_dropout", "--lora_rslora",
             "--lora_targets", "--shard", "--micro_tokens"],
-        "logging": ["--eval_every", "--tracker"]}
+        "logging": ["--save_minutes", "--eval_every", "--tracker"]}
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
 
@@ -178,6 +178,35 @@ def test_every_number_has_a_range_in_every_script(script, name, kind):
         assert "\n" not in str(error.value)
     good = max(least, 0) + (0.5 if name == "top_p" else 0)
     assert getattr(parse_args(cls, {"default": {}}, "", [f"--{name}={good}"])[0], name) == good
+
+
+@pytest.mark.parametrize("text,shown", [("a\nb\r\n c", "a b c"), ("\x1b[31mred\u202e", r"\x1b[31mred\u202e"),
+    ("\udcff", r"\udcff"), ("\ue000" * 1000, r"\ue000" * 166 + r"\ue0 ... 00" + r"\ue000" * 83),
+    ("x" * 10**6, "x" * 1000 + " ... " + "x" * 500)])
+def test_an_error_is_one_line_whatever_the_user_wrote(text, shown, capsys):
+    def main():
+        raise UserError(text)
+
+    with pytest.raises(SystemExit) as end:
+        run_script(main)
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {shown}\n"
+
+
+def test_ctrl_c_is_one_line(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_script(main)
+    assert end.value.code == 130 and capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize("name,most", MOST.items())
+def test_rows_made_before_a_run_starts_have_a_bound(name, most):
+    script = "data.r1_data" if name == "count" else "eval" if name == "problems" else "grpo"
+    cls = importlib.import_module(script).Config
+    with pytest.raises(UserError, match=f"--{name} {most + 1}: must be at most 10,000,000"):
+        parse_args(cls, {"default": {}}, "", [f"--{name}={most + 1}"])
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

@@ -205,6 +205,22 @@ def test_wrong_task_specs_are_refused(spec):
         row_at(spec, "train", 0, 0)
 
 
+@pytest.mark.parametrize("spec", ["countdown:high=1", "countdown:limit=0", "arithmetic:limit=0,ops=+",
+    "countdown:low_target=500,high_target=400"])
+def test_knobs_that_allow_no_problem_are_refused_and_not_tried_for_ever(spec):
+    with pytest.raises(TaskError, match="allow no problem"):
+        row_at(spec, "train", 0, 0)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "Compute (1+2.", "task": "arithmetic", "answer": "3"},
+    {"prompt": "p", "task": "countdown", "numbers": [[1], 2], "target": 3, "ops": "+", "limit": 9},
+    {"prompt": "p", "task": "word_sums", "numbers": [[7], 3], "ops": "+", "answer": "1"},
+    {"prompt": "p", "task": "word_sums", "numbers": 7, "ops": "+", "answer": "7"}])
+def test_a_row_that_is_not_of_its_task_has_no_chain_of_thought(row):
+    with pytest.raises(TaskError, match="no generator makes one"):
+        chain_for(row, 0, 0)
+
+
 def test_a_task_with_few_problems_gives_those_that_it_has():
     rows = distinct("countdown:n=3,high=4,ops=+-,low_target=1", "test", 0, 30)
     keys = {json.dumps(TASKS["countdown"].key(r)) for r in rows}

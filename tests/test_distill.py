@@ -32,6 +32,7 @@ from distill import (
     must_recompute,
     same_vocabulary,
     sample_batch,
+    sealed,
     student_rows,
     update,
 )
@@ -76,6 +77,16 @@ def test_a_judge_can_be_any_function_of_a_file(tmp_path):
     assert judge_of("") is None
 
 
+def test_a_judge_that_counts_as_false_is_still_asked():
+    class Empty:
+        __len__ = lambda self: 0  # noqa: E731
+
+        def __call__(self, completions):
+            return [0.0] * len(completions)
+
+    assert decide(GENERAL, [POLITE], 5, Empty(), 0.5) == ([], ["the judge says no"])
+
+
 def test_the_judge_is_called_like_any_reward_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text("import numpy\n"
         "def judge(completions, answer, completion_ids):\n"
@@ -100,11 +111,24 @@ def test_other_forms_count_without_the_strict_format():
     assert decide(row, [text], 2, None, 0.5, plan, longest_line=9) == ([], ["overlong paragraph"])
 
 
-def test_a_torn_line_is_dropped_and_other_settings_are_refused(tmp_path):
+def test_a_torn_or_damaged_line_is_dropped_and_other_settings_are_refused(tmp_path, capsys):
     part, settings = tmp_path / "x.part", {"seed": 1}
     assert finished_chunks(part, settings) == []
-    part.write_text(json.dumps(settings) + '\n{"first": 0, "rows": [], "yield": []}\n{"first": 6')
-    assert [chunk["first"] for chunk in finished_chunks(part, settings)] == [0]
+    chunks = [{"first": i, "rows": [], "yield": []} for i in range(3)]
+    part.write_text("".join(map(sealed, [settings, *chunks])))
+    assert finished_chunks(part, settings) == chunks and not capsys.readouterr().out
+    whole = part.read_bytes()
+    for at in range(0, len(whole), 7):  # every seventh byte is cut off, or has one bit flipped
+        part.write_bytes(whole[:at])
+        found = finished_chunks(part, settings)
+        assert found == chunks[: max(0, whole[: at + 1].count(b"\n") - 1)]
+        capsys.readouterr()
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        found = finished_chunks(part, settings)
+        line = whole[:at].count(b"\n") + 1  # a flipped end of line breaks the next one, too
+        assert found == chunks[: line - 2 if line > 1 else 0]
+        assert f"line {line} is damaged" in capsys.readouterr().out or line == 4
+    part.write_bytes(whole)
     with pytest.raises(UserError, match="other settings"):
         finished_chunks(part, {"seed": 2})
 
@@ -197,7 +221,8 @@ def test_neither_micro_batches_nor_order_change_the_step():
         found.append(stepped(SETTINGS, some))
     for change, m in found[1:]:
         torch.testing.assert_close(change, found[0][0], rtol=1e-3, atol=1e-5)
-        assert m == pytest.approx(found[0][1], rel=1e-4)
+        assert m.pop("skipped") == []
+        assert m == pytest.approx({k: v for k, v in found[0][1].items() if k != "skipped"}, rel=1e-4)
     n = sum(len(s.old_logprobs) for s in samples)
     assert m["generated"] == m["trained_tokens"] == n and m["length"] == pytest.approx(n / 12)
     assert 0 < m["truncated"] <= 1

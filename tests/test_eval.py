@@ -22,6 +22,7 @@ from eval import (
     measures,
     pass_at_k,
     ratio_and_error,
+    run_of,
     search_measures,
     summarize,
     vote_classes,
@@ -116,6 +117,15 @@ def test_held_out_problems_are_distinct_and_of_the_test_split(tmp_path):
         held_out(str(tmp_path / "none.jsonl"), 3)
 
 
+def test_the_settings_beside_a_checkpoint_are_texts(tmp_path):
+    for name, value in {"task": ["a"], "eval_task": 5, "columns": {}, "strict_format": "no"}.items():
+        (tmp_path / "run.json").write_text(json.dumps({"task": "countdown", "steps": 9} | {name: value}))
+        with pytest.raises(UserError, match=f"run.json: {name}=.* is no"):
+            run_of(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"task": "countdown", "eval_task": None, "steps": 9}))
+    assert run_of(tmp_path) == {"task": "countdown"}
+
+
 def test_reflection_words_are_counted_in_the_thinking_only():
     assert reflections("<think>1+1=3 wait\nCheck: awaiting</think>\n<answer>wait</answer>") == 2
 
@@ -136,6 +146,34 @@ def test_the_diagnosis_names_the_trouble(kw, updates, want):
     assert any(want in line for line in diagnosis([row(**kw)] * 3, 128, updates))
 
 
+def steps_of(**columns):
+    return [row(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize("key,name", [("kl", "kl"), ("kl_old", "kl_old"), ("grad_norm", "grad_norm")])
+def test_an_explosion_is_told_from_what_learning_runs_do(key, name):
+    """Runs that learn have a KL that starts at 0 and gradient norms that triple."""
+    usual, size = [0.3, 0.5, 0.2, 0.9, 0.4] * 6, 100 if key == "grad_norm" else 10
+    for last, told in ((size, True), (0.9, False), (11 * 0.4 if key == "grad_norm" else 0.95, False)):
+        rows = steps_of(**{key: [*usual[:-1], last]})
+        said = diagnosis(rows[-6:], 128, 2, rows)
+        assert any(line.startswith(f"{name} {last:.3g}, ") and "lower lr" in line for line in said) == told
+        assert told or not said
+    growing = steps_of(**{key: [0.0001 * 1.3**i for i in range(30)]})  # 0.2 in the end, 2,000 times the first
+    assert all(diagnosis(growing[max(0, i - 6) : i], 128, 2, growing[:i]) == [] for i in range(31))
+    high = steps_of(**{key: [20.0, 30.0, 12.0] * 10})  # a run whose numbers are always large
+    assert diagnosis(high[-6:], 128, 2, high) == []
+    without = [{k: v for k, v in r.items() if k != key} for r in high]
+    assert diagnosis(without[-6:], 128, 2, without) == []
+
+
+def test_a_step_without_a_rollout_is_no_part_of_the_diagnosis():
+    empty = dict(skipped=1, rollout_seconds=1.0)
+    line, = diagnosis([row(), empty], 128, 2)
+    assert line.startswith("1 updates skipped") and "metrics.jsonl" in line
+    assert diagnosis([empty], 128, 2) == [line] and diagnosis([row(skipped=0), row(skipped=0)], 128, 2) == []
+
+
 def test_a_healthy_run_gets_no_diagnosis_and_steps_are_averaged():
     assert diagnosis([row()], 128, 2) == [] and diagnosis([], 128, 1) == []
     assert diagnosis([row(truncated=0.5), row(), row()], 128, 2) == []
@@ -145,6 +183,16 @@ def test_progress_line_shows_the_reference_kl_or_says_that_it_is_the_old_policys
     assert "kl 0.0200" in progress_line(row(kl=0.02), 3, 10, 61) and "eta 1:01" in progress_line(row(), 3, 10,
         61)
     assert "kl_old 0.0010" in progress_line(row(), 3, 10, 61)
+
+
+def test_progress_line_says_what_was_left_out_of_a_step_and_why():
+    bad = dict(why="loss", rows=[1])
+    assert "skipped" not in progress_line(row(skipped=[]), 3, 10, 61)
+    assert "clip 1.0%  skipped: loss not finite  " in progress_line(row(skipped=[bad]), 3, 10, 61)
+    nothing = {k: v for k, v in row().items() if k != "entropy"}
+    assert "no update  skipped: loss" in progress_line(nothing | {"skipped": [bad]}, 3, 10, 61)
+    assert progress_line(dict(skipped=[bad | {"says": "reward f: x"}]), 3, 10, 61) == (
+        "step    3/10  skipped: reward f: x  eta 1:01")
 
 
 def test_a_resumed_log_drops_the_rows_after_the_step_it_goes_on_from(tmp_path):
@@ -170,6 +218,26 @@ def test_a_run_killed_during_its_last_evaluations_writes_them_once(tmp_path):
     assert [(r["kind"], r["step"]) for r in again.rows] == [("eval", 0), ("train", 1), ("train", 2)]
     steps = [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert 2 not in steps and 1 in steps
+
+
+def test_a_row_for_each_update_that_was_left_out_is_written_once_whenever_the_run_stops(tmp_path):
+    bad = [dict(why="loss", rows=[3, 4]), dict(why="reward", rows=[5], says="a text")]
+
+    def write(log, steps):
+        for step in steps:
+            log.write("train", step, loss=math.nan if step == 2 else 1.0, skipped=bad if step == 2 else [])
+
+    write(Log(tmp_path, 0, True, 2), (1, 2))
+    whole = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert list(map(json.loads, whole)) == [{"kind": "train", "step": 1, "loss": 1.0, "skipped": 0},
+        {"kind": "skipped", "step": 2, "why": "loss", "rows": [3, 4]},
+        {"kind": "skipped", "step": 2, "why": "reward", "rows": [5]},
+        {"kind": "train", "step": 2, "skipped": 2}]
+    for saved in (2, 1, 0):  # the state of the last step, of the one before, none
+        log = Log(tmp_path, saved, True, 2)
+        write(log, range(saved + 1, 3))
+        assert (tmp_path / "metrics.jsonl").read_text().splitlines() == whole
+        assert log.rows == list(map(json.loads, whole))
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

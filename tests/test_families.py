@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -161,7 +162,8 @@ YARN_OF_LLAMA = dict(rope_type="yarn", factor=4.0, original_max_position_embeddi
     (dict(quantization_config=dict(quant_method="awq")), "awq"), (dict(vocab_size=None), "lacks vocab_size"),
     (dict(model_type="gemma3", hidden_size=None), "gemma3"), (dict(model_type=["a"]), "model_type"),
     (dict(hidden_size="24"), "hidden_size='24' is no int"), (dict(vocab_size=0), "vocab_size=0 must be"),
-    (dict(eos_token_id="</s>"), "eos_token_id='</s>' is no int"), (dict(num_attention_heads=0), "at least 1"),
+    (dict(eos_token_id="</s>"), "eos_token_id='</s>' is no int"),
+    (dict(num_attention_heads=0), "from 1 to 4096"),
     (dict(rope_scaling="yarn"), "rope_scaling='yarn' is no dict"), (dict(layer_types=3), "is no list"),
     (dict(rope_parameters=dict(full_attention=dict(rope_type="default"))), "each kind of layer"),
     (dict(rope_scaling=dict(rope_type="linear", factor="x")), "linear lacks factor"),
@@ -171,8 +173,13 @@ YARN_OF_LLAMA = dict(rope_type="yarn", factor=4.0, original_max_position_embeddi
       ("original_max_position_embeddings", -5)]),
     (dict(rope_scaling=dict(rope_type="llama3", factor=2.0, low_freq_factor=4, high_freq_factor=4,
         original_max_position_embeddings=64)), "low_freq_factor must be below"),
-    (dict(rope_theta=0), "rope_theta=0 must be above 1"), (dict(rms_norm_eps=-1.0), "a number from 0 on"),
-    (dict(quantization_config=dict(quant_method="fp8", weight_block_size=128)), "weight_block_size=128")])
+    (dict(rope_theta=0), "rope_theta=0 must be above 1"), (dict(rms_norm_eps=-1.0), "a number from 0 to"),
+    (dict(quantization_config=dict(quant_method="fp8", weight_block_size=128)), "weight_block_size=128"),
+    # a model of these would be built for hours, or be too large for the numbers that count its bytes
+    (dict(num_hidden_layers=10**9), "num_hidden_layers=1000000000 must be a number from 1 to 1000"),
+    (dict(hidden_size=6 * 10**12), "hidden_size"), (dict(n_routed_experts=2**40), "n_routed_experts"),
+    (dict(qk_nope_head_dim=-1), "qk_nope_head_dim=-1 must be a number from 0"),
+    (dict(partial_rotary_factor=1e308), "partial_rotary_factor"), (dict(rope_theta=10**30), "rope_theta")])
 def test_what_a_config_cannot_mean_is_named(change, says):
     raw = dict(model_type="llama", vocab_size=9, hidden_size=24, num_hidden_layers=1, num_attention_heads=6)
     ModelConfig.from_hf(raw)
@@ -343,6 +350,39 @@ def test_a_checkpoint_of_two_dtypes_is_one_model(other, tmp_path):
     assert all(t.dtype == (torch.float32 if is_router(name) else kind)
         for name, t in model.state_dict().items())
     assert model(torch.randint(33, (1, 5))).isfinite().all()
+
+
+def test_the_weights_shapes_are_looked_at_before_there_is_memory_for_the_configs(tmp_path):
+    """A config.json of 2**20 ids and dimensions, beside a small file: 4 TiB are not asked for."""
+    cfg = ModelConfig(model_type="llama", vocab_size=8, hidden_size=8, num_hidden_layers=1, head_dim=4,
+        num_attention_heads=2, intermediate_size=8)
+    save_model(Transformer(cfg).init_weights(), tmp_path)
+    raw = cfg.to_hf() | {"vocab_size": 2**20, "hidden_size": 2**20}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=f"{tmp_path}.*has shape .*, the config wants"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_or_a_device_in_a_files_place_is_no_file(tmp_path, name):
+    cfg = ModelConfig(vocab_size=8, num_hidden_layers=1)
+    save_model(Transformer(cfg).init_weights(), tmp_path)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (tmp_path / name).unlink()
+        make(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} is no file"):
+            load_model(tmp_path)
+
+
+def test_an_index_names_files_of_its_own_folder_only(tmp_path):
+    cfg = ModelConfig(vocab_size=8, num_hidden_layers=1)
+    save_model(Transformer(cfg).init_weights(), tmp_path / "a")
+    (tmp_path / "a/model.safetensors").rename(tmp_path / "b.safetensors")
+    for name in ("../b.safetensors", str(tmp_path / "b.safetensors"), "/dev/zero", ""):
+        index = {"weight_map": {"model.norm.weight": name}}
+        (tmp_path / "a/model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(UserError, match="model.safetensors.index.json: .* is no name of a file"):
+            load_model(tmp_path / "a")
 
 
 def test_a_truncated_shard_is_one_line(tmp_path):

@@ -344,6 +344,8 @@ def test_a_setting_that_cannot_work_is_one_line(tmp_path, words, message, capsys
 
 
 BROKEN = [(dict(use_dora=True), "use_dora=True is not supported"), (dict(r="x"), "no number"),
+    *((dict(r=r), f"r={r}, lora_alpha=16.0: expected r from 1") for r in (0, -2, 10**9)),
+    (dict(lora_alpha=float("inf")), "lora_alpha=inf: expected"), (dict(r=float("inf")), "no number"),
     (dict(base_model_name_or_path="Qwen/Qwen2.5-0.5B"), "Qwen/Qwen2.5-0.5B, which is no model's folder here"),
     (dict(r=5), "kv_a_proj_with_mqa.lora_A is (4, 64), its config and the model want (5, 64)")]
 

@@ -174,13 +174,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing(value):
     assert all(map(torch.equal, *(m.parameters() for m in models)))
 
 
-def test_three_steps_in_a_row_without_a_finite_gradient_are_the_end():
-    model = tiny()
-    once = count_skipped(model, [1, 2, 3], ALONE, 1, 0)
-    assert once == 1 and count_skipped(model, [1, 2, 3], ALONE, 0, once) == 0
-    twice = count_skipped(model, [1, 2, 3], ALONE, 2, once)
-    with pytest.raises(Diverged, match="3 steps in a row"):
-        count_skipped(model, [1, 2, 3], ALONE, 1, twice)
+@pytest.mark.parametrize("why,advice", [("gradient", "lower --lr"), ("reward", "correct the reward")])
+def test_five_steps_in_a_row_that_were_skipped_are_the_end_and_say_what_to_try(why, advice):
+    model, bad, in_a_row = tiny(), [{"why": why, "rows": [7]}], 0
+    in_a_row = count_skipped(model, [1, 2, 3], ALONE, bad, in_a_row)
+    assert in_a_row == 1 and count_skipped(model, [1, 2, 3], ALONE, [], in_a_row) == 0
+    for _ in range(3):
+        in_a_row = count_skipped(model, [1, 2, 3], ALONE, bad * 2, in_a_row)
+    with pytest.raises(Diverged, match=f"5 steps in a row .* its {why} is NaN .*{advice}"):
+        count_skipped(model, [1, 2, 3], ALONE, bad, in_a_row)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
@@ -197,7 +199,7 @@ def test_a_broken_model_is_seen_at_once_and_not_saved_over_a_good_one(value, sco
     model.layers[1].mlp.experts.down_proj.data.fill_(value)
     assert not is_sound(model, [1, 2, 3])
     with pytest.raises(Diverged, match="NaN or infinite"):
-        count_skipped(model, [1, 2, 3], ALONE, 1, 0)
+        count_skipped(model, [1, 2, 3], ALONE, [{"why": "loss", "rows": []}], 0)
     if not math.isfinite(value):
         with pytest.raises(Diverged, match="not saved"):
             save_model(model, tmp_path)

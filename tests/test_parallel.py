@@ -53,7 +53,9 @@ FAILS = {
     "nothing": ("", 0, ""),
     # the ranks have not met yet
     "before: a wrong input": ("raise UserError('bad row')", 2, "error: bad row"),
-    "before: killed": ("os.kill(os.getpid(), 9)", 1, KILLED)}
+    "before: killed": ("os.kill(os.getpid(), 9)", 1, KILLED),
+    "before: rank 0 killed": ("time.sleep(2) if 'RANK' in os.environ else threading.Timer(1, os.kill, "
+        "(os.getpid(), 9)).start()", -9, "error: process 0 of {world} ended")}
 
 
 @pytest.mark.parametrize("world", [2])
@@ -62,8 +64,10 @@ def test_whichever_process_fails_the_run_says_why_once_and_ends(name, world):
     body, code, last_line = FAILS[name]
     lines = ["r = setup('cpu:{world}')", "gather(r, 1)", body, "gather(r, 2)"]
     if name.startswith("before"):
-        lines = ["if os.environ.get('RANK') == '{last}': " + body, *lines[:2]]
-    script = "\n    ".join(["import os, sys, time, config\nfrom parallel import *\ndef main():", *lines])
+        at = "" if "rank 0" in name else "if os.environ.get('RANK') == '{last}': "
+        lines = [at + body, *lines[:2]]
+    start = "import os, sys, threading, time, config\nfrom parallel import *\ndef main():"
+    script = "\n    ".join([start, *lines])
     script = f"{script}\nconfig.run_script(main)".format(last=world - 1, world=world)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
         timeout=50)
@@ -215,6 +219,7 @@ model = Transformer(ModelConfig(**PRESETS["tiny"] | dict(num_hidden_layers=2, hi
 optimizers = make_optimizers(model, ranks)
 for step in range(2):
     m = sft.run_step(model, optimizers, step, training_rows(cfg.task, 0), shipped(), cfg, ranks)
+assert not m.pop("skipped")
 torch.save([m, *(model.state_dict().values())], "{out}" + str(ranks.rank))
 """
     runs = []

@@ -153,6 +153,8 @@ def run_folder(folder):
     (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     train = [{"kind": "train", "step": s, "accuracy": 0.1 * s, "length": 20.0 + s, "reflections": 1.0,
         "corrected": 0.1, "verified": 0.0, "mixed": 0.3} for s in range(1, 9)]
+    train[5:6] = [{"kind": "skipped", "step": 6, "why": "reward", "rows": [3]},
+        {"kind": "train", "step": 6, "skipped": 1, "rollout_seconds": 1.0}]
     held = [{"kind": "eval", "step": s, "pass@1": 0.1, "pass@1_se": 0.01, "length": 20, "reflections": 1,
         "corrected": 0.1, "verified": 0.0, "mixed": 0.3} for s in (0, 4, 8)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train + held))

@@ -806,6 +806,30 @@ def test_a_reward_that_raises_stops_the_run_with_the_row_shown(tmp_path):
         plan_of(f"{path}:other")
 
 
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "sys.exit('bye')", "exit()", "raise GeneratorExit",
+    "raise asyncio.CancelledError", "raise BaseException('b')", "raise Silent", "return iter(int, 1)",
+    "completions.clear()", "return [Silent()] * len(completions)"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_whatever_a_reward_of_ones_own_does_is_one_line(tmp_path, monkeypatch, kind, body):
+    """It ends neither the run by an exit code of its own nor the check by never ending."""
+    monkeypatch.setattr("sys.stdin", None)  # exit() closes it
+    path, rows = tmp_path / f"{kind[:3]}.py", [row_at("countdown", "train", 0, i) for i in range(2)]
+    path.write_text("import asyncio, sys\nclass Silent(Exception):\n    def __str__(self): raise self\n"
+        f"    __repr__ = __str__\n{kind} f(completions, **kw):\n    {body}\n")
+    with pytest.raises(UserError, match="reward f: "):
+        score(rows, ["a", "b"], plan_of(f"{path}:f"))
+    if body.startswith(("raise", "sys")):
+        path.write_text(f"import asyncio, sys\nclass Silent(Exception): pass\n{body}\n")
+        with pytest.raises(UserError, match="cannot be imported: "):
+            plan_of(f"{path}:g")
+
+
+def test_only_the_user_stops_a_run_inside_of_a_reward(tmp_path):
+    (tmp_path / "own.py").write_text("def f(completions, **kw):\n    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        score([row_at("countdown", "train", 0, 0)], ["a"], plan_of(f"{tmp_path}/own.py:f"))
+
+
 def test_rows_of_code_are_checked_without_running_them():
     rows = [{"prompt": "p", "task": "code", "tests": TESTS}] * 50
     start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -285,6 +286,7 @@ BROKEN = {
     "an unknown aspect": ([{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a",
         "rejected": "b", "aspect": "funny"}], ":2: .*helpful or harmless, not 'funny'"),
     "an empty conversation": ([{"conversations": []}], ":1: "),
+    "a column without a name": ([{"": 1, "prompt": "x"}], ':1: a row needs a string "task"'),
     "brackets without end": ([OK, "[" * 100_000], ":2: not valid JSON"),
     "messages that are none": ([OK | {"messages": "x"}, OK | {"messages": [1]}], ':2: .*"role" and'),
     "tests as a text": ([PUBLIC["MBPP"][0] | {"test_list": "assert f(1)"}], ':1: .*"test_list" must be'),
@@ -314,6 +316,33 @@ def test_a_broken_file_is_refused(tmp_path):
             ("c.jsonl", "c.jsonl: "), ("none.jsonl", "No such file"), ("a.csv", "expected a file")]:
         with pytest.raises(UserError, match=message):
             read_rows(str(tmp_path / name))
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    (tmp_path / "b.json.gz").symlink_to("/dev/zero")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    os.mkfifo(tmp_path / "saved" / "data.arrow")
+    for name in ("a.jsonl", "b.json.gz", "saved"):
+        with pytest.raises(UserError, match=f"{name}.* is a pipe or a device"):
+            read_rows(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_folder_of_the_datasets_library_is_one_line(tmp_path, name):
+    datasets = pytest.importorskip("datasets", reason="what saves such folders: requirements-dev.txt")
+    datasets.Dataset.from_list([{"problem": "1+1?", "answer": "2"}] * 3).save_to_disk(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(UserError, match=f"{tmp_path}/ is damaged"):
+        read_rows(f"{tmp_path}/")
+
+
+def test_a_documents_task_is_a_text(tmp_path):
+    pages = [{"text": "a", "task": ["x"]}, {"text": "b", "task": "t"}]
+    one, two = read_rows(write(tmp_path / "a.jsonl", pages))
+    assert (one["task"], two["task"]) == ("text", "t")
 
 
 def test_documents_and_pairs_of_our_own_need_no_task_column(tmp_path):

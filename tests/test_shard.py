@@ -357,8 +357,8 @@ def test_a_checkpoint_opens_in_load_model_and_in_transformers(found, shape):
     transformers = pytest.importorskip("transformers")
     folder, wanted = found["dir"] / shape, torch.load(found["dir"] / f"{shape}.pt")
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json"]
+    assert names == ["config.json", "manifest.sha256", "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
     model = load_model(folder)
     for name, t in model.state_dict().items():
         assert t.dtype == wanted[name].dtype and torch.equal(t, wanted[name]), name

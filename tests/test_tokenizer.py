@@ -1,5 +1,6 @@
 """The tokenizer: our own, and the tokenizers of released families against the library that made them."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_a_broken_vocabulary_names_file_and_line(tmp_path):
     path.write_text("YQ== 0\nnot a line at all\n")
     with pytest.raises(TokenizerError, match=r"v\.tiktoken:2"):
         load_ranks(path)
-    with pytest.raises(TokenizerError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         load_ranks(tmp_path / "missing")
 
 
@@ -286,14 +287,44 @@ def split(**changes) -> dict:
     (split(type="Punctuation"), "pre_tokenizer Punctuation"), (split(pattern={"Regex": "(a"}), "pattern"),
     ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase"),
     ({"added_tokens": [{"content": "<m>", "id": 256, "special": True, "normalized": False, "lstrip": True}]},
-        "'<m>': lstrip"), ({"added_tokens": 3}, "cannot be read"), ({"model": None}, "cannot be read")])
+        "'<m>': lstrip"), ({"added_tokens": 3}, "cannot be read"), ({"model": None}, "cannot be read"),
+    ({"added_tokens": [{"content": 5, "id": 256, "special": True, "normalized": False}]}, "has no text"),
+    ({"added_tokens": [{"content": "a", "id": i, "special": True, "normalized": False} for i in [2**40]]},
+        "is no id"), (model(vocab=VOCAB | {"!": "0"}), "'0' is no id"), (model(vocab={}), "has no tokens"),
+    (model(vocab=VOCAB | {"!": VOCAB["a"]}), "two of its tokens have the same id"),  # tiktoken would abort
+    (model(merges=[["a"], 3]), "cannot be read"), (split(pattern={"Regex": 3}), "a pattern is no text")])
 def test_what_tiktoken_cannot_express_is_refused_by_name(tmp_path, changes, message):
     with pytest.raises(TokenizerError, match=message) as error:
         for_checkpoint(raw(tmp_path, **changes))
     assert "tokenizer.json" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"model": ' + b"9" * 5000 + b"}", b'{"\xff": 1}', b"{",
+    b"[]"])
+def test_a_file_that_is_no_json_object_is_refused_by_name(tmp_path, content):
+    for name in ("tokenizer.json", "config.json", "generation_config.json"):
+        (raw(tmp_path) / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            for_checkpoint(tmp_path)
+
+
+def test_a_tiktoken_file_without_a_token_for_each_byte_is_refused(tmp_path):
+    """tiktoken aborts at such a byte."""
+    lines = [f"{base64.b64encode(bytes([b])).decode()} {b}\n" for b in range(256)]
+    for text, message in [("".join(lines[:-1]), "no token for the byte 255"),
+            ("".join([*lines, lines[7].replace(" 7", " 8")]), "the same id")]:
+        (tmp_path / "tiktoken.model").write_text(text)
+        with pytest.raises(TokenizerError, match=f"tiktoken.model: .*{message}"):
+            for_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("beside,message", [({}, "no end token is known"),
+    ({"config": {"eos_token_id": 256, "vocab_size": "257"}}, "vocab_size='257' is no int"),
+    ({"config": {"eos_token_id": 256, "think_tags": [1]}}, "think_tags='.1.' is no str"),
+    ({"config": {"eos_token_id": {"a": 1}}}, "eos_token_id="),
+    ({"config": {"eos_token_id": ["x"]}}, "'x' is no id"),
+    ({"config": {"eos_token_id": 300, "vocab_size": 280}}, "300 is an end or pad token's id"),
+    ({"config": {"eos_token_id": 256}, "tokenizer_config": {"pad_token": ["a"]}}, "pad_token=.* is no str"),
     ({"tokenizer_config": {"eos_token": "</s>"}}, "eos_token '</s>' is none of its added tokens"),
     ({"config": {"eos_token_id": 256, "vocab_size": 100}}, "the tokenizer has 257 ids, the model 100")])
 def test_a_tokenizer_that_does_not_fit_its_checkpoint_is_refused(tmp_path, beside, message):
