@@ -278,7 +278,8 @@ def clear_gradients(parameters: list):
 
 def is_finite(model: torch.nn.Module) -> bool:
     """Whether all weights are numbers, not NaN or infinite; of a split model all ranks ask, for all rows."""
-    finite = all(bool(local(tensor).isfinite().all()) for tensor in model.state_dict().values())
+    each = (local(tensor) for tensor in model.state_dict().values())
+    finite = all(bool(torch.stack(t.aminmax()).isfinite().all()) for t in each if t.numel())  # NaN is both
     return all(gather(model.shards.ranks, finite)) if is_sharded(model) else finite
 
 
