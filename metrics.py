@@ -235,7 +235,7 @@ def explosions(recent: list[dict], longer: list[dict]) -> list[str]:
         name = next((name for name in names if any(name in row for row in recent)), None)
         now, usual = ([row[name] for row in rows if name in row] for rows in (recent, longer))
         if now and max(now) > max(least, 10 * median(usual)):
-            says.append(f"{name} {max(now):.3g}, {max(now) / median(usual):.0f} times its median: {advice}")
+            says.append(f"{name} {max(now):.3g}, its median {median(usual):.3g}: {advice}")
     return says
 
 
