@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from config import UserError, closest
+from config import UserError, closest, real_path
 
 REFLECTION = re.compile(
     r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead"
@@ -171,7 +171,7 @@ TRACKERS: dict[str, tuple[Callable, str]] = {
 
 def run_name(dir: Path) -> str:
     """out/tiny/grpo -> tiny-grpo."""
-    return "-".join(dir.resolve().parts[-2:])
+    return "-".join(real_path(dir).parts[-2:])
 
 
 def check_tracker(name: str):
