@@ -59,7 +59,7 @@ from parallel import (
 )
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
-EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
+EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d{1,9})\.(gate|up|down)_proj\.weight$")
 
 
 def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
@@ -438,7 +438,7 @@ def dequantised(name: str, weight, scale, raw: dict, device: str):
 
 def _past_the_last(name: str, cfg: ModelConfig) -> str:
     """The layer of a tensor behind the model's last one, "" for all others."""
-    layer = re.match(r"model\.(layers\.(\d+))\.", name)
+    layer = re.match(r"model\.(layers\.(\d{1,9}))\.", name)
     return layer[1] if layer and int(layer[2]) >= cfg.num_hidden_layers else ""
 
 
@@ -681,7 +681,7 @@ def last_good_state(out: Path):
         yield
     except Diverged as error:
         log = out / "metrics.jsonl"
-        steps = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8") if log.exists() else "")
+        steps = re.findall(r'"step": (\d{1,18})', log.read_text(encoding="utf-8") if log.exists() else "")
         raise UserError(f"after step {max(map(int, steps), default=0)}: {error}; {left()}") from None
     except OSError as error:
         raise OSError(f"{error}; {left()}; when that is mended, run the same command again") from error
