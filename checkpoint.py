@@ -24,7 +24,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import Diverged, ModelConfig, Training, UserError, base_of, read_config, read_json, say
+from config import (
+    Diverged,
+    ModelConfig,
+    Training,
+    UserError,
+    base_of,
+    read_config,
+    read_json,
+    real_path,
+    say,
+)
 from data.tokenizer import BESIDE, Tokenizer, save_beside
 from kernels import Head
 from lora import Lora, adapt, adapters, attach, fold, linear_layers
@@ -49,7 +59,7 @@ from parallel import (
 )
 
 SCORER = "SequenceClassification"  # the kind of a checkpoint with a scalar head, score.weight
-EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
+EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d{1,9})\.(gate|up|down)_proj\.weight$")
 
 
 def to_hf_tensors(model: Transformer) -> dict[str, torch.Tensor]:
@@ -428,7 +438,7 @@ def dequantised(name: str, weight, scale, raw: dict, device: str):
 
 def _past_the_last(name: str, cfg: ModelConfig) -> str:
     """The layer of a tensor behind the model's last one, "" for all others."""
-    layer = re.match(r"model\.(layers\.(\d+))\.", name)
+    layer = re.match(r"model\.(layers\.(\d{1,9}))\.", name)
     return layer[1] if layer and int(layer[2]) >= cfg.num_hidden_layers else ""
 
 
@@ -582,7 +592,7 @@ def adapter_files(model: Transformer) -> list[tuple[str, Callable]]:
     raw = {"peft_type": "LORA", "task_type": "SEQ_CLS" if scored else "CAUSAL_LM", "r": kind.rank,
         "lora_alpha": kind.alpha, "lora_dropout": kind.dropout, "use_rslora": kind.rslora,
         "target_modules": ends, "modules_to_save": ["score"] if scored else None, "bias": "none",
-        "base_model_name_or_path": str(Path(kind.base).resolve()), "inference_mode": True}
+        "base_model_name_or_path": str(real_path(kind.base)), "inference_mode": True}
     raw |= {"think_tags": model.cfg.think_tags} if model.cfg.think_tags else {}
     return [(ADAPTER, lambda file: _write(file, tensors)),
         ("adapter_config.json", lambda file: _write_json(file, raw))]
@@ -671,7 +681,7 @@ def last_good_state(out: Path):
         yield
     except Diverged as error:
         log = out / "metrics.jsonl"
-        steps = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8") if log.exists() else "")
+        steps = re.findall(r'"step": (\d{1,18})', log.read_text(encoding="utf-8") if log.exists() else "")
         raise UserError(f"after step {max(map(int, steps), default=0)}: {error}; {left()}") from None
     except OSError as error:
         raise OSError(f"{error}; {left()}; when that is mended, run the same command again") from error
@@ -697,7 +707,7 @@ def new_run_folder(dir: str | Path, init: str | Path = ""):
     UserError where the run would start from that folder."""
     dir = Path(dir)
     for start in {Path(init), base_of(init)} if init else ():
-        if dir.resolve() in (start.resolve(), *start.resolve().parents):
+        if real_path(dir) in (real_path(start), *real_path(start).parents):
             raise UserError(f"--init {init} is also where this run writes; give another --out")
     if not has_model(dir):  # ended before its first save: nothing to keep
         for name in ("metrics.jsonl", "samples.jsonl"):

@@ -667,6 +667,11 @@ def one_line(error: BaseException) -> str:
     return text
 
 
+def real_path(path) -> Path:
+    """Absolute and without links; with them where they go in a circle, which Path.resolve does not take."""
+    return Path(os.path.realpath(path))
+
+
 def read_text(path, encoding: str = "utf-8") -> str:
     """The text of a file. Raises UserError if it is missing, no text, or a pipe or device, which may never
     end."""

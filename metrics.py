@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from config import UserError, closest
+from config import UserError, closest, real_path
 
 REFLECTION = re.compile(
     r"\b(wait|check|again|however|hmm|verify|recheck|mistake|actually|alternatively|instead"
@@ -171,7 +171,7 @@ TRACKERS: dict[str, tuple[Callable, str]] = {
 
 def run_name(dir: Path) -> str:
     """out/tiny/grpo -> tiny-grpo."""
-    return "-".join(dir.resolve().parts[-2:])
+    return "-".join(real_path(dir).parts[-2:])
 
 
 def check_tracker(name: str):
@@ -235,7 +235,7 @@ def explosions(recent: list[dict], longer: list[dict]) -> list[str]:
         name = next((name for name in names if any(name in row for row in recent)), None)
         now, usual = ([row[name] for row in rows if name in row] for rows in (recent, longer))
         if now and max(now) > max(least, 10 * median(usual)):
-            says.append(f"{name} {max(now):.3g}, {max(now) / median(usual):.0f} times its median: {advice}")
+            says.append(f"{name} {max(now):.3g}, its median {median(usual):.3g}: {advice}")
     return says
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import grpo
 import sft
@@ -632,4 +632,11 @@ def test_wrong_checkpoints_are_named(base, tmp_path):
             ({"n_routed_experts": 4}, "only 4 experts"), ({"model_type": "llama"}, "o_proj.weight has")]:
         (tmp_path / "config.json").write_text(json.dumps(raw | change))
         with pytest.raises(UserError, match=message):
+            load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in ("model.layers.N.mlp.gate.weight", "model.layers.1.mlp.experts.N.up_proj.weight"):
+        name = name.replace("N", "9" * 5000)  # more digits than Python makes a number of
+        save_file(tensors | {name: torch.zeros(2)}, tmp_path / "model.safetensors")
+        with pytest.raises(UserError, match="unknown .*999"):
             load_model(tmp_path)

@@ -381,6 +381,13 @@ def test_what_cannot_work_is_refused_before_the_run(settings, message):
         check(cfg, Path("out/x"))
 
 
+def test_links_in_a_circle_are_a_folder_that_does_not_exist(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    check(Config(**ON | dict(from_=str(tmp_path / "circle"))), tmp_path / "circle/out")
+    with pytest.raises(UserError, match="circle does not exist"):
+        load_model(tmp_path / "circle")
+
+
 def test_every_preset_can_distil_in_either_way():
     for name, row in RECIPES.items():
         if not row.get("on_policy"):

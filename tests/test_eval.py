@@ -161,6 +161,8 @@ def test_an_explosion_is_told_from_what_learning_runs_do(key, name):
         assert told or not said
     growing = steps_of(**{key: [0.0001 * 1.3**i for i in range(30)]})  # 0.2 in the end, 2,000 times the first
     assert all(diagnosis(growing[max(0, i - 6) : i], 128, 2, growing[:i]) == [] for i in range(31))
+    still = steps_of(**{key: [0.0] * 29 + [float(size)]})  # nothing was learnt before
+    assert [line[: len(name)] for line in diagnosis(still[-6:], 128, 2, still)] == [name]
     high = steps_of(**{key: [20.0, 30.0, 12.0] * 10})  # a run whose numbers are always large
     assert diagnosis(high[-6:], 128, 2, high) == []
     without = [{k: v for k, v in r.items() if k != key} for r in high]

@@ -319,7 +319,8 @@ def soak(at: Path, minutes: float):
     processes of all of them, every ten seconds, and their slopes per hour by least squares, without the
     first fifth."""
     words = command("grpo", "cpu:2", at / "soak", at)
-    process, seen = start([*words, "--steps", "1000000", "--eval_every", "50", "--save_minutes", "0.1"]), []
+    words += ["--steps", "1000000", "--lr", "1e-5"]  # hardly: a random reward leads nowhere
+    process, seen = start([*words, "--eval_every", "50", "--save_minutes", "0.1"]), []
     sink = open(at / "soak.txt", "w")
     reader = threading.Thread(target=lambda: sink.writelines(process.stdout), daemon=True)
     reader.start()
