@@ -238,7 +238,7 @@ def main():
     print("{tokens:,} tokens of text, {passed:,} through the model, {seconds:.0f} s:".format(**spent), out)
     if cfg.thought:
         path = out / "thoughts.json"
-        number = next(i for i in range(cfg.eval_docs) if max(held(i).kinds) >= HARD or i + 1 == cfg.eval_docs)
+        number = max(range(cfg.eval_docs), key=lambda i: len({*held(i).kinds}))
         path.write_text(json.dumps(look(model, talk, held(number), tokenizer, cfg)), encoding="utf-8")
         if importlib.util.find_spec("matplotlib"):
             plot = Path(__file__).parent.parent / "report" / "plot.py"

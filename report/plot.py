@@ -312,18 +312,19 @@ def draw_thoughts(file: Path, wide: int = 56) -> list[Path]:
     notes = []
     for i in most:
         notes += ["", f"before {texts[i + 1]!r}, after ...{''.join(texts[max(0, i - 16) : i + 1])}"]
-        notes += [f"    {gain:+.2f}  {thought!r}" for gain, thought in
+        notes += [f"    {gain:+.3f}  {thought!r}" for gain, thought in
             zip(raw["gain"][i], raw["thoughts"][i], strict=True)]
     high = places[-1][1] + 1
     figure, ax = plt.subplots(figsize=(11, 0.42 * high + 0.2 * len(notes) + 0.6), constrained_layout=True)
-    edge = max(0.1, *map(abs, gains))
+    edge = max(1e-3, sorted(map(abs, gains))[int(0.95 * (len(gains) - 1))])  # one token in twenty is beyond
+    trust = max(raw["weight"])
     for i, (text, (x, y)) in enumerate(zip(texts, places, strict=True)):
-        color = plt.get_cmap("RdYlGn")(0.5 + gains[i - 1] / edge / 2) if i else "white"
+        color = plt.get_cmap("RdYlGn")(0.5 + max(-1, min(1, gains[i - 1] / edge)) / 2) if i else "white"
         ax.add_patch(plt.Rectangle((x, y), len(text) + 0.8, 0.62, color=color, lw=0))
         if raw["hard"][i]:
             ax.add_patch(plt.Rectangle((x, y), len(text) + 0.8, 0.62, fill=False, lw=1.2))
         if i:
-            bar = (len(text) + 0.8) * raw["weight"][i - 1]
+            bar = (len(text) + 0.8) * raw["weight"][i - 1] / trust
             ax.add_patch(plt.Rectangle((x, y + 0.68), bar, 0.14, color="0.3"))
         ax.text(x + (len(text) + 0.8) / 2, y + 0.33, text, family="monospace", fontsize=9, ha="center",
             va="center", parse_math=False)
@@ -331,8 +332,8 @@ def draw_thoughts(file: Path, wide: int = 56) -> list[Path]:
         ax.text(0, high + 0.3 + 0.48 * i, line, family="monospace", fontsize=8, va="center", parse_math=False)
     ax.set(xlim=(-0.5, wide + 6), ylim=(high + 0.48 * len(notes) + 0.3, -0.2))
     ax.axis("off")
-    ax.set_title(f"likelier (green) or less likely (red) through thinking, by up to {edge:.2f} nats; bar: "
-        "the thought's weight, 0 to the token's width; framed: hard", fontsize=9)
+    ax.set_title(f"likelier (green) or less likely (red) through thinking, full color from {edge:.3f} nats "
+        f"on; bar: the thought's weight, the token's width is {trust:.3f}; framed: hard", fontsize=9)
     figure.savefig(file.with_name("thoughts.png"), dpi=100)
     return [file.with_name("thoughts.png"), draw_mask(raw["mask"], raw["length"], file.with_name("mask.png"))]
 
