@@ -1,8 +1,8 @@
 """Thinking at every position of a text: Quiet-STaR (arXiv 2403.09629), small.
 
-    python data/r1_data.py --config tiny --kind web --seed 7 --out web7.jsonl
-    python experiments/quiet.py --config tiny --web web7.jsonl
-    python experiments/quiet.py --config tiny --web web7.jsonl --thought 0 --out out/tiny/unthinking
+    python data/r1_data.py --config tiny --kind web --seed 7 --out out/tiny/data/web7.jsonl
+    python experiments/quiet.py --config tiny
+    python experiments/quiet.py --config tiny --thought 0 --out out/tiny/unthinking
 
 After each token of a document the model samples a few thoughts, between a start and an end token of their
 own; then it reads the next true tokens. A mixing head weighs the prediction with the thought against the one
@@ -25,7 +25,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a waiting t
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the root; a script starts with its own folder
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from checkpoint import Saver, last_good_state, load_model, new_run_folder, save_run, unfinished
@@ -37,7 +36,7 @@ from data.tokenizer import Tokenizer, for_checkpoint
 from eval import evaluate, held_out, judged, summarize
 from experiments.thoughts import Scored, Talk, scored, sees, speak
 from metrics import Log, check_tracker, open_tracker
-from optim import check_sound, count_skipped, keep_masters, lr_at, make_optimizers, step_or_skip
+from optim import count_skipped, keep_masters, lr_at, make_optimizers, step_or_skip
 from parallel import Ranks, StopSignal, gather, micro_batches, setup
 from rewards import NO_PLAN
 
@@ -45,8 +44,8 @@ from rewards import NO_PLAN
 @dataclass
 class Config:
     init: str = knob("out/tiny/base", "checkpoint folder to start from: a base model")
-    web: str = knob("out/tiny/data/web.jsonl", 'file of documents, rows {"text"}; the first --eval_docs rows '
-        "are held out")
+    web: str = knob("out/tiny/data/web7.jsonl", 'file of documents, rows {"text"}; the first '
+        "--eval_docs rows are held out")
     made: float = knob(0.5, "share of documents that are made, with hard tokens: 0 to 1")
     task: str = knob("countdown", "what pass@1 is measured on, before and after; it is not trained")
     out: str = knob("", "output folder; empty = out/<config>/quiet")
@@ -79,7 +78,7 @@ def tally(s: Scored, docs: list[Document]) -> Counter:
     values = {"count": torch.ones(kinds.shape), "loss": -s.mix[..., 0].mean(1), "plain": -s.plain}
     if s.thoughts:
         values |= {"weight": s.weight[..., 0].mean(1), "entropy": s.thoughts.entropy.mean(1),
-            "spread": s.rewards().abs().mean(1)}
+            **({"spread": s.rewards().abs().mean(1)} if s.mix.shape[1] > 1 else {})}
     chosen = {"all": kinds >= 0, "hard": kinds >= HARD, **{k: kinds == i for i, k in enumerate(KINDS)}}
     return Counter({(name, kind): float(value.detach().cpu()[there].sum()) for name, value in values.items()
         for kind, there in chosen.items()})
@@ -95,8 +94,8 @@ def means(tallies: list[Counter]) -> dict[str, float]:
 
 
 def cost(doc: Document, cfg: Config, G: int) -> int:
-    """Tokens that go through the blocks for one document: its own, and L + 1 + n of each thought."""
-    return len(doc.tokens) * (1 + (G * (cfg.thought + 1 + cfg.ahead) if cfg.thought else 0))
+    """Tokens through the blocks for a document: its own, L + 1 + n of each thought; none after the last."""
+    return len(doc.tokens) + (len(doc.tokens) - 1) * (cfg.thought and G * (cfg.thought + 1 + cfg.ahead))
 
 
 def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks) -> dict:
@@ -109,11 +108,13 @@ def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks
     for part in micro_batches(ranks, costs, cfg.micro_tokens):
         some = [batch[i] for i in part]
         s = scored(model, talk, some, cfg.group_size, cfg.thought, ahead, cfg.seed)
-        (s.loss(cfg.reinforce_coef, cfg.negative) / count).backward()
-        total.update(tally(s, some))
-    m = means(gather(ranks, total))
-    norm, skipped = step_or_skip(ranks, nn.ModuleList([model, talk]), optimizers, lr_at(step, cfg),
-        "" if math.isfinite(m["loss_all"]) else "loss", [d.number for d in batch])
+        objective = s.loss(cfg.reinforce_coef, cfg.negative) / count
+        objective.backward()
+        total.update(tally(s, some) | {("objective", ""): float(objective.detach())})
+    everyone = gather(ranks, total)
+    m = means(everyone) | {"objective": sum(one["objective", ""] for one in everyone)}
+    norm, skipped = step_or_skip(ranks, torch.nn.ModuleList([model, talk]), optimizers, lr_at(step, cfg),
+        "" if math.isfinite(m["objective"]) else "loss", [d.number for d in batch])
     return m | {"grad_norm": norm, "lr": lr_at(step, cfg), "tokens": sum(lengths), "passed": sum(costs),
         "skipped": skipped}
 
@@ -121,7 +122,7 @@ def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks
 @torch.no_grad()
 def measure(model, talk, docs, rows: list[dict], tokenizer: Tokenizer, cfg, ranks: Ranks) -> dict:
     """Held-out losses in nats per token of --eval_docs documents, one thought at each position; pass@1 on
-    Countdown, of the model as it is and of the one that thinks before each token."""
+    --task, of the model as it is and of the one that thinks before each token."""
     total, batch = Counter(), [docs(i) for i in range(cfg.eval_docs)]
     for part in micro_batches(ranks, [cost(d, cfg, 1) for d in batch], cfg.micro_tokens):
         some = [batch[i] for i in part]
@@ -138,7 +139,7 @@ def measure(model, talk, docs, rows: list[dict], tokenizer: Tokenizer, cfg, rank
             [tokenizer.decode_completion(c) for c in said], said, [c[-1] in tokenizer.eos_ids for c in said],
             NO_PLAN._replace(opens=tokenizer.opens), cfg.max_new_tokens) if mine else []
         answers = summarize([r for part in gather(ranks, records) for r in part], cfg.samples)
-        m |= {"thinking_pass@1": answers["pass@1"], "thinking_pass@1_se": answers["pass@1_se"]}
+        m |= {f"thinking_{k}": answers[k] for k in ("pass@1", "pass@1_se")}
     return m
 
 
@@ -169,7 +170,8 @@ def shown(before: dict, after: dict) -> str:
 
 
 def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first: int, spent: Counter, ranks):
-    """The loop: a step, a row of metrics, a save now and then."""
+    """The loop: a step, a row of metrics, a save now and then and at the end, for what is measured then takes
+    long."""
     stop, example, in_a_row = StopSignal(), docs(0).tokens, 0
     saver = Saver(out / "state", model, example, ranks, cfg.save_minutes)
     with tqdm(total=cfg.steps, initial=first, desc="quiet", disable=not ranks.main, mininterval=1.0) as bar:
@@ -183,7 +185,7 @@ def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first
             in_a_row = count_skipped(model, example, ranks, m["skipped"], in_a_row)
             more = step + 1 < cfg.steps
             stopped = stop.reached(ranks) and more
-            if more and (saver.overdue() or stopped or (step + 1) % cfg.save_every == 0):
+            if saver.overdue() or stopped or not more or (step + 1) % cfg.save_every == 0:
                 saver.save(step=step + 1, spent=dict(spent), config=asdict(cfg), talk=talk.state_dict(),
                     optimizers=[o.state_dict() for o in optimizers])
             if stopped:
@@ -192,7 +194,6 @@ def train(model, talk, docs, optimizers, cfg: Config, out: Path, log: Log, first
                 say(f"stopped after step {step + 1}, saved in {out}/state; the same command resumes")
                 sys.exit(130)
     saver.wait()
-    check_sound(model, example)
 
 
 def main():
@@ -200,8 +201,8 @@ def main():
     check_tracker(cfg.tracker)
     tokenizer, rows = for_checkpoint(cfg.init), held_out(cfg.task, cfg.problems, cfg.seed)
     pages = read_rows(cfg.web)
-    if not all("text" in page for page in pages) or len(pages) <= cfg.eval_docs:
-        raise UserError(f'{cfg.web}: expected more than {cfg.eval_docs} documents, rows {{"text"}}')
+    if not all(isinstance(p.get("text"), str) and p["text"] for p in pages) or len(pages) <= cfg.eval_docs:
+        raise UserError(f'{cfg.web}: expected more than {cfg.eval_docs} documents, rows {{"text"}}, none empty')
     web = {"train": endless(pages[cfg.eval_docs :], cfg.seed), "test": endless(pages[: cfg.eval_docs], 0)}
     docs, held = (documents(tokenizer, web[k], k, cfg.seed, cfg.made, cfg.length) for k in ("train", "test"))
     out = Path(cfg.out or f"out/{preset}/quiet")
@@ -210,30 +211,30 @@ def main():
     if model.cfg.family.attention != "mla":
         raise UserError(f"{cfg.init}: thoughts are made for MLA; give a model of --config tiny or small")
     longest = max(len(tokenizer.encode_row(row)) for row in rows) + cfg.max_new_tokens
-    model.check_length(max(cfg.length + cfg.ahead, longest) + cfg.thought + 1)
+    if max(cfg.length + cfg.ahead, longest) + cfg.thought + 1 > model.cfg.max_position_embeddings:
+        raise UserError("too long for the context: lower --length, --ahead, --thought or --max_new_tokens")
     torch.manual_seed(cfg.seed)
     talk = Talk(model.cfg.hidden_size, model.embed_tokens.weight[tokenizer.encode("\n")[0]]).to(ranks.device)
     if state:
         talk.load_state_dict(state["talk"])
-    both = nn.ModuleList([model, talk])
-    keep_masters(both)
+    keep_masters(both := torch.nn.ModuleList([model, talk]))
     optimizers = make_optimizers(both, ranks, name="adamw", lr=cfg.lr, saved=state and state["optimizers"])
     if ranks.main and not state:
         new_run_folder(out, cfg.init)
     gather(ranks, None)  # wait for the folder
     first, spent = (state["step"], Counter(state["spent"])) if state else (0, Counter())
-    tracker = open_tracker(cfg.tracker, out, asdict(cfg)) if ranks.main else None
-    log = Log(out, first, ranks.main, cfg.steps, tracker)
+    log = Log(out, first, ranks.main, cfg.steps, ranks.main and open_tracker(cfg.tracker, out, asdict(cfg)))
     if not state:
         log.write("before", 0, **measure(model, talk, held, rows, tokenizer, cfg, ranks))
     with last_good_state(out):
         train(model, talk, docs, optimizers, cfg, out, log, first, spent, ranks)
     log.write("eval", cfg.steps, **measure(model, talk, held, rows, tokenizer, cfg, ranks), **spent)
+    if ranks.main:
+        torch.save(talk.state_dict(), out / "talk.pt")
+        (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2))
     save_run(out, model, tokenizer, cfg.init, ranks)
     if not ranks.main:
         return
-    torch.save(talk.state_dict(), out / "talk.pt")
-    (out / "run.json").write_text(json.dumps(asdict(cfg) | {"preset": preset}, indent=2), encoding="utf-8")
     print(shown(*(row for row in log.rows if row["kind"] in ("before", "eval"))))
     print("{tokens:,} tokens of text, {passed:,} through the model, {seconds:.0f} s:".format(**spent), out)
     if cfg.thought:
@@ -241,7 +242,7 @@ def main():
         number = max(range(cfg.eval_docs), key=lambda i: len({*held(i).kinds}))
         path.write_text(json.dumps(look(model, talk, held(number), tokenizer, cfg)), encoding="utf-8")
         if importlib.util.find_spec("matplotlib"):
-            plot = Path(__file__).parent.parent / "report" / "plot.py"
+            plot = Path(__file__).parent.parent / "report/plot.py"
             subprocess.run([sys.executable, plot, "--thoughts", path], check=True)
 
 

@@ -94,11 +94,11 @@ class Thoughts(NamedTuple):
     hidden: torch.Tensor  # (B, G, Q, n, D): the end token's state, and those of the true tokens behind it
 
 
-def think(model: Transformer, talk: Talk, memory, own, at, ahead, noise) -> Thoughts:
+def think(model: Transformer, talk: Talk, memory, at, ahead, noise) -> Thoughts:
     """Sample thoughts after the positions `at` (B, Q), by uniform numbers `noise` (B, G, Q, L), one token of
     all thoughts in a pass; the last pass reads the end token and the true tokens `ahead` (B, Q, n-1)."""
     table, marks = model.embed_tokens.weight, talk.embed_marks.expand(*noise.shape[:3], 2, -1)
-    x, ids, logprobs, entropy = marks[..., :1, :], [], [], []
+    x, own, ids, logprobs, entropy = marks[..., :1, :], None, [], [], []
     for uniform in noise.unbind(-1):
         hidden, own = extend(model, memory, own, at, x)
         logp = model.lm_head(hidden.squeeze(3)).log_softmax(-1)
@@ -130,7 +130,7 @@ class Scored(NamedTuple):
 
     def rewards(self) -> torch.Tensor:
         """Of each thought (B, G, Q): the log-likelihood of its true tokens minus the mean of its G siblings,
-        itself included (the paper, sec. 4.5)."""
+        itself included (the paper, sec. 4.4.3)."""
         likelihood = (self.mix.detach() * self.present).sum(-1)
         return likelihood - likelihood.mean(1, keepdim=True)
 
@@ -159,7 +159,7 @@ def scored(model: Transformer, talk: Talk, docs: list[Document], G: int, L: int,
     if not L:
         return Scored(plain.squeeze(-1), present, plain[:, None])
     noise = row_noise(seed, [d.number for d in docs], G, (T - 1) * L).view(len(docs), G, T - 1, L).to(device)
-    thoughts = think(model, talk, memory, None, at.expand(len(docs), -1), tokens[:, ahead[:, :-1]], noise)
+    thoughts = think(model, talk, memory, at.expand(len(docs), -1), tokens[:, ahead[:, :-1]], noise)
     before = states[:, (ahead - 1).clamp(max=T - 1)][:, None]  # (B, 1, Q, n, D)
     logp, weight = mixed(model, talk, before, thoughts.hidden)
     targets = tokens[:, None, ahead, None].expand(-1, G, -1, -1, -1)
@@ -182,7 +182,7 @@ def speak(model: Transformer, talk: Talk, prompts: list[list[int]], ids: list[in
     said: list[list[int]] = [[] for _ in at]
     for step in range(room):
         uniform = noise[rows, :, :, step]
-        thoughts = think(model, talk, memory, None, at, at.new_zeros(len(at), 1, 0), uniform[..., :L])
+        thoughts = think(model, talk, memory, at, at.new_zeros(len(at), 1, 0), uniform[..., :L])
         logp, _ = mixed(model, talk, plain, thoughts.hidden)  # (N, 1, 1, 1, V)
         new = sample_tokens(logp.flatten(0, -2), uniform[..., L].flatten())[0]
         for row, token in zip(rows.tolist(), new.tolist(), strict=True):

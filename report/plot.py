@@ -298,7 +298,7 @@ def draw_thoughts(file: Path, wide: int = 56) -> list[Path]:
     there are so many, that it changed most. mask.png: what the thoughts of a text of four tokens attend
     to."""
     plt, raw = pyplot(), read_json(file)
-    if not raw.get("tokens"):
+    if not raw.get("gain"):
         raise UserError(f"{file} holds no thoughts: experiments/quiet.py writes it")
     gains = [sum(gain) / len(gain) for gain in raw["gain"]]  # of token i + 1; nothing predicts the first
     texts = [repr(text)[1:-1].replace(" ", "_") for text in raw["tokens"]]
@@ -311,8 +311,8 @@ def draw_thoughts(file: Path, wide: int = 56) -> list[Path]:
         x, y = (0, y + 1) if raw["tokens"][i] == "\n" else (x + len(text) + 1, y)
     notes = []
     for i in most:
-        notes += ["", f"before {texts[i + 1]!r}, after ...{''.join(texts[max(0, i - 16) : i + 1])}"]
-        notes += [f"    {gain:+.3f}  {thought!r}" for gain, thought in
+        notes += ["", f"before '{texts[i + 1]}', after ...{''.join(texts[max(0, i - 16) : i + 1])}"]
+        notes += [f"    {gain:+.3f}  {thought!a}" for gain, thought in
             zip(raw["gain"][i], raw["thoughts"][i], strict=True)]
     high = places[-1][1] + 1
     figure, ax = plt.subplots(figsize=(11, 0.42 * high + 0.2 * len(notes) + 0.6), constrained_layout=True)

@@ -219,7 +219,7 @@ def test_a_step_does_not_depend_on_how_its_documents_are_put_together(thought):
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-4)  # of a step of 2e-3
     assert found[0][0]["tokens"] == 45
-    assert found[0][0]["passed"] == (45 * (1 + 2 * (L + 1 + AHEAD)) if thought else 45)
+    assert found[0][0]["passed"] == (45 + 39 * 2 * (L + 1 + AHEAD) if thought else 45)  # none after the last
 
 
 def test_a_step_whose_loss_is_no_number_is_left_out():
@@ -290,7 +290,7 @@ def test_speaking_draws_what_whole_passes_draw_and_forgets_its_thoughts():
             for step, token in enumerate(row):
                 states, memory = read(model, torch.tensor([text]))
                 uniform = noise[b, g, step]
-                thoughts = think(model, talk, memory, None, torch.tensor([[len(text) - 1]]),
+                thoughts = think(model, talk, memory, torch.tensor([[len(text) - 1]]),
                     torch.zeros(1, 1, 0, dtype=torch.long), uniform[:L].view(1, 1, 1, L))
                 logp, _ = mixed(model, talk, states[:, None, -1:, None], thoughts.hidden)
                 assert token == int(sample_tokens(logp[0, 0, 0], uniform[L:])[0])
@@ -383,7 +383,8 @@ def test_a_run_shows_a_table_and_writes_a_checkpoint_metrics_and_pictures(finish
     rows = rows_of(out)
     assert [row["kind"] for row in rows] == ["before", *["train"] * 4, "eval"]
     assert rows[-1]["tokens"] == rows[-2]["tokens"] > 100
-    assert rows[-1]["passed"] == rows[-1]["tokens"] * (1 + 2 * (2 + 1 + 2))
+    tokens = rows[-1]["tokens"]
+    assert rows[-1]["passed"] == tokens + (tokens - 4 * 3) * 2 * (2 + 1 + 2)  # four steps of three documents
     for text in ("before plain", "after thinking", "weight", "hard", "pass@1", "tokens of text"):
         assert text in said
     assert load_model(out).cfg.vocab_size == 512  # eval.py and sample.py open it as it is
@@ -433,12 +434,22 @@ def test_two_processes_train_as_one_does(finished, start):
 
 @pytest.mark.parametrize("more,message", [
     (dict(made=1.5), "--made 1.5"), (dict(eval_docs=9), "more than 9 documents"),
-    (dict(max_new_tokens=600), "context of 512"),
+    (dict(max_new_tokens=600), "lower .*--max_new_tokens"),
     (dict(init="/no"), "/no does"), (dict(web="/no.jsonl"), "/no.jsonl"),
     (dict(group_size=1), "--group_size 1"),
-    (dict(length=600), "context of 512"), (dict(tracker="tensorbord"), "did you mean tensorboard")])
+    (dict(length=600), "lower --length"), (dict(tracker="tensorbord"), "did you mean tensorboard")])
 def test_wrong_settings_are_refused_before_anything_is_written(more, message, start, monkeypatch):
     monkeypatch.setattr(sys, "argv", command(start, start / "wrong", **more)[1:])
     with pytest.raises(UserError, match=message) as error:
         main()
     assert "\n" not in str(error.value) and not (start / "wrong").exists()
+
+
+@pytest.mark.parametrize("row", [{"text": ""}, {"prompt": "x", "task": "general", "text": 5},
+    {"prompt": "x", "task": "math", "answer": "2"}])
+def test_a_row_that_is_no_document_is_refused_before_the_run(row, start, tmp_path, monkeypatch):
+    lines = (start / "web.jsonl").read_text() + json.dumps(row) + "\n"
+    (tmp_path / "web.jsonl").write_text(lines)
+    monkeypatch.setattr(sys, "argv", command(start, tmp_path / "wrong", web=tmp_path / "web.jsonl")[1:])
+    with pytest.raises(UserError, match="web.jsonl: expected more than 4 documents"):
+        main()
