@@ -202,7 +202,7 @@ def main():
     tokenizer, rows = for_checkpoint(cfg.init), held_out(cfg.task, cfg.problems, cfg.seed)
     pages = read_rows(cfg.web)
     if not all(isinstance(p.get("text"), str) and p["text"] for p in pages) or len(pages) <= cfg.eval_docs:
-        raise UserError(f'{cfg.web}: expected more than {cfg.eval_docs} documents, rows {{"text"}}, none empty')
+        raise UserError(f'{cfg.web}: expected more than {cfg.eval_docs} rows {{"text"}}, none empty')
     web = {"train": endless(pages[cfg.eval_docs :], cfg.seed), "test": endless(pages[: cfg.eval_docs], 0)}
     docs, held = (documents(tokenizer, web[k], k, cfg.seed, cfg.made, cfg.length) for k in ("train", "test"))
     out = Path(cfg.out or f"out/{preset}/quiet")
