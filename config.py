@@ -506,14 +506,15 @@ class Training(Reading):
 
 
 # The least that a number on the command line may be, in every script; it is finite in any case.
-_LEAST = {-math.inf: "bar", 2: "group_size",
+_LEAST = {-math.inf: "bar", 2: "group_size length",
     0: "seed epochs warmup resample ref_every count micro lr temperature top_p weight_decay balance_coef "
        "bias_rate kl_coef clip_low clip_high explore longest_line lora_rank lora_alpha lora_dropout "
-       "save_minutes off_policy_mask importance_low importance_high preference_from",
+        "save_minutes off_policy_mask importance_low importance_high preference_from made thought "
+        "reinforce_coef",
     1: "steps prompts problems eval_problems samples keep updates max_new_tokens batch_size micro_tokens "
-       "eval_every save_every threads runs shards"}
+       "eval_every save_every threads runs shards ahead eval_docs"}
 LEAST: dict[str, int] = {name: least for least, names in _LEAST.items() for name in names.split()}
-MOST = dict.fromkeys(("count", "problems", "eval_problems"), 10**7)  # rows that are made before a run starts
+MOST = {"made": 1} | dict.fromkeys(("count", "problems", "eval_problems"), 10**7)  # made before a run starts
 
 
 def check_ranges(values: dict):

@@ -5,6 +5,7 @@
     python report/plot.py --curves out/tiny/zero/curves.json  # accuracy over tokens: experiments/search.py
     python report/plot.py --report out/tiny [out/seed1/tiny]  # the table of stages; several: mean and std
     python report/plot.py --experts out/tiny/grpo             # which tokens each expert gets
+    python report/plot.py --thoughts out/tiny/quiet/thoughts.json  # thoughts between a text's tokens
 """
 
 import math
@@ -291,6 +292,78 @@ def draw_experts(run: Path, problems: int = 32) -> Path:
     return path
 
 
+def draw_thoughts(file: Path, wide: int = 56) -> list[Path]:
+    """thoughts.png: a document, per token how much likelier thinking makes it (its color) and the mixing
+    weight (the bar below it), hard tokens framed; below, the thoughts before the three tokens, hard ones if
+    there are so many, that it changed most. mask.png: what the thoughts of a text of four tokens attend
+    to."""
+    plt, raw = pyplot(), read_json(file)
+    if not raw.get("gain"):
+        raise UserError(f"{file} holds no thoughts: experiments/quiet.py writes it")
+    gains = [sum(gain) / len(gain) for gain in raw["gain"]]  # of token i + 1; nothing predicts the first
+    texts = [repr(text)[1:-1].replace(" ", "_") for text in raw["tokens"]]
+    able = [i for i in range(len(gains)) if raw["hard"][i + 1] or sum(raw["hard"]) < 3]
+    most = sorted(sorted(able, key=lambda i: -abs(gains[i]))[:3])
+    places, x, y = [], 0, 0
+    for i, text in enumerate(texts):
+        x, y = (0, y + 1) if x + len(text) + 1 > wide else (x, y)
+        places.append((x, y))
+        x, y = (0, y + 1) if raw["tokens"][i] == "\n" else (x + len(text) + 1, y)
+    notes = []
+    for i in most:
+        notes += ["", f"before '{texts[i + 1]}', after ...{''.join(texts[max(0, i - 16) : i + 1])}"]
+        notes += [f"    {gain:+.3f}  {thought!a}" for gain, thought in
+            zip(raw["gain"][i], raw["thoughts"][i], strict=True)]
+    high = places[-1][1] + 1
+    figure, ax = plt.subplots(figsize=(11, 0.42 * high + 0.2 * len(notes) + 0.6), constrained_layout=True)
+    edge = max(1e-3, sorted(map(abs, gains))[int(0.95 * (len(gains) - 1))])  # one token in twenty is beyond
+    trust = max(raw["weight"])
+    for i, (text, (x, y)) in enumerate(zip(texts, places, strict=True)):
+        color = plt.get_cmap("RdYlGn")(0.5 + max(-1, min(1, gains[i - 1] / edge)) / 2) if i else "white"
+        ax.add_patch(plt.Rectangle((x, y), len(text) + 0.8, 0.62, color=color, lw=0))
+        if raw["hard"][i]:
+            ax.add_patch(plt.Rectangle((x, y), len(text) + 0.8, 0.62, fill=False, lw=1.2))
+        if i:
+            bar = (len(text) + 0.8) * raw["weight"][i - 1] / trust
+            ax.add_patch(plt.Rectangle((x, y + 0.68), bar, 0.14, color="0.3"))
+        ax.text(x + (len(text) + 0.8) / 2, y + 0.33, text, family="monospace", fontsize=9, ha="center",
+            va="center", parse_math=False)
+    for i, line in enumerate(notes):
+        ax.text(0, high + 0.3 + 0.48 * i, line, family="monospace", fontsize=8, va="center", parse_math=False)
+    ax.set(xlim=(-0.5, wide + 6), ylim=(high + 0.48 * len(notes) + 0.3, -0.2))
+    ax.axis("off")
+    ax.set_title(f"likelier (green) or less likely (red) through thinking, full color from {edge:.3f} nats "
+        f"on; bar: the thought's weight, the token's width is {trust:.3f}; framed: hard", fontsize=9)
+    figure.savefig(file.with_name("thoughts.png"), dpi=100)
+    return [file.with_name("thoughts.png"), draw_mask(raw["mask"], raw["length"], file.with_name("mask.png"))]
+
+
+def draw_mask(mask: list, length: int, path: Path) -> Path:
+    """The mask that thoughts.sees returns for the T positions of a text, each followed by one thought of m
+    tokens (T, m, T + m): a row per token that attends, a column per token that is attended to."""
+    T, m = len(mask), len(mask[0])
+    names = ["start", *(f"z{i + 1}" for i in range(length)), "end"]
+    names += [f"+{i + 1}" for i in range(m - len(names))]  # the true tokens behind the thought
+    size = T + T * m
+    cells = [[float(j <= i) if j < T else 0.0 for j in range(size)] for i in range(T)]  # the text is causal
+    for t, rows in enumerate(mask):
+        for row in rows:
+            own = [0.0] * (T * m)
+            own[t * m : (t + 1) * m] = [0.6 * x for x in row[T:]]
+            cells.append([*map(float, row[:T]), *own])
+    labels = [f"x{t}" for t in range(T)] + [f"{t}: {name}" for t in range(T) for name in names]
+    figure, ax = pyplot().subplots(figsize=(0.16 * size + 1.5, 0.16 * size + 1.2), constrained_layout=True)
+    ax.imshow(cells, cmap="Blues", vmin=0, vmax=1)
+    for k in range(T + 1):
+        for line in (ax.axhline, ax.axvline):
+            line(T + k * m - 0.5, color="0.6", lw=0.6)
+    ax.set_xticks(range(size), labels, rotation=90, fontsize=6)
+    ax.set_yticks(range(size), labels, fontsize=6)
+    ax.set_title("who attends (row) to whom (column): dark the text, light the own thought", fontsize=9)
+    figure.savefig(path, dpi=100)
+    return path
+
+
 def report(folders: list[Path]) -> list[Path]:
     """report.md and its pictures, of what is there."""
     recipes, home, pictures = [read_stages(f) for f in folders], folders[0], []
@@ -311,13 +384,15 @@ def main():
     kind, words = ("", sys.argv[1:]) if not sys.argv[1:2] or sys.argv[1][:2] != "--" else (sys.argv[1],
         sys.argv[2:])
     paths = [Path(word) for word in words]
-    if not paths or kind not in ("", "--aha", "--curves", "--report", "--experts"):
+    if not paths or kind not in ("", "--aha", "--curves", "--report", "--experts", "--thoughts"):
         raise UserError("usage: report/plot.py RUN [RUN ...] | --aha RUN [N] | --curves curves.json [...] | "
-            "--report out/CONFIG [...] | --experts RUN [RUN ...]")
+            "--report out/CONFIG [...] | --experts RUN [RUN ...] | --thoughts thoughts.json")
     if kind == "--aha":
         drawn = draw_aha(paths[0], int(words[1]) if words[1:] and words[1].isdigit() else None)
     elif kind == "--curves":
         drawn = [draw_spending(paths, paths[0].with_suffix(".png"))]
+    elif kind == "--thoughts":
+        drawn = draw_thoughts(paths[0])
     elif kind == "--experts":
         drawn = [draw_experts(path) for path in paths]
     else:

@@ -127,7 +127,7 @@ def test_a_truncated_checkpoint_gets_one_clear_line(base, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["grpo", "sft", "distill", "data/r1_data", "eval", "sample",
-    "experiments/search"])
+    "experiments/search", "experiments/quiet"])
 def test_help_lists_every_knob(script):
     import dataclasses
 
@@ -153,7 +153,8 @@ def test_help_shows_the_first_screen_then_the_groups_under_their_headings():
     assert "\n  --device " in first and "--unsafe_code_execution" in first and "--tracker" not in first
 
 
-SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search", "bench.bench"]
+SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search",
+    "experiments.quiet", "bench.bench"]
 
 
 def number_knobs():

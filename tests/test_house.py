@@ -17,9 +17,11 @@ LEVEL = {"config": 0, "kernels": 0, "parallel": 0, "lora": 1, "optim": 1, "metri
     "data.tasks": 2, "data.build_vocab": 2, "data.from_gguf": 1, "rewards": 3, "attention": 1, "mla": 2,
     "gqa": 2, "moe": 1, "model": 3, "data.r1_data": 4, "checkpoint": 4, "batch": 4, "sample": 5,
     "preference": 5, "eval": 7, "grpo": 8, "sft": 8, "distill": 8, "experiments.search": 8,
+    "data.hidden": 3, "experiments.thoughts": 6, "experiments.quiet": 8,
     "report.pages": 9, "report.diagram": 9, "report.one_step": 9, "report.block_map": 9, "report.plot": 10,
     "bench.bench": 10}
-SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search", "bench.bench"]
+SCRIPTS = ["grpo", "sft", "distill", "data.r1_data", "eval", "sample", "experiments.search",
+    "experiments.quiet", "bench.bench"]
 PACKAGES = {"torch", "numpy", "tiktoken", "safetensors", "tqdm"}
 BROUGHT = {"data.bpe": {"regex"}, "data.chat": {"jinja2"}}  # by tiktoken and torch, which need them
 DEVELOPMENT = {"report.plot": {"matplotlib"}, "data.from_gguf": {"gguf"},
@@ -90,7 +92,8 @@ def test_every_knob_is_used():
             assert shared or f"cfg.{f.name}" in text, f"{name}: --{f.name} is parsed and ignored"
 
 
-@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample", "experiments.search", "bench.bench"])
+@pytest.mark.parametrize("name", ["grpo", "sft", "eval", "sample", "experiments.search", "experiments.quiet",
+    "bench.bench"])
 def test_a_script_tells_waiting_threads_to_sleep_before_it_imports_torch(name):
     for node in ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text()).body:
         if ast.unparse(node) == "os.environ.setdefault('OMP_WAIT_POLICY', 'passive')":

@@ -296,6 +296,14 @@ def test_linear_layers_have_the_gradients_of_plain_ones(shape, out, monkeypatch)
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [64, 1024, 1000])
+def test_the_operands_of_products_lie_row_behind_row(rows):
+    """Also the columns of a wider tensor, MLA's latent, where no row has to be added."""
+    latent = torch.randn(rows, 80)[:, :64]
+    found = kernels.padded(latent)
+    assert found.is_contiguous() and torch.equal(found[:rows], latent) and not found[rows:].any()
+
+
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_packed_weights_give_the_same_products_and_are_left_behind(rows):
     linear, x = kernels.Linear(300, 250), torch.randn(rows, 300)
