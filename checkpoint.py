@@ -702,12 +702,18 @@ def save_run(out: Path, model: Transformer, tokenizer: Tokenizer, init: str, ran
         shutil.rmtree(out / "state", ignore_errors=True)
 
 
+def lies_in(folder: str | Path, dir: str | Path) -> bool:
+    """Whether a folder is dir, or inside of it."""
+    folder = real_path(folder)
+    return real_path(dir) in (folder, *folder.parents)
+
+
 def new_run_folder(dir: str | Path, init: str | Path = ""):
     """Make dir for a fresh run; an earlier finished run's folder is kept as dir.1, dir.2, ... Raises
     UserError where the run would start from that folder."""
     dir = Path(dir)
     for start in {Path(init), base_of(init)} if init else ():
-        if real_path(dir) in (real_path(start), *real_path(start).parents):
+        if lies_in(start, dir):
             raise UserError(f"--init {init} is also where this run writes; give another --out")
     if not has_model(dir):  # ended before its first save: nothing to keep
         for name in ("metrics.jsonl", "samples.jsonl"):

@@ -49,6 +49,7 @@ from batch import (
 from checkpoint import (
     Saver,
     last_good_state,
+    lies_in,
     load_model,
     load_split,
     load_trained,
@@ -72,7 +73,6 @@ from config import (
     knob,
     parse_args,
     presets_of,
-    real_path,
     run_script,
     say,
 )
@@ -461,14 +461,13 @@ def train(model, teacher, tokenizer: Tokenizer, rows, held: list[dict], cfg: Con
 
 def check(cfg: Config, out: Path):
     """Raises UserError for a setting that cannot work."""
-    teacher = real_path(cfg.from_)
     for ok, message in [
         (cfg.init, "--on_policy true trains a student: it needs --init"),
         (cfg.optimizer in ("muon", "adamw"), f"--optimizer {cfg.optimizer}: expected muon or adamw"),
         (cfg.temperature > 0, "--temperature must be above 0: a greedy sample is no sample of the student"),
         (cfg.batch_size % cfg.samples == 0,
          f"--batch_size {cfg.batch_size} must be a multiple of --samples {cfg.samples}"),
-        (real_path(out) not in (teacher, *teacher.parents),
+        (not lies_in(cfg.from_, out),
          f"--from {cfg.from_} is also where this run writes; give another --out"),
         (not cfg.shard or base_of(cfg.from_) == Path(cfg.from_),
          f"--shard true: {cfg.from_} is an adapter; give the folder of the merged model"),

@@ -108,9 +108,9 @@ def run_step(model, talk, optimizers, step: int, docs, cfg: Config, ranks: Ranks
     for part in micro_batches(ranks, costs, cfg.micro_tokens):
         some = [batch[i] for i in part]
         s = scored(model, talk, some, cfg.group_size, cfg.thought, ahead, cfg.seed)
-        objective = s.loss(cfg.reinforce_coef, cfg.negative) / count
-        objective.backward()
-        total.update(tally(s, some) | {("objective", ""): float(objective.detach())})
+        (objective := s.loss(cfg.reinforce_coef, cfg.negative) / count).backward()
+        total.update(tally(s, some))
+        total["objective", ""] += float(objective.detach())
     everyone = gather(ranks, total)
     m = means(everyone) | {"objective": sum(one["objective", ""] for one in everyone)}
     norm, skipped = step_or_skip(ranks, torch.nn.ModuleList([model, talk]), optimizers, lr_at(step, cfg),
